@@ -1,0 +1,1 @@
+"""Values and pure functions: what the engine is about, without a database."""

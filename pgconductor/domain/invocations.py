@@ -1,0 +1,99 @@
+"""What it takes to invoke a task, checked before any SQL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from uuid import UUID
+
+from pgconductor.domain.ids import new_id
+from pgconductor.domain.limits import (
+    check_count,
+    check_dedupe_key,
+    check_delay,
+    check_priority,
+    check_queue,
+    check_run_at,
+    check_task_key,
+)
+from pgconductor.exceptions import InvalidInput
+
+__all__ = ["DedupeScope", "Invocation", "Invoked"]
+
+
+class DedupeScope(StrEnum):
+    """Which executions a dedupe key is compared with.
+
+    Attributes:
+        UNFINISHED: Those that have not finished: afterwards the key makes a new execution.
+        RETAINED: Finished ones too, for as long as retention keeps them.
+    """
+
+    UNFINISHED = "unfinished"
+    RETAINED = "retained"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invocation:
+    """One invocation, valid by construction.
+
+    Attributes:
+        task_key: The task to execute.
+        payload: Its payload as JSON text; None for no payload.
+        queue: The queue that its worker serves.
+        run_at: Not before this instant; None for at once.
+        delay: Not before this long after the invoke, by the database's clock.
+        priority: Higher is sooner, within what is due.
+        dedupe_key: While an execution of the same task, queue and key is unfinished, invoking
+            returns that one.
+        dedupe_scope: Whether finished executions count as well.
+        max_attempts: Overrides what the task declares; None leaves it to the task.
+        max_crashes: Likewise.
+        id: The execution's id, made here, so that it is known before the commit.
+
+    Raises:
+        InvalidInput: Some field is out of its range; see :mod:`pgconductor.domain.limits`.
+    """
+
+    task_key: str
+    payload: str | None = None
+    queue: str = "default"
+    run_at: datetime | None = None
+    delay: timedelta | None = None
+    priority: int = 0
+    dedupe_key: str | None = None
+    dedupe_scope: DedupeScope = DedupeScope.UNFINISHED
+    max_attempts: int | None = None
+    max_crashes: int | None = None
+    id: UUID = field(default_factory=new_id)
+
+    def __post_init__(self) -> None:
+        check_task_key(self.task_key)
+        check_queue(self.queue)
+        check_priority(self.priority)
+        if self.run_at is not None:
+            check_run_at(self.run_at)
+        if self.delay is not None:
+            check_delay(self.delay)
+            if self.run_at is not None:
+                raise InvalidInput("delay", "give run_at or delay, not both")
+        if self.dedupe_key is not None:
+            check_dedupe_key(self.dedupe_key)
+        if self.max_attempts is not None:
+            check_count(self.max_attempts, "max_attempts")
+        if self.max_crashes is not None:
+            check_count(self.max_crashes, "max_crashes")
+
+
+@dataclass(frozen=True, slots=True)
+class Invoked:
+    """What came of an invocation.
+
+    Attributes:
+        id: The execution that stands for it.
+        created: False where a dedupe key led to one that was there already.
+    """
+
+    id: UUID
+    created: bool

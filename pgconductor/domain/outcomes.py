@@ -1,0 +1,142 @@
+"""How an attempt ended, as its owner reports it, and what the database made of the report."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from uuid import UUID
+
+from pgconductor.domain.claims import Claim
+from pgconductor.domain.limits import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS
+from pgconductor.types import ExecutionState
+
+__all__ = [
+    "Completed",
+    "Disposition",
+    "Failed",
+    "Failure",
+    "Outcome",
+    "Released",
+    "Verdict",
+    "storable",
+]
+
+
+def storable(text: str, limit: int) -> str:
+    """``text`` as Postgres can store it: no NUL, no lone surrogate, at most ``limit`` long."""
+    clean = text.replace("\x00", "\\0").encode(errors="backslashreplace").decode()
+    return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error as it is stored.
+
+    Attributes:
+        type: Name of the error's type.
+        message: Its message.
+        traceback: The formatted stack, or None.
+    """
+
+    type: str
+    message: str
+    traceback: str | None = None
+
+    @classmethod
+    def from_exception(cls, error: BaseException) -> Failure:
+        """Describe ``error``; text that Postgres cannot store is escaped, long text cut."""
+        try:
+            message = str(error)
+        except Exception as broken:  # noqa: BLE001 - a user's __str__ may raise anything
+            message = f"<its message cannot be shown: {type(broken).__name__}>"
+        # The end of a stack is the part that tells; an innocent head may be cut.
+        stack = "".join(traceback.format_exception(error))[-MAX_TRACEBACK_CHARS:]
+        return cls(
+            storable(type(error).__name__, 200),
+            storable(message, MAX_ERROR_CHARS),
+            storable(stack, MAX_TRACEBACK_CHARS),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The handler returned.
+
+    Attributes:
+        execution_id: Which execution.
+        claim: The owner that reports.
+        result: The result as JSON text, or None.
+    """
+
+    execution_id: UUID
+    claim: Claim
+    result: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The handler raised.
+
+    Attributes:
+        execution_id: Which execution.
+        claim: The owner that reports.
+        failure: The error.
+        retry_after: Delay before the next attempt, by the database's clock, if an attempt is left;
+            None where the error is final.
+    """
+
+    execution_id: UUID
+    claim: Claim
+    failure: Failure
+    retry_after: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Given back: not started, or interrupted by a shutdown. It does not count as an attempt.
+
+    Attributes:
+        execution_id: Which execution.
+        claim: The owner that reports.
+    """
+
+    execution_id: UUID
+    claim: Claim
+
+
+Outcome = Completed | Failed | Released
+
+
+class Disposition(StrEnum):
+    """What became of a reported outcome.
+
+    Attributes:
+        RECORDED: Written by this report.
+        KNOWN: An earlier report of the same owner, whose acknowledgement was lost, had written it.
+        LOST: The reporter is not the owner; nothing was changed.
+    """
+
+    RECORDED = "recorded"
+    KNOWN = "known"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The database's answer to one reported outcome.
+
+    Attributes:
+        execution_id: Which execution.
+        disposition: Whether the report was accepted.
+        state: The execution's state after it; None where ownership was lost.
+    """
+
+    execution_id: UUID
+    disposition: Disposition
+    state: ExecutionState | None
+
+    @property
+    def accepted(self) -> bool:
+        return self.disposition is not Disposition.LOST

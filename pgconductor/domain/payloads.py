@@ -1,0 +1,116 @@
+"""Strict JSON: what Postgres stores is what was given, or an error says where it is not."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from pydantic_core import from_json, to_json
+
+from pgconductor.exceptions import InvalidPayload, PayloadDecodeError
+
+__all__ = ["DEFAULT_MAX_BYTES", "MAX_DEPTH", "decode", "encode"]
+
+MAX_DEPTH: Final = 64
+DEFAULT_MAX_BYTES: Final = 256 * 1024
+_MAX_INT: Final = 2**63 - 1
+
+
+def encode(value: object, *, max_bytes: int = DEFAULT_MAX_BYTES, field: str = "payload") -> str:
+    """Encode a plain JSON value as text.
+
+    Args:
+        value: None, bool, int, float, str, or lists, tuples and str-keyed dicts of these.
+        max_bytes: Largest size of the encoded text, in bytes.
+        field: The argument's name, for the error.
+
+    Returns:
+        The JSON text.
+
+    Raises:
+        InvalidPayload: Something in it is not JSON, or Postgres would not store it as it is:
+            NUL, lone surrogate, NaN, infinity, integer beyond 64 bits, nested deeper than 64,
+            or larger than ``max_bytes``. The message gives the path to it.
+    """
+    _check(value, field)
+    encoded = to_json(value)
+    if len(encoded) > max_bytes:
+        raise InvalidPayload(
+            f"is {len(encoded)} bytes as JSON, the limit is {max_bytes}; store the data elsewhere "
+            "and pass a reference, or raise the limit in the settings",
+            field,
+        )
+    return encoded.decode()
+
+
+def decode(text: str | None) -> Any:
+    """Decode JSON text that the database returned; None stays None.
+
+    Raises:
+        PayloadDecodeError: It cannot be read, for instance a number with thousands of digits.
+    """
+    if text is None:
+        return None
+    try:
+        value = from_json(text, allow_inf_nan=False)
+        _check(value, "payload", stored=True)
+    except (ValueError, RecursionError) as error:
+        raise PayloadDecodeError(f"the stored JSON cannot be read: {error}") from error
+    return value
+
+
+def _check(root: object, field: str, *, stored: bool = False) -> None:
+    """Walk ``root`` without recursion; raise at the first value that is not strict JSON."""
+    todo: list[tuple[object, str, int]] = [(root, "$", 1)]
+    while todo:
+        value, path, depth = todo.pop()
+        if value is None or value is True or value is False:
+            continue
+        if isinstance(value, str):
+            _check_str(value, path, field)
+        elif isinstance(value, int):
+            if not stored and not -_MAX_INT - 1 <= value <= _MAX_INT:
+                raise InvalidPayload(
+                    f"integer beyond 64 bits at {path}; send it as a string", field
+                )
+        elif isinstance(value, float):
+            if not math.isfinite(value):
+                raise InvalidPayload(f"non-finite number ({value}) at {path}", field)
+        elif isinstance(value, (dict, list, tuple)):
+            if depth > MAX_DEPTH:
+                raise InvalidPayload(f"nested deeper than {MAX_DEPTH} at {path[:80]}", field)
+            _push_children(value, path, depth, field, todo)
+        else:
+            raise InvalidPayload(
+                f"{type(value).__name__} at {path} is not JSON; convert it, or declare the "
+                "payload's type so that pydantic converts it",
+                field,
+            )
+
+
+def _push_children(
+    value: dict[Any, Any] | list[Any] | tuple[Any, ...],
+    path: str,
+    depth: int,
+    field: str,
+    todo: list[tuple[object, str, int]],
+) -> None:
+    if isinstance(value, dict):
+        for key, child in value.items():
+            if not isinstance(key, str):
+                raise InvalidPayload(f"key {key!r} at {path} is not a string", field)
+            _check_str(key, f"{path} (a key)", field)
+            todo.append((child, f"{path}.{key}", depth + 1))
+    else:
+        for index, child in enumerate(value):
+            todo.append((child, f"{path}[{index}]", depth + 1))
+
+
+def _check_str(value: str, path: str, field: str) -> None:
+    if "\x00" in value:
+        raise InvalidPayload(f"NUL character at {path}, which Postgres cannot store", field)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidPayload(f"lone surrogate at {path}", field) from error

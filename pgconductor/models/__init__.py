@@ -1,0 +1,23 @@
+"""Declarative models of the schema ``pgconductor``, for reading and joining.
+
+They mirror the tables that the Alembic revisions make; ``alembic check`` holds the two equal.
+"""
+
+from pgconductor.models.base import SCHEMA, Base
+from pgconductor.models.catalog import Queue, TaskDefinition
+from pgconductor.models.execution import Execution
+from pgconductor.models.orchestrator import Orchestrator
+from pgconductor.models.schema import SchemaGate, SchemaMigration
+from pgconductor.models.step import Step
+
+__all__ = [
+    "SCHEMA",
+    "Base",
+    "Execution",
+    "Orchestrator",
+    "Queue",
+    "SchemaGate",
+    "SchemaMigration",
+    "Step",
+    "TaskDefinition",
+]

@@ -1,0 +1,138 @@
+"""``executions``: one row for each invocation, from invoke to retention, changed in place."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, Index, SmallInteger, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from pgconductor.models.base import CLOCK, Base
+from pgconductor.types import ExecutionState
+
+if TYPE_CHECKING:
+    from pgconductor.models.step import Step
+
+__all__ = ["Execution"]
+
+_QUEUE_RULE = r"queue ~ '^[a-z][a-z0-9_-]{0,47}$'"
+_TASK_RULE = r"task_key ~ '^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$'"
+_STATES = ", ".join(f"'{state}'" for state in ExecutionState)
+
+
+class Execution(Base):
+    """One invocation of a task. Read and join it freely; write it through the services only.
+
+    The constraints hold what ``docs/concepts.md`` says of the states: no row is half-finished.
+    """
+
+    __tablename__ = "executions"
+    __table_args__ = (
+        CheckConstraint(f"state IN ({_STATES})", name="state"),
+        CheckConstraint(
+            "(state = 'running') = (locked_by IS NOT NULL)"
+            " AND (state = 'running') = (locked_at IS NOT NULL)"
+            " AND (state = 'running') = (claim_number IS NOT NULL)",
+            name="owner",
+        ),
+        CheckConstraint(
+            "(state IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL)"
+            " AND (finished_by IS NULL OR finished_at IS NOT NULL)"
+            " AND (finished_by IS NULL) = (finished_claim IS NULL)",
+            name="finished",
+        ),
+        CheckConstraint("result IS NULL OR state = 'completed'", name="result"),
+        CheckConstraint("state <> 'failed' OR last_error IS NOT NULL", name="error"),
+        CheckConstraint(
+            "state <> 'cancelled' OR cancel_requested_at IS NOT NULL", name="cancelled"
+        ),
+        CheckConstraint(
+            "max_attempts >= 1 AND attempts BETWEEN 0 AND max_attempts", name="attempts"
+        ),
+        CheckConstraint("max_crashes >= 1 AND crashes BETWEEN 0 AND max_crashes", name="crashes"),
+        CheckConstraint("claim_number > 0", name="claim_number"),
+        CheckConstraint("priority BETWEEN -32767 AND 32767", name="priority"),
+        CheckConstraint("isfinite(run_at)", name="run_at"),
+        CheckConstraint(_QUEUE_RULE, name="queue"),
+        CheckConstraint(_TASK_RULE, name="task_key"),
+        CheckConstraint("octet_length(dedupe_key) BETWEEN 1 AND 512", name="dedupe_key"),
+        CheckConstraint("pg_column_size(payload) <= 8388608", name="payload"),
+        # What a fetch reads, in its order. Ascending throughout, so that a row comparison can
+        # start it anywhere: a higher priority comes first, hence the minus.
+        Index(
+            "executions_ready_idx",
+            "queue",
+            text("(-priority)"),
+            "run_at",
+            "id",
+            postgresql_where=text("state = 'available'"),
+        ),
+        # At most one unfinished execution of a dedupe key.
+        Index(
+            "executions_dedupe_key",
+            "task_key",
+            "queue",
+            "dedupe_key",
+            unique=True,
+            postgresql_where=text("dedupe_key IS NOT NULL AND finished_at IS NULL"),
+        ),
+        # Finished ones of a dedupe key, for callers who count these too.
+        Index(
+            "executions_dedupe_finished_idx",
+            "task_key",
+            "queue",
+            "dedupe_key",
+            "finished_at",
+            postgresql_where=text("dedupe_key IS NOT NULL AND finished_at IS NOT NULL"),
+        ),
+        # What an orchestrator holds, for recovery. The predicate is one that the statements of
+        # the hot path do not imply: with an index on the owner at hand, the planner would finish
+        # executions through it and its dead entries instead of the primary key.
+        Index(
+            "executions_held_idx",
+            "locked_by",
+            "claim_number",
+            postgresql_where=text("claim_number > 0"),
+        ),
+        # The few whose cancellation is asked for and whose handler has not ended yet.
+        Index(
+            "executions_cancelling_idx",
+            "locked_by",
+            postgresql_where=text("cancel_requested_at IS NOT NULL AND state = 'running'"),
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    task_key: Mapped[str]
+    queue: Mapped[str] = mapped_column(server_default=text("'default'"))
+    state: Mapped[str] = mapped_column(server_default=text("'available'"))
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    run_at: Mapped[datetime] = mapped_column(server_default=text(CLOCK))
+    payload: Mapped[Any | None] = mapped_column(JSONB(none_as_null=True))
+    result: Mapped[Any | None] = mapped_column(JSONB(none_as_null=True))
+    last_error: Mapped[str | None]
+    last_error_type: Mapped[str | None]
+    last_error_traceback: Mapped[str | None]
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    max_attempts: Mapped[int] = mapped_column(server_default=text("3"))
+    crashes: Mapped[int] = mapped_column(server_default=text("0"))
+    max_crashes: Mapped[int] = mapped_column(server_default=text("3"))
+    dedupe_key: Mapped[str | None]
+    locked_by: Mapped[UUID | None]
+    locked_at: Mapped[datetime | None]
+    claim_number: Mapped[int | None] = mapped_column(BigInteger)
+    finished_by: Mapped[UUID | None]
+    finished_claim: Mapped[int | None] = mapped_column(BigInteger)
+    cancel_requested_at: Mapped[datetime | None]
+    cancel_reason: Mapped[str | None]
+    awaited: Mapped[bool] = mapped_column(server_default=text("false"))
+    parent_id: Mapped[UUID | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=text(CLOCK))
+    finished_at: Mapped[datetime | None]
+
+    steps: Mapped[list[Step]] = relationship(
+        back_populates="execution", viewonly=True, order_by="Step.created_at"
+    )
