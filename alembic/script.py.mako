@@ -1,0 +1,31 @@
+"""${message}
+
+Revision ID: ${up_revision}
+Revises: ${down_revision | comma,n}
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+${imports if imports else ""}
+from pgconductor.schema import record_revision
+
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+branch_labels = ${repr(branch_labels)}
+depends_on = ${repr(depends_on)}
+
+name = ${repr(message)}
+# True if an orchestrator of a release that does not know this revision cannot work correctly
+# after it, False if it can. None is refused: decide.
+breaking: bool | None = None
+
+
+def upgrade() -> None:
+    ${upgrades if upgrades else "pass"}
+    record_revision(op, revision, name=name, breaking=breaking)
+
+
+def downgrade() -> None:
+    ${downgrades if downgrades else "pass"}

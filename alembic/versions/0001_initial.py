@@ -1,0 +1,303 @@
+"""executions, steps, tasks, queues, orchestrators, the gate and the ledger
+
+Revision ID: 0001
+Revises:
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+from pgconductor.schema import record_revision, sql_file
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+name = "initial"
+# Nothing older can be at work on a database without this revision.
+breaking = False
+
+TABLES = (
+    "steps",
+    "executions",
+    "orchestrators",
+    "tasks",
+    "queues",
+    "schema_gate",
+    "schema_migrations",
+)
+BEFORE_TABLES = ("clock", "wall_clock", "uuidv7", "execution_spec")
+AFTER_TABLES = (
+    "retained_execution",
+    "invoke_executions",
+    "invoke_batch",
+    "invoke",
+    "cancel_execution",
+)
+
+
+def upgrade() -> None:
+    for part in BEFORE_TABLES:
+        op.execute(sql_file(f"{revision}_{part}.sql"))
+    create_executions()
+    create_the_rest()
+    for part in AFTER_TABLES:
+        op.execute(sql_file(f"{revision}_{part}.sql"))
+    record_revision(op, revision, name=name, breaking=breaking)
+
+
+def downgrade() -> None:
+    for function in reversed(AFTER_TABLES):
+        op.execute(f"DROP FUNCTION pgconductor.{function}")
+    for table in TABLES:
+        op.drop_table(table, schema="pgconductor")
+    op.execute("DROP TYPE pgconductor.execution_spec")
+    for function in ("uuidv7", "wall_clock", "clock"):
+        op.execute(f"DROP FUNCTION pgconductor.{function}")
+
+
+def create_executions() -> None:
+    op.create_table(
+        "executions",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("task_key", sa.Text(), nullable=False),
+        sa.Column("queue", sa.Text(), server_default=sa.text("'default'"), nullable=False),
+        sa.Column("state", sa.Text(), server_default=sa.text("'available'"), nullable=False),
+        sa.Column("priority", sa.SmallInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column(
+            "run_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("pgconductor.clock()"),
+            nullable=False,
+        ),
+        sa.Column("payload", postgresql.JSONB(none_as_null=True), nullable=True),
+        sa.Column("result", postgresql.JSONB(none_as_null=True), nullable=True),
+        sa.Column("last_error", sa.Text(), nullable=True),
+        sa.Column("last_error_type", sa.Text(), nullable=True),
+        sa.Column("last_error_traceback", sa.Text(), nullable=True),
+        sa.Column("attempts", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("max_attempts", sa.Integer(), server_default=sa.text("3"), nullable=False),
+        sa.Column("crashes", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("max_crashes", sa.Integer(), server_default=sa.text("3"), nullable=False),
+        sa.Column("dedupe_key", sa.Text(), nullable=True),
+        sa.Column("locked_by", sa.Uuid(), nullable=True),
+        sa.Column("locked_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("claim_number", sa.BigInteger(), nullable=True),
+        sa.Column("finished_by", sa.Uuid(), nullable=True),
+        sa.Column("finished_claim", sa.BigInteger(), nullable=True),
+        sa.Column("cancel_requested_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("cancel_reason", sa.Text(), nullable=True),
+        sa.Column("awaited", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("parent_id", sa.Uuid(), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("pgconductor.clock()"),
+            nullable=False,
+        ),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "(state = 'running') = (locked_by IS NOT NULL) AND (state = 'running') = (locked_at IS NOT NULL) AND (state = 'running') = (claim_number IS NOT NULL)",
+            name="executions_owner_check",
+        ),
+        sa.CheckConstraint(
+            "(state IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL) AND (finished_by IS NULL OR finished_at IS NOT NULL) AND (finished_by IS NULL) = (finished_claim IS NULL)",
+            name="executions_finished_check",
+        ),
+        sa.CheckConstraint("queue ~ '^[a-z][a-z0-9_-]{0,47}$'", name="executions_queue_check"),
+        sa.CheckConstraint("result IS NULL OR state = 'completed'", name="executions_result_check"),
+        sa.CheckConstraint(
+            "state <> 'cancelled' OR cancel_requested_at IS NOT NULL",
+            name="executions_cancelled_check",
+        ),
+        sa.CheckConstraint(
+            "state <> 'failed' OR last_error IS NOT NULL", name="executions_error_check"
+        ),
+        sa.CheckConstraint(
+            "state IN ('available', 'running', 'waiting', 'completed', 'failed', 'cancelled')",
+            name="executions_state_check",
+        ),
+        sa.CheckConstraint(
+            "task_key ~ '^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$'", name="executions_task_key_check"
+        ),
+        sa.CheckConstraint("claim_number > 0", name="executions_claim_number_check"),
+        sa.CheckConstraint("isfinite(run_at)", name="executions_run_at_check"),
+        sa.CheckConstraint(
+            "max_attempts >= 1 AND attempts BETWEEN 0 AND max_attempts",
+            name="executions_attempts_check",
+        ),
+        sa.CheckConstraint(
+            "max_crashes >= 1 AND crashes BETWEEN 0 AND max_crashes",
+            name="executions_crashes_check",
+        ),
+        sa.CheckConstraint(
+            "octet_length(dedupe_key) BETWEEN 1 AND 512", name="executions_dedupe_key_check"
+        ),
+        sa.CheckConstraint("pg_column_size(payload) <= 8388608", name="executions_payload_check"),
+        sa.CheckConstraint("priority BETWEEN -32767 AND 32767", name="executions_priority_check"),
+        sa.PrimaryKeyConstraint("id", name="executions_pkey"),
+        schema="pgconductor",
+    )
+    op.create_index(
+        "executions_cancelling_idx",
+        "executions",
+        ["locked_by"],
+        unique=False,
+        schema="pgconductor",
+        postgresql_where=sa.text("cancel_requested_at IS NOT NULL AND state = 'running'"),
+    )
+    op.create_index(
+        "executions_dedupe_finished_idx",
+        "executions",
+        ["task_key", "queue", "dedupe_key", "finished_at"],
+        unique=False,
+        schema="pgconductor",
+        postgresql_where=sa.text("dedupe_key IS NOT NULL AND finished_at IS NOT NULL"),
+    )
+    op.create_index(
+        "executions_dedupe_key",
+        "executions",
+        ["task_key", "queue", "dedupe_key"],
+        unique=True,
+        schema="pgconductor",
+        postgresql_where=sa.text("dedupe_key IS NOT NULL AND finished_at IS NULL"),
+    )
+    op.create_index(
+        "executions_held_idx",
+        "executions",
+        ["locked_by", "claim_number"],
+        unique=False,
+        schema="pgconductor",
+        postgresql_where=sa.text("claim_number > 0"),
+    )
+    op.create_index(
+        "executions_ready_idx",
+        "executions",
+        ["queue", sa.text("(-priority)"), "run_at", "id"],
+        unique=False,
+        schema="pgconductor",
+        postgresql_where=sa.text("state = 'available'"),
+    )
+
+
+def create_the_rest() -> None:
+    op.create_table(
+        "orchestrators",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("version", sa.Text(), nullable=False),
+        sa.Column("schema_version", sa.Integer(), nullable=False),
+        sa.Column("hostname", sa.Text(), nullable=False),
+        sa.Column("pid", sa.Integer(), nullable=False),
+        sa.Column(
+            "started_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("pgconductor.wall_clock()"),
+            nullable=False,
+        ),
+        sa.Column(
+            "last_heartbeat_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("pgconductor.wall_clock()"),
+            nullable=False,
+        ),
+        sa.Column("heartbeat_number", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("shutdown_requested_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("shutdown_reason", sa.Text(), nullable=True),
+        sa.CheckConstraint("heartbeat_number >= 0", name="orchestrators_heartbeat_number_check"),
+        sa.CheckConstraint("schema_version > 0", name="orchestrators_schema_version_check"),
+        sa.CheckConstraint(
+            "shutdown_reason IS NULL OR shutdown_requested_at IS NOT NULL",
+            name="orchestrators_shutdown_check",
+        ),
+        sa.PrimaryKeyConstraint("id", name="orchestrators_pkey"),
+        schema="pgconductor",
+    )
+    op.create_table(
+        "queues",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("pgconductor.clock()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint("name ~ '^[a-z][a-z0-9_-]{0,47}$'", name="queues_name_check"),
+        sa.PrimaryKeyConstraint("name", name="queues_pkey"),
+        schema="pgconductor",
+    )
+    op.create_table(
+        "schema_gate",
+        sa.Column("singleton", sa.Boolean(), server_default=sa.text("true"), nullable=False),
+        sa.Column("installed", sa.Integer(), nullable=False),
+        sa.Column("floor", sa.Integer(), nullable=False),
+        sa.CheckConstraint("floor BETWEEN 0 AND installed", name="schema_gate_floor_check"),
+        sa.CheckConstraint("singleton", name="schema_gate_singleton_check"),
+        sa.PrimaryKeyConstraint("singleton", name="schema_gate_pkey"),
+        schema="pgconductor",
+    )
+    op.create_table(
+        "schema_migrations",
+        sa.Column("version", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column(
+            "applied_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.Column("breaking", sa.Boolean(), nullable=False),
+        sa.CheckConstraint("version > 0", name="schema_migrations_version_check"),
+        sa.PrimaryKeyConstraint("version", name="schema_migrations_pkey"),
+        schema="pgconductor",
+    )
+    op.create_table(
+        "tasks",
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("queue", sa.Text(), nullable=False),
+        sa.Column("max_attempts", sa.Integer(), nullable=False),
+        sa.Column("max_crashes", sa.Integer(), nullable=False),
+        sa.Column("timeout", sa.Interval(), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("pgconductor.clock()"),
+            nullable=False,
+        ),
+        sa.Column(
+            "updated_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("pgconductor.clock()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint("key ~ '^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$'", name="tasks_key_check"),
+        sa.CheckConstraint("queue ~ '^[a-z][a-z0-9_-]{0,47}$'", name="tasks_queue_check"),
+        sa.CheckConstraint("max_attempts >= 1", name="tasks_max_attempts_check"),
+        sa.CheckConstraint("max_crashes >= 1", name="tasks_max_crashes_check"),
+        sa.PrimaryKeyConstraint("key", name="tasks_pkey"),
+        schema="pgconductor",
+    )
+    op.create_table(
+        "steps",
+        sa.Column("execution_id", sa.Uuid(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("result", postgresql.JSONB(none_as_null=True), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("pgconductor.clock()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint("octet_length(key) BETWEEN 1 AND 512", name="steps_key_check"),
+        sa.ForeignKeyConstraint(
+            ["execution_id"],
+            ["pgconductor.executions.id"],
+            name="steps_execution_id_fkey",
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("execution_id", "key", name="steps_pkey"),
+        schema="pgconductor",
+    )

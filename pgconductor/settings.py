@@ -1,0 +1,145 @@
+"""Settings: from arguments, the environment (``PGCONDUCTOR_…``) or a ``.env`` file."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from pgconductor.exceptions import ConfigurationError
+
+__all__ = ["Settings", "normalise_url"]
+
+
+def _seconds(value: Any) -> Any:
+    """Let a bare number mean seconds, in the environment too; ISO 8601 passes through."""
+    if isinstance(value, str):
+        try:
+            return timedelta(seconds=float(value))
+        except ValueError:
+            return value
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
+
+
+def normalise_url(url: str | URL, *, driver: str = "asyncpg") -> URL:
+    """Read a database URL and set its driver.
+
+    ``postgres://`` and ``postgresql://`` with any driver are accepted; several hosts go into the
+    query, as in ``postgresql:///db?host=h1:5432&host=h2:5432&target_session_attrs=primary``.
+
+    Args:
+        url: What the user gave.
+        driver: ``asyncpg`` or ``psycopg``.
+
+    Raises:
+        ConfigurationError: It is no URL, or not of a Postgres. The message shows no password.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        # SQLAlchemy's message would repeat the text, which may hold a password.
+        raise ConfigurationError(
+            "the database URL cannot be read; it should look like "
+            "postgresql://user:password@host:5432/database"
+        ) from error
+    if parsed.get_backend_name() not in {"postgresql", "postgres"}:
+        raise ConfigurationError(
+            f"the database URL is for {parsed.get_backend_name()!r}; pgconductor needs postgresql"
+        )
+    return parsed.set(drivername=f"postgresql+{driver}")
+
+
+class Settings(BaseSettings):
+    """How pgconductor finds its database and how patient it is.
+
+    Durations are seconds (``5``, ``0.5``) or ISO 8601 (``PT5S``). Each field may be given as an
+    argument, or in the environment as ``PGCONDUCTOR_`` and its name in capitals.
+
+    Attributes:
+        database_url: Where the database is; ``DATABASE_URL`` is read as well. It may lead through
+            a pooler.
+        direct_url: A way to the database around any pooler, for LISTEN and migrations; the default
+            is ``database_url``.
+        listen: Whether to wake up by LISTEN/NOTIFY; polling goes on in any case.
+        poll_interval: How often a worker looks without having been woken.
+        heartbeat_interval: How often an orchestrator proves that it lives.
+        stale_after: How long its heartbeat may be silent before others take its executions back.
+        self_fence_after: How long after its last acknowledged heartbeat an orchestrator stops
+            itself; less than ``stale_after``.
+        sweep_interval: How often an orchestrator looks for stale ones.
+        shutdown_grace: How long handlers may go on after a stop was asked for.
+        give_back_after: How long a fetched execution may wait for a free slot before it is given
+            back to others.
+        max_loop_stall: How long the event loop may be blocked before the orchestrator counts as
+            dead, heartbeat or not.
+        startup_timeout: How long starting may take, retries included.
+        command_timeout: How long one statement of the engine may take.
+        concurrency: How many handlers a worker executes at once, unless told otherwise.
+        max_payload_bytes: Largest payload, as JSON.
+        max_result_bytes: Largest result, as JSON.
+        strict_queues: Whether invoking into a queue that no task declares is refused.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="PGCONDUCTOR_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+    )
+
+    database_url: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("PGCONDUCTOR_DATABASE_URL", "DATABASE_URL"),
+    )
+    direct_url: SecretStr | None = None
+    listen: bool = True
+    poll_interval: Duration = timedelta(seconds=1)
+    heartbeat_interval: Duration = timedelta(seconds=5)
+    stale_after: Duration = timedelta(seconds=30)
+    self_fence_after: Duration = timedelta(seconds=20)
+    sweep_interval: Duration = timedelta(seconds=10)
+    shutdown_grace: Duration = timedelta(seconds=25)
+    give_back_after: Duration = timedelta(seconds=2)
+    max_loop_stall: Duration = timedelta(minutes=10)
+    startup_timeout: Duration = timedelta(seconds=60)
+    command_timeout: Duration = timedelta(seconds=30)
+    concurrency: int = Field(default=10, ge=1, le=10_000)
+    max_payload_bytes: int = Field(default=256 * 1024, ge=2, le=8 * 1024 * 1024)
+    max_result_bytes: int = Field(default=1024 * 1024, ge=2, le=8 * 1024 * 1024)
+    strict_queues: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if not self.heartbeat_interval < self.self_fence_after < self.stale_after:
+            raise ValueError(
+                "heartbeat_interval < self_fence_after < stale_after must hold, not "
+                f"{self.heartbeat_interval}, {self.self_fence_after}, {self.stale_after}"
+            )
+        return self
+
+    def require_url(self, *, direct: bool = False, driver: str = "asyncpg") -> URL:
+        """The database's URL.
+
+        Args:
+            direct: Prefer the way around the pooler.
+            driver: ``asyncpg`` or ``psycopg``.
+
+        Raises:
+            ConfigurationError: There is none, or it cannot be read.
+        """
+        secret = (self.direct_url if direct else None) or self.database_url
+        if secret is None:
+            raise ConfigurationError(
+                "no database given: set PGCONDUCTOR_DATABASE_URL (or DATABASE_URL), or pass "
+                "database_url, engine or sessionmaker to Conductor"
+            )
+        return normalise_url(secret.get_secret_value(), driver=driver)
