@@ -1,0 +1,54 @@
+"""The statements that lock or decide, one file each, readable as they are.
+
+Every parameter is bound and cast in the text, so that asyncpg and psycopg send the same types.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Final
+
+from sqlalchemy import TextClause, text
+
+__all__ = [
+    "BEATS",
+    "COMPLETE",
+    "DECLARE_QUEUES",
+    "DECLARE_TASKS",
+    "FETCH",
+    "HEARTBEAT",
+    "INVOKE",
+    "LOCK_ORCHESTRATOR",
+    "LOCK_STALE",
+    "ORPHANS",
+    "RECORD_STEP",
+    "REGISTER",
+    "REMOVE_ORCHESTRATOR",
+    "REQUEST_SHUTDOWN",
+    "RETRY",
+    "SCHEMA_STATUS",
+    "TAKE_BACK",
+]
+
+
+def _load(name: str) -> TextClause:
+    return text((files(__name__) / f"{name}.sql").read_text(encoding="utf-8"))
+
+
+BEATS: Final = _load("beats")
+COMPLETE: Final = _load("complete")
+DECLARE_QUEUES: Final = _load("declare_queues")
+DECLARE_TASKS: Final = _load("declare_tasks")
+FETCH: Final = _load("fetch")
+HEARTBEAT: Final = _load("heartbeat")
+INVOKE: Final = _load("invoke")
+LOCK_ORCHESTRATOR: Final = _load("lock_orchestrator")
+LOCK_STALE: Final = _load("lock_stale")
+ORPHANS: Final = _load("orphans")
+RECORD_STEP: Final = _load("record_step")
+REGISTER: Final = _load("register")
+REMOVE_ORCHESTRATOR: Final = _load("remove_orchestrator")
+REQUEST_SHUTDOWN: Final = _load("request_shutdown")
+RETRY: Final = _load("retry")
+SCHEMA_STATUS: Final = _load("schema_status")
+TAKE_BACK: Final = _load("take_back")

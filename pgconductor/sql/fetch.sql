@@ -1,0 +1,60 @@
+-- available -> running, for one owner.
+--
+-- The owner must be a committed, live row that is not asked to stop and that the gate lets work.
+-- It is locked against removal until this commits, so that no execution is ever held by an
+-- orchestrator that has just been removed (I2).
+--
+-- An execution that is one crash short of its limit is fetched alone: if it comes first, nothing
+-- else is taken; if it does not, it is left for another time.
+--
+-- The payload is returned as text: one that cannot be decoded must not spoil the batch.
+WITH owner AS MATERIALIZED (
+    SELECT o.id
+    FROM pgconductor.orchestrators o
+    WHERE o.id = CAST(:orchestrator_id AS uuid)
+      AND o.shutdown_requested_at IS NULL
+      AND o.schema_version >= (SELECT g.floor FROM pgconductor.schema_gate g)
+    FOR KEY SHARE OF o
+),
+picked AS MATERIALIZED (
+    SELECT
+        e.id, -e.priority AS rank, e.run_at,
+        e.crashes > 0 AND e.crashes >= e.max_crashes - 1 AS suspect
+    FROM pgconductor.executions e
+    WHERE EXISTS (SELECT 1 FROM owner)
+      AND e.state = 'available'
+      AND e.queue = CAST(:queue AS text)
+      AND e.run_at <= pgconductor.clock()
+      AND (
+          CAST(:task_keys AS text[]) IS NULL
+          OR e.task_key = ANY (CAST(:task_keys AS text[]))
+      )
+      AND e.attempts < e.max_attempts
+      AND e.crashes < e.max_crashes
+    ORDER BY -e.priority, e.run_at, e.id
+    LIMIT CAST(:limit AS integer)
+    FOR NO KEY UPDATE OF e SKIP LOCKED
+),
+placed AS (
+    SELECT p.id, p.suspect, row_number() OVER (ORDER BY p.rank, p.run_at, p.id) AS place
+    FROM picked p
+),
+chosen AS MATERIALIZED (
+    SELECT p.id
+    FROM placed p
+    WHERE CASE
+        WHEN (SELECT f.suspect FROM placed f WHERE f.place = 1) THEN p.place = 1
+        ELSE NOT p.suspect
+    END
+)
+UPDATE pgconductor.executions e
+SET state = 'running',
+    locked_by = CAST(:orchestrator_id AS uuid),
+    locked_at = pgconductor.clock(),
+    claim_number = CAST(:claim_number AS bigint),
+    attempts = e.attempts + 1
+FROM chosen
+WHERE e.id = chosen.id
+RETURNING
+    e.id, e.task_key, e.queue, CAST(e.payload AS text) AS payload, e.attempts, e.max_attempts,
+    e.crashes, e.max_crashes, e.priority, e.run_at, e.created_at

@@ -1,0 +1,18 @@
+-- An UPDATE, never an upsert: who was removed must not come back. The answer is made of levels,
+-- which stay true until they are dealt with, so that a lost answer loses nothing.
+UPDATE pgconductor.orchestrators o
+SET last_heartbeat_at = pgconductor.wall_clock(),
+    heartbeat_number = o.heartbeat_number + 1
+WHERE o.id = CAST(:id AS uuid)
+RETURNING
+    o.heartbeat_number,
+    o.shutdown_requested_at IS NOT NULL AS shutdown_requested,
+    o.shutdown_reason,
+    (SELECT g.floor FROM pgconductor.schema_gate g) AS schema_floor,
+    ARRAY(
+        SELECT e.id
+        FROM pgconductor.executions e
+        WHERE e.cancel_requested_at IS NOT NULL
+          AND e.state = 'running'
+          AND e.locked_by = CAST(:id AS uuid)
+    ) AS cancellations

@@ -1,0 +1,1 @@
+SELECT g.installed, g.floor FROM pgconductor.schema_gate g

@@ -1,0 +1,64 @@
+-- running -> available, failed or cancelled, for executions that an orchestrator holds and will not
+-- end itself: it is gone (crashed), it leaves, or the answer to one of its fetches was lost. The
+-- attempt is given back. Rows that somebody has locked, a committing owner for instance, are left:
+-- the caller comes again.
+WITH held AS MATERIALIZED (
+    SELECT e.id
+    FROM pgconductor.executions e
+    WHERE e.claim_number > 0
+      AND e.state = 'running'
+      AND e.locked_by = CAST(:orchestrator_id AS uuid)
+      AND (CAST(:claim_number AS bigint) IS NULL OR e.claim_number = CAST(:claim_number AS bigint))
+    ORDER BY e.id
+    LIMIT CAST(:limit AS integer)
+    FOR NO KEY UPDATE OF e SKIP LOCKED
+),
+changed AS (
+    UPDATE pgconductor.executions e
+    SET state = next.state,
+        attempts = greatest(e.attempts - 1, 0),
+        crashes = next.crashes,
+        last_error = CASE
+            WHEN next.state = 'failed'
+            THEN format('crashed its process %s times', next.crashes)
+            ELSE e.last_error
+        END,
+        last_error_type = CASE
+            WHEN next.state = 'failed' THEN 'ProcessCrashed' ELSE e.last_error_type
+        END,
+        last_error_traceback = CASE
+            WHEN next.state = 'failed' THEN NULL ELSE e.last_error_traceback
+        END,
+        locked_by = NULL,
+        locked_at = NULL,
+        claim_number = NULL,
+        finished_at = CASE WHEN next.state <> 'available' THEN pgconductor.wall_clock() END
+    FROM held h
+    JOIN LATERAL (
+        SELECT
+            x.crashes + CAST(CAST(:crashed AS boolean) AS integer) AS crashes,
+            CASE
+                WHEN x.cancel_requested_at IS NOT NULL THEN 'cancelled'
+                WHEN CAST(:crashed AS boolean) AND x.crashes + 1 >= x.max_crashes THEN 'failed'
+                ELSE 'available'
+            END AS state
+        FROM pgconductor.executions x
+        WHERE x.id = h.id
+    ) AS next ON true
+    WHERE e.id = h.id
+    RETURNING e.id, e.state, e.queue, e.run_at, e.awaited
+),
+told AS MATERIALIZED (
+    SELECT pg_notify('pgconductor_available', due.queue)
+    FROM (SELECT DISTINCT c.queue FROM changed c WHERE c.state = 'available') AS due
+    UNION ALL
+    SELECT pg_notify('pgconductor_finished', CAST(c.id AS text))
+    FROM changed c
+    WHERE c.awaited AND c.state <> 'available'
+)
+SELECT
+    count(*) FILTER (WHERE c.state = 'available') AS available,
+    count(*) FILTER (WHERE c.state = 'failed') AS failed,
+    count(*) FILTER (WHERE c.state = 'cancelled') AS cancelled
+FROM changed c
+WHERE (SELECT count(*) FROM told) >= 0
