@@ -249,7 +249,7 @@ def repository() -> list[Path]:
 
 def test_no_file_names_a_machine_or_a_registry() -> None:
     private = re.compile(
-        r"(?<![\w.$}~-])/(?:root|work|home/\w+|Users/\w+|opt/pypi)(?:/|\b)"
+        r"(?<![\w.$}~-])/(?:root/\.\w|work/|home/\w+|Users/\w+|opt/pypi)"
         r"|\bpypi\.org\b|\bpythonhosted\.org\b|\bnpmjs\.(?:org|com)\b|\bdeb\.debian\.org\b"
         r"|^--(?:extra-)?index-url|^--find-links",
         re.MULTILINE,
