@@ -77,7 +77,7 @@ def include_name(name: str | None, type_: str, parent_names: Any) -> bool:
     """
     if type_ == "schema":
         return name != SCHEMA
-    return parent_names.get("schema_name") != SCHEMA
+    return bool(parent_names.get("schema_name") != SCHEMA)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,4 @@ class ExecutionState(StrEnum):
         return self in _FINISHED
 
 
-_FINISHED = frozenset(
-    {ExecutionState.COMPLETED, ExecutionState.FAILED, ExecutionState.CANCELLED}
-)
+_FINISHED = frozenset({ExecutionState.COMPLETED, ExecutionState.FAILED, ExecutionState.CANCELLED})

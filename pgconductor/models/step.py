@@ -20,9 +20,7 @@ class Step(Base):
     """A step's recorded result; it lives and dies with its execution."""
 
     __tablename__ = "steps"
-    __table_args__ = (
-        CheckConstraint("octet_length(key) BETWEEN 1 AND 512", name="key"),
-    )
+    __table_args__ = (CheckConstraint("octet_length(key) BETWEEN 1 AND 512", name="key"),)
 
     execution_id: Mapped[UUID] = mapped_column(
         ForeignKey(Execution.id, ondelete="CASCADE"), primary_key=True

@@ -3,7 +3,14 @@
 -- attempt is given back. Rows that somebody has locked, a committing owner for instance, are left:
 -- the caller comes again.
 WITH held AS MATERIALIZED (
-    SELECT e.id
+    SELECT
+        e.id,
+        e.crashes + CAST(CAST(:crashed AS boolean) AS integer) AS crashes,
+        CASE
+            WHEN e.cancel_requested_at IS NOT NULL THEN 'cancelled'
+            WHEN CAST(:crashed AS boolean) AND e.crashes + 1 >= e.max_crashes THEN 'failed'
+            ELSE 'available'
+        END AS state
     FROM pgconductor.executions e
     WHERE e.claim_number > 0
       AND e.state = 'running'
@@ -15,36 +22,21 @@ WITH held AS MATERIALIZED (
 ),
 changed AS (
     UPDATE pgconductor.executions e
-    SET state = next.state,
+    SET state = h.state,
         attempts = greatest(e.attempts - 1, 0),
-        crashes = next.crashes,
+        crashes = h.crashes,
         last_error = CASE
-            WHEN next.state = 'failed'
-            THEN format('crashed its process %s times', next.crashes)
+            WHEN h.state = 'failed' THEN format('crashed its process %s times', h.crashes)
             ELSE e.last_error
         END,
-        last_error_type = CASE
-            WHEN next.state = 'failed' THEN 'ProcessCrashed' ELSE e.last_error_type
-        END,
-        last_error_traceback = CASE
-            WHEN next.state = 'failed' THEN NULL ELSE e.last_error_traceback
-        END,
+        last_error_type =
+            CASE WHEN h.state = 'failed' THEN 'ProcessCrashed' ELSE e.last_error_type END,
+        last_error_traceback = CASE WHEN h.state = 'failed' THEN NULL ELSE e.last_error_traceback END,
         locked_by = NULL,
         locked_at = NULL,
         claim_number = NULL,
-        finished_at = CASE WHEN next.state <> 'available' THEN pgconductor.wall_clock() END
+        finished_at = CASE WHEN h.state <> 'available' THEN pgconductor.wall_clock() END
     FROM held h
-    JOIN LATERAL (
-        SELECT
-            x.crashes + CAST(CAST(:crashed AS boolean) AS integer) AS crashes,
-            CASE
-                WHEN x.cancel_requested_at IS NOT NULL THEN 'cancelled'
-                WHEN CAST(:crashed AS boolean) AND x.crashes + 1 >= x.max_crashes THEN 'failed'
-                ELSE 'available'
-            END AS state
-        FROM pgconductor.executions x
-        WHERE x.id = h.id
-    ) AS next ON true
     WHERE e.id = h.id
     RETURNING e.id, e.state, e.queue, e.run_at, e.awaited
 ),

@@ -1,0 +1,46 @@
+"""Storage: protocols, and their implementation over a SQLAlchemy session or connection."""
+
+from pgconductor.repositories.catalog import SqlQueueRepository, SqlTaskRepository
+from pgconductor.repositories.executions import SqlExecutionRepository
+from pgconductor.repositories.executor import Executor
+from pgconductor.repositories.orchestrators import SqlOrchestratorRepository, SqlSchemaRepository
+from pgconductor.repositories.protocols import (
+    ExecutionRepository,
+    OrchestratorRepository,
+    QueueRepository,
+    Repositories,
+    SchemaRepository,
+    StepRepository,
+    TaskRepository,
+)
+from pgconductor.repositories.steps import SqlStepRepository
+
+__all__ = [
+    "ExecutionRepository",
+    "Executor",
+    "OrchestratorRepository",
+    "QueueRepository",
+    "Repositories",
+    "SchemaRepository",
+    "SqlExecutionRepository",
+    "SqlOrchestratorRepository",
+    "SqlQueueRepository",
+    "SqlSchemaRepository",
+    "SqlStepRepository",
+    "SqlTaskRepository",
+    "StepRepository",
+    "TaskRepository",
+    "sql_repositories",
+]
+
+
+def sql_repositories(session: Executor) -> Repositories:
+    """All repositories over one session or connection, which stays the caller's to commit."""
+    return Repositories(
+        executions=SqlExecutionRepository(session),
+        orchestrators=SqlOrchestratorRepository(session),
+        tasks=SqlTaskRepository(session),
+        queues=SqlQueueRepository(session),
+        steps=SqlStepRepository(session),
+        schema=SqlSchemaRepository(session),
+    )

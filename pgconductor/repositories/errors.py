@@ -1,0 +1,71 @@
+"""What a database error means, by its SQLSTATE and never by its text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from pgconductor.exceptions import SchemaMissing
+
+__all__ = ["is_data_error", "is_transient", "sqlstate", "translated"]
+
+# undefined_table, invalid_schema_name: only these mean that nothing is installed.
+_MISSING: Final = frozenset({"42P01", "3F000"})
+# Conflicts, a server that stops, starts or is full, a statement that took too long, a server that
+# has become a read-only standby: another try may succeed, on another connection if need be.
+_TRANSIENT: Final = frozenset(
+    {
+        "40001",
+        "40P01",
+        "55P03",
+        "57P01",
+        "57P02",
+        "57P03",
+        "57P05",
+        "57014",
+        "53300",
+        "53400",
+        "25006",
+    }
+)
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """The SQLSTATE of a database error, or None where it has none."""
+    origin = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(origin, "sqlstate", None)
+    return code if isinstance(code, str) else None
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same statement may succeed later: a conflict, or the database out of reach."""
+    code = sqlstate(error)
+    if code is not None:
+        return code in _TRANSIENT or code.startswith("08")
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    # A driver whose connection breaks raises its own errors, without a SQLSTATE.
+    return isinstance(
+        error, OSError | TimeoutError | InterfaceError | OperationalError | PoolTimeout
+    )
+
+
+def is_data_error(error: BaseException) -> bool:
+    """Whether some value in the statement is at fault, so that the rest would pass without it."""
+    code = sqlstate(error)
+    return code is not None and code[:2] in {"22", "23", "54"}
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise ``SchemaMissing`` where the database says that our schema is not there."""
+    try:
+        yield
+    except DBAPIError as error:
+        if sqlstate(error) in _MISSING:
+            raise SchemaMissing from error
+        raise

@@ -1,0 +1,240 @@
+"""Executions, by SQLAlchemy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Row, Select, Text, cast, func, select, update
+
+from pgconductor import sql
+from pgconductor.domain.claims import Claim, Fetched
+from pgconductor.domain.invocations import Invocation, Invoked
+from pgconductor.domain.limits import MAX_BATCH, check_count
+from pgconductor.domain.orchestrators import Recovery
+from pgconductor.domain.outcomes import Completed, Disposition, Failed, Outcome, Verdict
+from pgconductor.domain.payloads import decode
+from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page
+from pgconductor.exceptions import DedupeConflict, PayloadDecodeError
+from pgconductor.models import Execution
+from pgconductor.repositories.executor import SqlRepository
+from pgconductor.repositories.invoking import invoke_parameters, invoked_from
+from pgconductor.types import ExecutionState
+
+__all__ = ["SqlExecutionRepository"]
+
+_PLAIN: Final = tuple(
+    name
+    for name in ExecutionSnapshot.__dataclass_fields__
+    if name not in {"payload", "result", "state"}
+)
+# JSON is read as text and decoded here, so that an unreadable one spoils neither page nor driver.
+_COLUMNS: Final = (
+    *(getattr(Execution, name) for name in _PLAIN),
+    Execution.state,
+    cast(Execution.payload, Text).label("payload"),
+    cast(Execution.result, Text).label("result"),
+)
+
+
+class SqlExecutionRepository(SqlRepository):
+    """Implements :class:`~pgconductor.repositories.protocols.ExecutionRepository`."""
+
+    async def add_many(self, invocations: Sequence[Invocation]) -> list[Invoked]:
+        """See the protocol."""
+        if not invocations:
+            return []
+        check_count(len(invocations), "invocations", most=MAX_BATCH)
+        return invoked_from(await self._rows(sql.INVOKE, invoke_parameters(invocations)))
+
+    async def fetch(
+        self, claim: Claim, queue: str, *, limit: int, task_keys: Sequence[str] | None = None
+    ) -> list[Fetched]:
+        """See the protocol."""
+        rows = await self._rows(
+            sql.FETCH,
+            {
+                "orchestrator_id": claim.orchestrator_id,
+                "claim_number": claim.number,
+                "queue": queue,
+                "limit": limit,
+                "task_keys": None if task_keys is None else list(task_keys),
+            },
+        )
+        fetched = [_fetched(row, claim) for row in rows]
+        # RETURNING keeps no order.
+        fetched.sort(key=lambda one: (-one.priority, one.run_at, one.id))
+        return fetched
+
+    async def complete(self, outcomes: Sequence[Outcome]) -> list[Verdict]:
+        """See the protocol."""
+        if not outcomes:
+            return []
+        rows = await self._rows(sql.COMPLETE, _outcome_parameters(outcomes))
+        found = {row.id: row for row in rows}
+        return [_verdict(found[one.execution_id]) for one in outcomes]
+
+    async def take_back(
+        self,
+        orchestrator_id: UUID,
+        *,
+        limit: int,
+        crashed: bool,
+        claim_number: int | None = None,
+    ) -> Recovery:
+        """See the protocol."""
+        (row,) = await self._rows(
+            sql.TAKE_BACK,
+            {
+                "orchestrator_id": orchestrator_id,
+                "limit": limit,
+                "crashed": crashed,
+                "claim_number": claim_number,
+            },
+        )
+        return Recovery(available=row.available, failed=row.failed, cancelled=row.cancelled)
+
+    async def orphan_owners(self) -> list[UUID]:
+        """See the protocol."""
+        return [row.locked_by for row in await self._rows(sql.ORPHANS)]
+
+    async def cancel(self, execution_id: UUID, reason: str | None = None) -> bool:
+        """See the protocol."""
+        done = func.pgconductor.cancel_execution(execution_id, reason)
+        (row,) = await self._rows(select(done.label("done")))
+        return bool(row.done)
+
+    async def retry(self, execution_id: UUID, *, from_scratch: bool = False) -> bool:
+        """See the protocol."""
+        (row,) = await self._rows(sql.RETRY, {"id": execution_id, "from_scratch": from_scratch})
+        if row.rival:
+            raise DedupeConflict(execution_id)
+        return bool(row.changed)
+
+    async def get_one_or_none(self, execution_id: UUID) -> ExecutionSnapshot | None:
+        """See the protocol."""
+        rows = await self._rows(select(*_COLUMNS).where(Execution.id == execution_id))
+        return _snapshot(rows[0]) if rows else None
+
+    async def list(
+        self, where: ExecutionFilter, *, limit: int = 50, after: UUID | None = None
+    ) -> Page:
+        """See the protocol."""
+        Page.check_size(limit)
+        statement: Select[Any] = (
+            select(*_COLUMNS).where(*_conditions(where)).order_by(Execution.id.desc())
+        )
+        if after is not None:
+            statement = statement.where(Execution.id < after)
+        rows = await self._rows(statement.limit(limit + 1))
+        items = [_snapshot(row) for row in rows[:limit]]
+        return Page(items, items[-1].id if len(rows) > limit else None)
+
+    async def count(self, where: ExecutionFilter) -> Mapping[ExecutionState, int]:
+        """See the protocol."""
+        rows = await self._rows(
+            select(Execution.state, func.count().label("number"))
+            .where(*_conditions(where))
+            .group_by(Execution.state)
+        )
+        found = {row.state: row.number for row in rows}
+        return {state: found.get(state.value, 0) for state in ExecutionState}
+
+    async def mark_awaited(self, execution_id: UUID) -> None:
+        """See the protocol."""
+        await self._write(
+            update(Execution)
+            .where(
+                Execution.id == execution_id,
+                Execution.finished_at.is_(None),
+                Execution.awaited.is_(False),
+            )
+            .values(awaited=True)
+            .execution_options(synchronize_session=False)
+        )
+
+
+def _conditions(where: ExecutionFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if where.states:
+        conditions.append(Execution.state.in_([state.value for state in where.states]))
+    if where.task_key is not None:
+        conditions.append(Execution.task_key == where.task_key)
+    if where.queue is not None:
+        conditions.append(Execution.queue == where.queue)
+    if where.created_after is not None:
+        conditions.append(Execution.created_at >= where.created_after)
+    if where.created_before is not None:
+        conditions.append(Execution.created_at < where.created_before)
+    return conditions
+
+
+def _fetched(row: Row[Any], claim: Claim) -> Fetched:
+    return Fetched(
+        id=row.id,
+        claim=claim,
+        task_key=row.task_key,
+        queue=row.queue,
+        payload=row.payload,
+        attempt=row.attempts,
+        max_attempts=row.max_attempts,
+        crashes=row.crashes,
+        max_crashes=row.max_crashes,
+        priority=row.priority,
+        run_at=row.run_at,
+        created_at=row.created_at,
+    )
+
+
+def _outcome_parameters(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+    kinds: list[str] = []
+    results: list[str | None] = []
+    failures: list[tuple[str | None, str | None, str | None]] = []
+    delays: list[timedelta | None] = []
+    for one in outcomes:
+        failed = one if isinstance(one, Failed) else None
+        completed = one if isinstance(one, Completed) else None
+        kinds.append("failed" if failed else "completed" if completed else "released")
+        results.append(completed.result if completed else None)
+        delays.append(failed.retry_after if failed else None)
+        failure = failed.failure if failed else None
+        failures.append(
+            (failure.type, failure.message, failure.traceback) if failure else (None, None, None)
+        )
+    return {
+        "ids": [one.execution_id for one in outcomes],
+        "orchestrator_ids": [one.claim.orchestrator_id for one in outcomes],
+        "claim_numbers": [one.claim.number for one in outcomes],
+        "kinds": kinds,
+        "results": results,
+        "error_types": [type_ for type_, _, _ in failures],
+        "errors": [message for _, message, _ in failures],
+        "tracebacks": [stack for _, _, stack in failures],
+        "delays": delays,
+    }
+
+
+def _verdict(row: Row[Any]) -> Verdict:
+    if row.state is None:
+        return Verdict(row.id, Disposition.LOST, None)
+    disposition = Disposition.KNOWN if row.known else Disposition.RECORDED
+    return Verdict(row.id, disposition, ExecutionState(row.state))
+
+
+def _readable(text: str | None) -> Any:
+    """Decoded JSON; what cannot be decoded is shown as the text that it is."""
+    try:
+        return decode(text)
+    except PayloadDecodeError:
+        return text
+
+
+def _snapshot(row: Row[Any]) -> ExecutionSnapshot:
+    return ExecutionSnapshot(
+        **{name: getattr(row, name) for name in _PLAIN},
+        state=ExecutionState(row.state),
+        payload=_readable(row.payload),
+        result=_readable(row.result),
+    )

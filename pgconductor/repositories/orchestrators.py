@@ -1,0 +1,115 @@
+"""Orchestrators and the schema's own word on itself, by SQLAlchemy."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import select
+
+from pgconductor import sql
+from pgconductor.domain.orchestrators import Beat, Heartbeat, OrchestratorSnapshot
+from pgconductor.domain.revisions import REQUIRED_REVISION, SchemaStatus
+from pgconductor.exceptions import SchemaMissing
+from pgconductor.models import Orchestrator
+from pgconductor.repositories.executor import SqlRepository
+
+__all__ = ["SqlOrchestratorRepository", "SqlSchemaRepository"]
+
+_FIELDS = tuple(OrchestratorSnapshot.__dataclass_fields__)
+_COLUMNS = tuple(getattr(Orchestrator, name) for name in _FIELDS)
+
+
+class SqlOrchestratorRepository(SqlRepository):
+    """Implements :class:`~pgconductor.repositories.protocols.OrchestratorRepository`."""
+
+    async def add(
+        self, orchestrator_id: UUID, *, version: str, schema_version: int, hostname: str, pid: int
+    ) -> bool:
+        """See the protocol."""
+        rows = await self._rows(
+            sql.REGISTER,
+            {
+                "id": orchestrator_id,
+                "version": version,
+                "schema_version": schema_version,
+                "hostname": hostname,
+                "pid": pid,
+                "required_revision": REQUIRED_REVISION,
+            },
+        )
+        return bool(rows)
+
+    async def heartbeat(self, orchestrator_id: UUID) -> Heartbeat | None:
+        """See the protocol."""
+        rows = await self._rows(sql.HEARTBEAT, {"id": orchestrator_id})
+        if not rows:
+            return None
+        (row,) = rows
+        return Heartbeat(
+            number=row.heartbeat_number,
+            shutdown_requested=row.shutdown_requested,
+            shutdown_reason=row.shutdown_reason,
+            schema_floor=row.schema_floor,
+            cancellations=frozenset(row.cancellations),
+        )
+
+    async def beats(self, observer: UUID | None, *, stale_after: timedelta) -> list[Beat]:
+        """See the protocol."""
+        rows = await self._rows(sql.BEATS, {"observer": observer, "stale_after": stale_after})
+        return [Beat(row.id, row.heartbeat_number, row.late) for row in rows]
+
+    async def lock_stale(self, beat: Beat, *, stale_after: timedelta) -> bool:
+        """See the protocol."""
+        rows = await self._rows(
+            sql.LOCK_STALE,
+            {
+                "id": beat.orchestrator_id,
+                "heartbeat_number": beat.number,
+                "stale_after": stale_after,
+            },
+        )
+        return bool(rows)
+
+    async def lock(self, orchestrator_id: UUID) -> bool:
+        """See the protocol."""
+        return bool(await self._rows(sql.LOCK_ORCHESTRATOR, {"id": orchestrator_id}))
+
+    async def remove(self, orchestrator_id: UUID) -> bool:
+        """See the protocol."""
+        return bool(await self._rows(sql.REMOVE_ORCHESTRATOR, {"id": orchestrator_id}))
+
+    async def request_shutdown(
+        self,
+        *,
+        reason: str,
+        orchestrator_id: UUID | None = None,
+        below_version: int | None = None,
+    ) -> list[UUID]:
+        """See the protocol."""
+        rows = await self._rows(
+            sql.REQUEST_SHUTDOWN,
+            {"reason": reason, "id": orchestrator_id, "below_version": below_version},
+        )
+        return [row.id for row in rows]
+
+    async def list(self) -> list[OrchestratorSnapshot]:
+        """See the protocol."""
+        rows = await self._rows(
+            select(*_COLUMNS).order_by(Orchestrator.started_at, Orchestrator.id)
+        )
+        return [
+            OrchestratorSnapshot(**{name: getattr(row, name) for name in _FIELDS}) for row in rows
+        ]
+
+
+class SqlSchemaRepository(SqlRepository):
+    """Implements :class:`~pgconductor.repositories.protocols.SchemaRepository`."""
+
+    async def status(self) -> SchemaStatus:
+        """See the protocol."""
+        rows = await self._rows(sql.SCHEMA_STATUS)
+        if not rows:
+            # The tables are there and no revision has recorded itself: downgraded or tampered with.
+            raise SchemaMissing
+        return SchemaStatus(rows[0].installed, rows[0].floor)

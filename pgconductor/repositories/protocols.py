@@ -1,0 +1,285 @@
+"""What the engine asks of its storage. Two things implement it: SQLAlchemy's session or connection
+in :mod:`pgconductor.repositories`, and the fakes in :mod:`pgconductor.testing`. One contract suite
+holds both to the same behaviour.
+
+A repository never commits: whoever gave it the session does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+from uuid import UUID
+
+from pgconductor.domain.claims import Claim, Fetched
+from pgconductor.domain.invocations import Invocation, Invoked
+from pgconductor.domain.orchestrators import Beat, Heartbeat, OrchestratorSnapshot, Recovery
+from pgconductor.domain.outcomes import Outcome, Verdict
+from pgconductor.domain.revisions import SchemaStatus
+from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page
+from pgconductor.domain.tasks import TaskOptions
+from pgconductor.types import ExecutionState
+
+__all__ = [
+    "ExecutionRepository",
+    "OrchestratorRepository",
+    "QueueRepository",
+    "Repositories",
+    "SchemaRepository",
+    "StepRepository",
+    "TaskRepository",
+]
+
+
+class ExecutionRepository(Protocol):
+    """Executions: every write on behalf of a running one proves its owner."""
+
+    async def add_many(self, invocations: Sequence[Invocation]) -> list[Invoked]:
+        """Make an execution for each invocation, or find the one that its dedupe key leads to.
+
+        Returns:
+            As many as given, in the same order.
+        """
+        ...
+
+    async def fetch(
+        self, claim: Claim, queue: str, *, limit: int, task_keys: Sequence[str] | None = None
+    ) -> list[Fetched]:
+        """Take executions that are due, in the order in which they are due.
+
+        Args:
+            claim: The new owner; nothing is taken unless its orchestrator is registered, not asked
+                to shut down, and of a version that the gate lets work.
+            queue: From which queue.
+            limit: At most so many.
+            task_keys: Only these tasks; None for all.
+
+        Returns:
+            A batch in which nobody is suspected of crashing processes, or a single suspect.
+        """
+        ...
+
+    async def complete(self, outcomes: Sequence[Outcome]) -> list[Verdict]:
+        """Write how attempts ended, each if the one who says so is still the owner.
+
+        Args:
+            outcomes: At most one for each execution.
+
+        Returns:
+            As many as given, in the same order.
+        """
+        ...
+
+    async def take_back(
+        self,
+        orchestrator_id: UUID,
+        *,
+        limit: int,
+        crashed: bool,
+        claim_number: int | None = None,
+    ) -> Recovery:
+        """Take executions from an orchestrator that will not end them; their attempt is given back.
+
+        Args:
+            orchestrator_id: Who holds them.
+            limit: At most so many; come again until nothing is left.
+            crashed: Count it as a crash of the executions' process; at ``max_crashes`` they fail.
+            claim_number: Only those of this claim.
+        """
+        ...
+
+    async def orphan_owners(self) -> list[UUID]:
+        """Orchestrators that hold executions and have no row."""
+        ...
+
+    async def cancel(self, execution_id: UUID, reason: str | None = None) -> bool:
+        """Cancel at once what no worker holds, ask the owner of what one holds.
+
+        Returns:
+            False if it has finished, or never was.
+        """
+        ...
+
+    async def retry(self, execution_id: UUID, *, from_scratch: bool = False) -> bool:
+        """Make a failed or cancelled execution available again, all its attempts anew.
+
+        Args:
+            execution_id: Which one.
+            from_scratch: Drop its recorded steps.
+
+        Returns:
+            False if it is neither failed nor cancelled, or never was.
+
+        Raises:
+            DedupeConflict: An unfinished execution has its dedupe key.
+        """
+        ...
+
+    async def get_one_or_none(self, execution_id: UUID) -> ExecutionSnapshot | None:
+        """One execution, or None."""
+        ...
+
+    async def list(
+        self, where: ExecutionFilter, *, limit: int = 50, after: UUID | None = None
+    ) -> Page:
+        """A page of executions, newest first.
+
+        Args:
+            where: Which ones.
+            limit: How many a page.
+            after: ``next`` of the page before.
+        """
+        ...
+
+    async def count(self, where: ExecutionFilter) -> Mapping[ExecutionState, int]:
+        """How many executions there are in each state; every state is there."""
+        ...
+
+    async def mark_awaited(self, execution_id: UUID) -> None:
+        """Have a notification sent when the execution finishes."""
+        ...
+
+
+class OrchestratorRepository(Protocol):
+    """Orchestrators: there before they fetch, gone when they hold nothing any more."""
+
+    async def add(
+        self, orchestrator_id: UUID, *, version: str, schema_version: int, hostname: str, pid: int
+    ) -> bool:
+        """Register, unless the gate refuses that version.
+
+        Returns:
+            False if it was refused.
+        """
+        ...
+
+    async def heartbeat(self, orchestrator_id: UUID) -> Heartbeat | None:
+        """Prove that an orchestrator lives.
+
+        Returns:
+            What it has to know; None if it has no row.
+        """
+        ...
+
+    async def beats(self, observer: UUID | None, *, stale_after: timedelta) -> list[Beat]:
+        """What there is to see of all orchestrators but the observer."""
+        ...
+
+    async def lock_stale(self, beat: Beat, *, stale_after: timedelta) -> bool:
+        """Lock a stale orchestrator, for this transaction, and ask it to stop.
+
+        Returns:
+            False if it has beaten since, or somebody else has locked it.
+        """
+        ...
+
+    async def lock(self, orchestrator_id: UUID) -> bool:
+        """Lock an orchestrator against fetches of its own, for this transaction.
+
+        Returns:
+            False if it has no row.
+        """
+        ...
+
+    async def remove(self, orchestrator_id: UUID) -> bool:
+        """Remove an orchestrator that holds nothing.
+
+        Returns:
+            False if it has no row, or still holds something.
+        """
+        ...
+
+    async def request_shutdown(
+        self,
+        *,
+        reason: str,
+        orchestrator_id: UUID | None = None,
+        below_version: int | None = None,
+    ) -> list[UUID]:
+        """Ask orchestrators to stop: one, those that know less than a revision, or all.
+
+        Returns:
+            Who was asked, those included that had been asked before.
+        """
+        ...
+
+    async def list(self) -> list[OrchestratorSnapshot]:
+        """All of them, the oldest first."""
+        ...
+
+
+class TaskRepository(Protocol):
+    """Tasks as orchestrators declare them."""
+
+    async def declare_many(self, tasks: Sequence[TaskOptions]) -> None:
+        """Add or update them."""
+        ...
+
+    async def keys(self) -> list[str]:
+        """The names of all declared tasks, sorted."""
+        ...
+
+
+class QueueRepository(Protocol):
+    """Queues that orchestrators serve."""
+
+    async def declare_many(self, names: Sequence[str]) -> None:
+        """Add those that are not there."""
+        ...
+
+    async def names(self) -> list[str]:
+        """The names of all queues, sorted."""
+        ...
+
+
+class StepRepository(Protocol):
+    """Recorded steps."""
+
+    async def record(
+        self, execution_id: UUID, claim: Claim, key: str, result: str | None
+    ) -> str | None:
+        """Record a step's result, if the writer owns the execution.
+
+        Args:
+            execution_id: The step's execution.
+            claim: Who writes.
+            key: The step's name.
+            result: Its result as JSON text.
+
+        Returns:
+            The result that is on record: this one, or an earlier one of the same key.
+
+        Raises:
+            OwnershipLost: The writer is not the owner.
+        """
+        ...
+
+    async def results(self, execution_id: UUID) -> Mapping[str, str | None]:
+        """All recorded results of an execution as JSON text, by key."""
+        ...
+
+
+class SchemaRepository(Protocol):
+    """What the database says of its schema."""
+
+    async def status(self) -> SchemaStatus:
+        """The gate's row.
+
+        Raises:
+            SchemaMissing: There is no such schema or table.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Repositories:
+    """All repositories over one session."""
+
+    executions: ExecutionRepository
+    orchestrators: OrchestratorRepository
+    tasks: TaskRepository
+    queues: QueueRepository
+    steps: StepRepository
+    schema: SchemaRepository

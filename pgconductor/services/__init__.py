@@ -1,0 +1,7 @@
+"""Use cases. A service owns the transaction, unless the caller brings one."""
+
+from pgconductor.services.executions import ExecutionService
+from pgconductor.services.orchestrators import OrchestratorService
+from pgconductor.services.unit_of_work import Bind, UnitOfWork, unit_of_work
+
+__all__ = ["Bind", "ExecutionService", "OrchestratorService", "UnitOfWork", "unit_of_work"]

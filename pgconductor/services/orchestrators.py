@@ -1,0 +1,257 @@
+"""The life of orchestrators: register, heartbeat, recover the dead, leave, sweep."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from pgconductor._version import __version__
+from pgconductor.domain.claims import Claim, Registration
+from pgconductor.domain.ids import new_id
+from pgconductor.domain.orchestrators import (
+    Beat,
+    Heartbeat,
+    OrchestratorSnapshot,
+    Recovery,
+    StaleObserver,
+)
+from pgconductor.domain.revisions import KNOWN_REVISION, SchemaStatus
+from pgconductor.domain.tasks import TaskOptions
+from pgconductor.exceptions import NotRegistered, RegistrationRefused
+from pgconductor.repositories import Repositories
+from pgconductor.services.unit_of_work import Bind, unit_of_work
+
+__all__ = ["RECOVERY_BATCH", "OrchestratorService"]
+
+#: How many executions are recovered in one transaction.
+RECOVERY_BATCH: Final = 500
+
+
+class OrchestratorService:
+    """Orchestrators, over whatever session, connection or engine the caller has.
+
+    Give it an engine or a sessionmaker, so that each call commits by itself: a registration that is
+    not committed lets nothing be fetched, and recovery works in several transactions.
+
+    Args:
+        bind: See :func:`pgconductor.services.unit_of_work.unit_of_work`.
+    """
+
+    def __init__(self, bind: Bind) -> None:
+        self._work = unit_of_work(bind)
+
+    async def register(
+        self, *, version: str = __version__, schema_version: int = KNOWN_REVISION
+    ) -> Registration:
+        """Become an orchestrator, with an identity that was never used before.
+
+        Args:
+            version: Version of the code.
+            schema_version: The highest revision that the code knows.
+
+        Returns:
+            The proof without which nothing can be fetched.
+
+        Raises:
+            SchemaMissing: The database has no pgconductor schema.
+            SchemaBehind: It lacks revisions that this release needs.
+            SchemaTooNew: It has a breaking revision that the code does not know.
+            RegistrationRefused: The gate refused it for another reason.
+        """
+        identity = new_id()
+        async with self._work.begin() as repositories:
+            accepted = await repositories.orchestrators.add(
+                identity,
+                version=version,
+                schema_version=schema_version,
+                hostname=socket.gethostname(),
+                pid=os.getpid(),
+            )
+            if not accepted:
+                status = await repositories.schema.status()
+                status.check(schema_version)
+                raise RegistrationRefused(
+                    f"the gate refused an orchestrator of revision {schema_version:04d}; the "
+                    f"database is at {status.installed:04d}; try again"
+                )
+        return Registration(identity, schema_version)
+
+    async def schema_status(self) -> SchemaStatus:
+        """What the database says of its schema.
+
+        Raises:
+            SchemaMissing: There is none.
+        """
+        async with self._work.begin() as repositories:
+            return await repositories.schema.status()
+
+    async def declare(self, tasks: Sequence[TaskOptions], queues: Sequence[str]) -> None:
+        """Make tasks and queues known to the database, for invokes from SQL and for operators.
+
+        Args:
+            tasks: What this process can execute.
+            queues: What it serves.
+        """
+        async with self._work.begin() as repositories:
+            if queues:
+                await repositories.queues.declare_many(queues)
+            if tasks:
+                await repositories.tasks.declare_many(tasks)
+
+    async def heartbeat(self, registration: Registration) -> Heartbeat:
+        """Prove that the orchestrator lives, and learn what it has to know.
+
+        Raises:
+            NotRegistered: It has no row: it was found stale and removed. It must stop, drop its
+                results and never come back under this identity.
+        """
+        async with self._work.begin() as repositories:
+            answer = await repositories.orchestrators.heartbeat(registration.orchestrator_id)
+        if answer is None:
+            raise NotRegistered(registration.orchestrator_id)
+        return answer
+
+    async def recover_stale(
+        self, observer: StaleObserver, *, registration: Registration | None = None
+    ) -> Recovery:
+        """Take back what dead orchestrators hold; call it every few seconds with one observer.
+
+        Nobody is declared dead before this observer has watched for as long as its threshold.
+
+        Args:
+            observer: What the caller has seen so far.
+            registration: The caller's own, who is not looked at.
+
+        Returns:
+            What was taken back.
+        """
+        own = registration.orchestrator_id if registration else None
+        async with self._work.begin() as repositories:
+            beats = await repositories.orchestrators.beats(own, stale_after=observer.stale_after)
+            orphaned = await repositories.executions.orphan_owners()
+        stale = observer.observe(beats, time.monotonic())
+        total = Recovery()
+        for beat in beats:
+            if beat.orchestrator_id in stale:
+                total += await self._recover(beat, observer.stale_after)
+        for owner in orphaned:
+            total += await self._recover_orphans(owner)
+        return total
+
+    async def _recover(self, beat: Beat, stale_after: timedelta) -> Recovery:
+        """Empty a stale orchestrator in bounded transactions; its row goes with the last."""
+        total = Recovery()
+        while True:
+            async with self._work.begin() as repositories:
+                if not await repositories.orchestrators.lock_stale(beat, stale_after=stale_after):
+                    return total
+                batch = await repositories.executions.take_back(
+                    beat.orchestrator_id, limit=RECOVERY_BATCH, crashed=True
+                )
+                total += batch
+                if await repositories.orchestrators.remove(beat.orchestrator_id):
+                    return total + Recovery(orchestrators=frozenset({beat.orchestrator_id}))
+                if batch.executions == 0:
+                    # The rest is locked by somebody: left for the next look.
+                    return total
+
+    async def _recover_orphans(self, owner: UUID) -> Recovery:
+        total = Recovery()
+        while True:
+            async with self._work.begin() as repositories:
+                batch = await repositories.executions.take_back(
+                    owner, limit=RECOVERY_BATCH, crashed=True
+                )
+            total += batch
+            if batch.executions == 0:
+                return total
+
+    async def reconcile(self, claim: Claim) -> int:
+        """Give back what a fetch took whose answer was lost.
+
+        Args:
+            claim: That fetch's claim, of which the caller knows no execution.
+
+        Returns:
+            How many executions were given back.
+        """
+        async with self._work.begin() as repositories:
+            recovery = await repositories.executions.take_back(
+                claim.orchestrator_id,
+                limit=RECOVERY_BATCH,
+                crashed=False,
+                claim_number=claim.number,
+            )
+        return recovery.executions
+
+    async def leave(self, registration: Registration) -> Recovery:
+        """Give back whatever the orchestrator still holds and remove its row.
+
+        Calling it again does nothing.
+
+        Returns:
+            What was given back; no crash is counted.
+        """
+        identity = registration.orchestrator_id
+        total = Recovery()
+        while True:
+            async with self._work.begin() as repositories:
+                if not await repositories.orchestrators.lock(identity):
+                    return total
+                batch = await repositories.executions.take_back(
+                    identity, limit=RECOVERY_BATCH, crashed=False
+                )
+                total += batch
+                if await repositories.orchestrators.remove(identity):
+                    return total + Recovery(orchestrators=frozenset({identity}))
+                if batch.executions == 0:
+                    await _forget_to_fetch(repositories, identity)
+                    return total
+
+    async def sweep(self, *, below_version: int, reason: str) -> list[OrchestratorSnapshot]:
+        """Ask every orchestrator that knows less than a revision to stop.
+
+        Call it again until it returns nothing: an orchestrator may register between two calls.
+
+        Args:
+            below_version: The revision; those that know it are left alone.
+            reason: What they are told.
+
+        Returns:
+            Those that are still there.
+        """
+        async with self._work.begin() as repositories:
+            asked = await repositories.orchestrators.request_shutdown(
+                reason=reason, below_version=below_version
+            )
+            there = await repositories.orchestrators.list()
+        wanted = set(asked)
+        return [one for one in there if one.id in wanted]
+
+    async def request_shutdown(self, orchestrator_id: UUID, *, reason: str) -> bool:
+        """Ask one orchestrator to stop.
+
+        Returns:
+            False if there is none of that id.
+        """
+        async with self._work.begin() as repositories:
+            return bool(
+                await repositories.orchestrators.request_shutdown(
+                    reason=reason, orchestrator_id=orchestrator_id
+                )
+            )
+
+    async def list(self) -> list[OrchestratorSnapshot]:
+        """All registered orchestrators, the oldest first."""
+        async with self._work.begin() as repositories:
+            return await repositories.orchestrators.list()
+
+
+async def _forget_to_fetch(repositories: Repositories, identity: UUID) -> None:
+    """Something it holds is locked by others: it must fetch no more, and is recovered as stale."""
+    await repositories.orchestrators.request_shutdown(reason="leaving", orchestrator_id=identity)
