@@ -242,14 +242,17 @@ def repository() -> list[Path]:
         )
         if listed.returncode == 0:
             return [ROOT / name for name in listed.stdout.split("\0") if name]
-    made = {".git", ".venv", ".nox", "build", "dist", "site"}  # an unpacked sdist, or no git
-    files = (path for path in ROOT.rglob("*") if path.is_file())
-    return [path for path in files if path.relative_to(ROOT).parts[0] not in made]
+    files = [path for path in ROOT.rglob("*") if path.is_file()]  # no git, or an unpacked sdist
+    tops = {path: path.relative_to(ROOT).parts[0] for path in files}
+    made = {"build", "dist", "htmlcov", "site"}  # and the dotted: caches and environments
+    return [
+        path for path, top in tops.items() if top not in made and top.lstrip(".") in {top, "ci"}
+    ]
 
 
 def test_no_file_names_a_machine_or_a_registry() -> None:
     private = re.compile(
-        r"(?<![\w.$}~-])/(?:root/\.\w|work/|home/\w+|Users/\w+|opt/pypi)"
+        r"(?<![\w.$}~-])/(?:root/\.(?:pyenv|cache)|work/|home/\w+|Users/\w+|opt/pypi)"
         r"|\bpypi\.org\b|\bpythonhosted\.org\b|\bnpmjs\.(?:org|com)\b|\bdeb\.debian\.org\b"
         r"|^--(?:extra-)?index-url|^--find-links",
         re.MULTILINE,
