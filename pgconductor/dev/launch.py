@@ -251,6 +251,8 @@ def _set_password(address: Address, password: str) -> None:
             "SET log_statement = 'none'",
             "SET log_min_duration_statement = -1",
             "SET log_min_error_statement = 'panic'",
+            # Else an immediate restart would lose it on a server without fsync.
+            "SET synchronous_commit = 'on'",
             f"ALTER ROLE {SUPERUSER} PASSWORD '{literal}'",
         ],
     )

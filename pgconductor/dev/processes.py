@@ -6,6 +6,18 @@ import os
 import subprocess
 from pathlib import Path
 
+_PROC = Path("/proc")
+
+
+def _fields(pid: int) -> list[str] | None:
+    """Return what Linux says of a process, from its state on, or None if there is no such."""
+    try:
+        content = (_PROC / str(pid) / "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The field before these, a name in parentheses, may contain anything.
+    return content.rpartition(")")[2].split()
+
 
 def parent_of(pid: int) -> int | None:
     """Return the parent of a process.
@@ -16,13 +28,9 @@ def parent_of(pid: int) -> int | None:
     Returns:
         The parent's process id, or None if there is no such process.
     """
-    stat = Path(f"/proc/{pid}/stat")
-    if stat.parent.parent.joinpath("self").exists():
-        try:
-            # The second field, a name in parentheses, may contain anything.
-            return int(stat.read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            return None
+    if (_PROC / "self" / "stat").exists():
+        fields = _fields(pid)
+        return int(fields[1]) if fields is not None else None
     answer = subprocess.run(  # noqa: S603 - a number is all that varies
         ["/bin/ps", "-o", "ppid=", "-p", str(pid)], check=False, capture_output=True, text=True
     ).stdout.strip()
@@ -30,14 +38,17 @@ def parent_of(pid: int) -> int | None:
 
 
 def alive(pid: int) -> bool:
-    """Tell whether a process exists (a zombie does).
+    """Tell whether a process is alive.
 
     Args:
         pid: The process.
 
     Returns:
-        True if it exists.
+        True if so. Where Linux can tell, an ended process that init has yet to reap is not.
     """
+    if (_PROC / "self" / "stat").exists():
+        fields = _fields(pid)
+        return fields is not None and fields[0] not in "ZX"
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
