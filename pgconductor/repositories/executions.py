@@ -68,6 +68,17 @@ class SqlExecutionRepository(SqlRepository):
         fetched.sort(key=lambda one: (-one.priority, one.run_at, one.id))
         return fetched
 
+    async def held(self, orchestrator_id: UUID) -> Mapping[UUID, Claim]:
+        """See the protocol."""
+        rows = await self._rows(
+            select(Execution.id, Execution.claim_number).where(
+                Execution.locked_by == orchestrator_id,
+                Execution.claim_number > 0,
+                Execution.state == ExecutionState.RUNNING.value,
+            )
+        )
+        return {row.id: Claim(orchestrator_id, row.claim_number) for row in rows}
+
     async def complete(self, outcomes: Sequence[Outcome]) -> list[Verdict]:
         """See the protocol."""
         if not outcomes:
@@ -82,7 +93,6 @@ class SqlExecutionRepository(SqlRepository):
         *,
         limit: int,
         crashed: bool,
-        claim_number: int | None = None,
     ) -> Recovery:
         """See the protocol."""
         (row,) = await self._rows(
@@ -91,7 +101,6 @@ class SqlExecutionRepository(SqlRepository):
                 "orchestrator_id": orchestrator_id,
                 "limit": limit,
                 "crashed": crashed,
-                "claim_number": claim_number,
             },
         )
         return Recovery(available=row.available, failed=row.failed, cancelled=row.cancelled)

@@ -61,6 +61,10 @@ class ExecutionRepository(Protocol):
         """
         ...
 
+    async def held(self, orchestrator_id: UUID) -> Mapping[UUID, Claim]:
+        """The executions that an orchestrator holds, with the claim of each."""
+        ...
+
     async def complete(self, outcomes: Sequence[Outcome]) -> list[Verdict]:
         """Write how attempts ended, each if the one who says so is still the owner.
 
@@ -78,7 +82,6 @@ class ExecutionRepository(Protocol):
         *,
         limit: int,
         crashed: bool,
-        claim_number: int | None = None,
     ) -> Recovery:
         """Take executions from an orchestrator that will not end them; their attempt is given back.
 
@@ -86,7 +89,6 @@ class ExecutionRepository(Protocol):
             orchestrator_id: Who holds them.
             limit: At most so many; come again until nothing is left.
             crashed: Count it as a crash of the executions' process; at ``max_crashes`` they fail.
-            claim_number: Only those of this claim.
         """
         ...
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from pgconductor.domain.claims import Fetched, Registration
+from pgconductor.domain.claims import Claim, Fetched, Registration
 from pgconductor.domain.invocations import DedupeScope, Invocation, Invoked
 from pgconductor.domain.limits import MAX_BATCH, check_count, check_queue
 from pgconductor.domain.outcomes import Disposition, Outcome, Verdict
@@ -117,6 +117,7 @@ class ExecutionService:
         queue: str = "default",
         limit: int = 1,
         task_keys: Sequence[str] | None = None,
+        claim: Claim | None = None,
     ) -> list[Fetched]:
         """Take executions that are due; the caller then owns them.
 
@@ -125,6 +126,7 @@ class ExecutionService:
             queue: From which queue.
             limit: At most so many, up to 10,000.
             task_keys: Only these tasks; others are left for those who know them. None for all.
+            claim: A claim made beforehand, so that the caller knows it even if the answer is lost.
 
         Returns:
             Executions in the order in which they are due. Empty, too, if the orchestrator has been
@@ -133,11 +135,23 @@ class ExecutionService:
         """
         check_queue(queue)
         check_count(limit, "limit", most=MAX_BATCH)
-        claim = registration.next_claim()
+        claim = claim or registration.next_claim()
         async with self._work.begin() as repositories:
             return await repositories.executions.fetch(
                 claim, queue, limit=limit, task_keys=task_keys
             )
+
+    async def held(self, registration: Registration) -> Mapping[UUID, Claim]:
+        """What an orchestrator holds according to the database.
+
+        Args:
+            registration: The orchestrator.
+
+        Returns:
+            The claim of each execution that it holds.
+        """
+        async with self._work.begin() as repositories:
+            return await repositories.executions.held(registration.orchestrator_id)
 
     async def complete(self, outcomes: Sequence[Outcome]) -> list[Verdict]:
         """Report how attempts ended: completed, failed or released, any mixture in one statement.

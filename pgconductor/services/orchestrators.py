@@ -11,7 +11,7 @@ from typing import Final
 from uuid import UUID
 
 from pgconductor._version import __version__
-from pgconductor.domain.claims import Claim, Registration
+from pgconductor.domain.claims import Registration
 from pgconductor.domain.ids import new_id
 from pgconductor.domain.orchestrators import (
     Beat,
@@ -170,24 +170,6 @@ class OrchestratorService:
             total += batch
             if batch.executions == 0:
                 return total
-
-    async def reconcile(self, claim: Claim) -> int:
-        """Give back what a fetch took whose answer was lost.
-
-        Args:
-            claim: That fetch's claim, of which the caller knows no execution.
-
-        Returns:
-            How many executions were given back.
-        """
-        async with self._work.begin() as repositories:
-            recovery = await repositories.executions.take_back(
-                claim.orchestrator_id,
-                limit=RECOVERY_BATCH,
-                crashed=False,
-                claim_number=claim.number,
-            )
-        return recovery.executions
 
     async def leave(self, registration: Registration) -> Recovery:
         """Give back whatever the orchestrator still holds and remove its row.

@@ -1,6 +1,5 @@
 -- running -> available, failed or cancelled, for executions that an orchestrator holds and will not
--- end itself: it is gone (crashed), it leaves, or the answer to one of its fetches was lost. The
--- attempt is given back. Rows that somebody has locked, a committing owner for instance, are left:
+-- end itself: it is gone (crashed), or it leaves. The attempt is given back. Rows that somebody has locked, a committing owner for instance, are left:
 -- the caller comes again.
 WITH held AS MATERIALIZED (
     SELECT
@@ -15,7 +14,6 @@ WITH held AS MATERIALIZED (
     WHERE e.claim_number > 0
       AND e.state = 'running'
       AND e.locked_by = CAST(:orchestrator_id AS uuid)
-      AND (CAST(:claim_number AS bigint) IS NULL OR e.claim_number = CAST(:claim_number AS bigint))
     ORDER BY e.id
     LIMIT CAST(:limit AS integer)
     FOR NO KEY UPDATE OF e SKIP LOCKED

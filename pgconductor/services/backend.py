@@ -1,0 +1,108 @@
+"""The database as the runtime sees it: services on connections of their own, and notifications."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from pgconductor.domain.claims import Registration
+from pgconductor.domain.orchestrators import Heartbeat
+from pgconductor.repositories.errors import is_data_error, is_transient
+from pgconductor.services.executions import ExecutionService
+from pgconductor.services.listener import AVAILABLE, CONTROL, Listener
+from pgconductor.services.orchestrators import OrchestratorService
+from pgconductor.services.pinned import PinnedUnitOfWork, TimedUnitOfWork, sibling_engine
+
+__all__ = ["Backend", "HeartbeatLink"]
+
+_BEAT_TIMEOUT: Final = timedelta(seconds=3)
+
+
+class HeartbeatLink:
+    """An orchestrator's way to beat, on a connection that belongs to the loop that makes it.
+
+    Args:
+        engine: Whose address is used; not its pool.
+        registration: Who beats.
+    """
+
+    def __init__(self, engine: AsyncEngine, registration: Registration) -> None:
+        self._engine = sibling_engine(engine)
+        self._pinned = PinnedUnitOfWork(self._engine, timeout=_BEAT_TIMEOUT)
+        self._service = OrchestratorService(self._pinned)
+        self._registration = registration
+
+    async def beat(self) -> Heartbeat:
+        """Beat once.
+
+        Raises:
+            NotRegistered: The row is gone.
+        """
+        return await self._service.heartbeat(self._registration)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._pinned.aclose()
+        await self._engine.dispose()
+
+
+class Backend:
+    """Everything that an orchestrator needs of the database.
+
+    Fetching and completing have a connection each, so that neither waits for the other, nor for
+    handlers that hold the whole of the user's pool.
+
+    Args:
+        engine: The user's engine; its address is used, its pool is left alone.
+        direct_engine: An engine that leads around a pooler, for LISTEN; the default is ``engine``.
+        command_timeout: How long one statement may take.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        direct_engine: AsyncEngine | None = None,
+        command_timeout: timedelta,
+    ) -> None:
+        self._source = engine
+        self._engine = sibling_engine(engine)
+        self._listening = sibling_engine(direct_engine or engine)
+        self._fetching = PinnedUnitOfWork(self._engine, timeout=command_timeout)
+        self._completing = PinnedUnitOfWork(self._engine, timeout=command_timeout)
+        self.fetching: Final = ExecutionService(self._fetching)
+        self.completing: Final = ExecutionService(self._completing)
+        self.orchestrators: Final = OrchestratorService(
+            TimedUnitOfWork(self._engine, timeout=command_timeout)
+        )
+
+    def heartbeat_link(self, registration: Registration) -> HeartbeatLink:
+        """A way to beat; call it in the thread, and close it in the loop, that uses it."""
+        return HeartbeatLink(self._source, registration)
+
+    def listener(
+        self, on_notify: Callable[[str, str], None], on_restored: Callable[[], None]
+    ) -> Listener:
+        """A listener for what wakes an orchestrator."""
+        channels: Sequence[str] = (AVAILABLE, CONTROL)
+        return Listener(self._listening, channels, on_notify, on_restored)
+
+    @staticmethod
+    def is_transient(error: BaseException) -> bool:
+        """Whether the same call may succeed later."""
+        return is_transient(error)
+
+    @staticmethod
+    def is_data_error(error: BaseException) -> bool:
+        """Whether one value among those sent is at fault."""
+        return is_data_error(error)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._fetching.aclose()
+        await self._completing.aclose()
+        await self._engine.dispose()
+        await self._listening.dispose()

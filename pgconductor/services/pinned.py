@@ -1,0 +1,110 @@
+"""Connections of the engine's own loops: apart from the user's pool, kept, and bounded in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from pgconductor.repositories import Repositories, sql_repositories
+from pgconductor.repositories.errors import sqlstate
+
+__all__ = ["PinnedUnitOfWork", "TimedUnitOfWork", "sibling_engine"]
+
+
+def sibling_engine(engine: AsyncEngine) -> AsyncEngine:
+    """An engine that connects as ``engine`` does, with a pool of its own.
+
+    The engine's loops must work when handlers hold every connection of the user's pool; and a
+    pool belongs to one event loop, so the heartbeat's thread needs its own.
+
+    Args:
+        engine: Whose address, TLS settings, driver arguments and events are taken over.
+    """
+    source = engine.sync_engine
+    return AsyncEngine(Engine(source.pool.recreate(), source.dialect, source.url))
+
+
+class PinnedUnitOfWork:
+    """One connection, kept, on which each statement commits by itself.
+
+    A pool would pay a round trip to reset the connection at each return. The connection is thrown
+    away after anything that leaves its state in doubt: a time-out, a cancellation, an error without
+    an SQLSTATE, or a server that has become read-only.
+
+    Args:
+        engine: Where the connection comes from.
+        timeout: How long one use may take, connecting included.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, timeout: timedelta) -> None:
+        self._engine = engine
+        self._timeout = timeout.total_seconds()
+        self._lock = asyncio.Lock()
+        self._connection: AsyncConnection | None = None
+        self._repositories: Repositories | None = None
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[Repositories]:
+        """See :class:`~pgconductor.services.unit_of_work.UnitOfWork`."""
+        async with self._lock:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    yield self._repositories or await self._connect()
+            except BaseException as error:
+                if _in_doubt(error):
+                    await self._discard()
+                raise
+
+    async def _connect(self) -> Repositories:
+        connection = await self._engine.connect()
+        self._connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        self._repositories = sql_repositories(self._connection)
+        return self._repositories
+
+    async def _discard(self) -> None:
+        connection, self._connection, self._repositories = self._connection, None, None
+        if connection is not None:
+            # Invalidating ends the connection without waiting for the server's good-bye.
+            await asyncio.shield(_terminate(connection))
+
+    async def aclose(self) -> None:
+        """Give the connection up; a later use opens another."""
+        async with self._lock:
+            await self._discard()
+
+
+async def _terminate(connection: AsyncConnection) -> None:
+    if not connection.closed and not connection.invalidated:
+        await connection.invalidate()
+    await connection.close()
+
+
+def _in_doubt(error: BaseException) -> bool:
+    code = sqlstate(error)
+    if code is None:
+        return not isinstance(error, GeneratorExit)
+    return code.startswith(("08", "57")) or code == "25006"
+
+
+class TimedUnitOfWork:
+    """A transaction of its own for each use, bounded in time.
+
+    Args:
+        engine: Where connections come from.
+        timeout: How long one use may take, connecting included.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, timeout: timedelta) -> None:
+        self._engine = engine
+        self._timeout = timeout.total_seconds()
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[Repositories]:
+        """See :class:`~pgconductor.services.unit_of_work.UnitOfWork`."""
+        async with asyncio.timeout(self._timeout), self._engine.begin() as connection:
+            yield sql_repositories(connection)
