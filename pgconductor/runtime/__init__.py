@@ -1,0 +1,1 @@
+"""The asyncio side: what a process does between fetching an execution and completing it."""

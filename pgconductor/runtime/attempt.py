@@ -1,0 +1,192 @@
+"""One attempt of one execution: decode, call, encode, and say how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextvars import copy_context
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from pgconductor.domain.claims import Fetched
+from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released
+from pgconductor.domain.tasks import TaskOptions
+from pgconductor.exceptions import PayloadDecodeError, ResultEncodeError
+from pgconductor.runtime.context import Interrupted, TaskContext, logger_fields
+from pgconductor.runtime.handler import Handler
+
+__all__ = ["Attempt", "Runnable", "Stop"]
+
+logger = logging.getLogger("pgconductor.executions")
+
+
+@dataclass(frozen=True, slots=True)
+class Runnable:
+    """A task that this process can execute.
+
+    Attributes:
+        options: What it declares.
+        handler: What is called.
+    """
+
+    options: TaskOptions
+    handler: Handler
+
+
+class Stop(StrEnum):
+    """Why an attempt is ended from outside.
+
+    Attributes:
+        CANCELLED: Somebody cancelled the execution.
+        INTERRUPTED: The process stops, or has lost the database for too long; it is given back.
+        LOST: The execution belongs to somebody else; nothing is reported.
+    """
+
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    LOST = "lost"
+
+
+class Attempt:
+    """Executes one fetched execution.
+
+    Args:
+        fetched: The execution.
+        runnable: Its task.
+        threads: Where plain handlers are called.
+        report: Called once with the outcome, unless ownership is lost.
+        max_result_bytes: Largest result, as JSON.
+    """
+
+    def __init__(
+        self,
+        fetched: Fetched,
+        runnable: Runnable,
+        *,
+        threads: Executor,
+        report: Callable[[Outcome], None],
+        max_result_bytes: int,
+    ) -> None:
+        self.fetched = fetched
+        self.context = TaskContext(fetched)
+        self._runnable = runnable
+        self._threads = threads
+        self._report = report
+        self._max_result_bytes = max_result_bytes
+        self._stop: Stop | None = None
+        self._reported = False
+        self._task: asyncio.Task[None] | None = None
+        self._thread: asyncio.Future[Any] | None = None
+        self._limit: asyncio.Timeout | None = None
+
+    def start(self, on_end: Callable[[Attempt], None]) -> None:
+        """Begin, in an asyncio task and a context of its own."""
+        self._task = asyncio.create_task(self._execute(), context=copy_context())
+        self._task.add_done_callback(lambda _: self._ended(on_end))
+
+    def _ended(self, on_end: Callable[[Attempt], None]) -> None:
+        # Cancelled before its first step, it has not said anything.
+        self._say(Released(self.fetched.id, self.fetched.claim))
+        on_end(self)
+
+    def stop(self, why: Stop) -> None:
+        """End the attempt at its next await; a plain handler sees ``ctx.cancelled``.
+
+        May be called again: a handler that swallowed the first cancellation gets another.
+        """
+        if self._stop is not Stop.LOST:
+            self._stop = why
+        self.context.tell_cancelled()
+        if self._task is not None and self._thread is None:
+            self._task.cancel()
+
+    def abandon(self) -> None:
+        """Stop waiting for a handler that does not end: give the execution back without it."""
+        if self._stop is None:
+            self._stop = Stop.INTERRUPTED
+        self._say(Released(self.fetched.id, self.fetched.claim))
+
+    def _say(self, outcome: Outcome) -> None:
+        if not self._reported and self._stop is not Stop.LOST:
+            self._reported = True
+            self._report(outcome)
+
+    async def _execute(self) -> None:
+        try:
+            outcome = await self._outcome()
+        except BaseException as error:  # noqa: BLE001 - a handler may raise anything at all
+            outcome = self._failure(error)
+        self._say(outcome)
+        await self._end_of_thread()
+
+    async def _outcome(self) -> Outcome:
+        handler = self._runnable.handler
+        arguments = handler.arguments(self.fetched.payload)
+        self._limit = asyncio.timeout(_seconds(self._runnable.options.timeout))
+        async with self._limit:
+            if handler.is_async:
+                result = await handler.function(self.context, *arguments)
+            else:
+                result = await self._in_thread(arguments)
+        text = handler.encode_result(result, max_bytes=self._max_result_bytes)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("completed", extra=logger_fields(self.fetched))
+        return Completed(self.fetched.id, self.fetched.claim, text)
+
+    async def _in_thread(self, arguments: tuple[Any, ...]) -> Any:
+        call = copy_context().run
+        self._thread = asyncio.get_running_loop().run_in_executor(
+            self._threads, call, self._runnable.handler.function, self.context, *arguments
+        )
+        return await asyncio.shield(self._thread)
+
+    async def _end_of_thread(self) -> None:
+        """A thread cannot be ended from outside: its slot is taken until it ends by itself."""
+        if self._thread is None or self._thread.done():
+            return
+        await asyncio.wait([self._thread])
+        if not self._thread.cancelled() and (error := self._thread.exception()) is not None:
+            logger.info(
+                "a plain handler raised after its attempt had ended: %r",
+                error,
+                extra=logger_fields(self.fetched),
+            )
+
+    def _failure(self, error: BaseException) -> Outcome:
+        """What an error means: a stop that was asked for, or a failure, to be retried or not."""
+        fetched = self.fetched
+        stopped = self._stop is not None or isinstance(error, Interrupted)
+        if stopped and isinstance(error, asyncio.CancelledError | Interrupted):
+            return Released(fetched.id, fetched.claim)
+        if isinstance(error, TimeoutError) and self._limit is not None and self._limit.expired():
+            self.context.tell_cancelled()
+            limit = self._runnable.options.timeout
+            error = TimeoutError(f"the attempt took longer than {limit}").with_traceback(
+                error.__traceback__
+            )
+        if isinstance(error, PayloadDecodeError | ResultEncodeError):
+            retry_after = None
+        elif isinstance(error, Exception):
+            retry_after = self._runnable.options.retry.decide(error, fetched.attempt)
+        else:
+            # SystemExit, KeyboardInterrupt and the like end the attempt, never the process. They
+            # are no Exception, so the policy's default would not retry them.
+            retry_after = self._runnable.options.retry.delay(fetched.attempt)
+        last = retry_after is None or fetched.attempt >= fetched.max_attempts
+        logger.log(
+            logging.WARNING if last else logging.INFO,
+            "failed: %r (%s)",
+            error,
+            "no retry" if last else f"retry in {retry_after}",
+            exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
+            extra=logger_fields(fetched),
+        )
+        return Failed(fetched.id, fetched.claim, Failure.from_exception(error), retry_after)
+
+
+def _seconds(duration: timedelta | None) -> float | None:
+    return None if duration is None else duration.total_seconds()

@@ -1,0 +1,199 @@
+"""A handler as the user wrote it, with payload and result typed by its hints."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from pydantic_core import PydanticSerializationError, to_json
+
+from pgconductor.domain.payloads import decode, encode
+from pgconductor.exceptions import (
+    ConfigurationError,
+    InvalidPayload,
+    PayloadDecodeError,
+    ResultEncodeError,
+)
+
+__all__ = ["Codec", "Handler"]
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """Turns values of one type into JSON text and back.
+
+    Attributes:
+        adapter: Pydantic's adapter of the type; None for plain JSON, which is taken as it is.
+        name: What the type is called in messages.
+    """
+
+    adapter: TypeAdapter[Any] | None = None
+    name: str = "JSON"
+
+    @classmethod
+    def of(cls, hint: Any, where: str) -> Codec:
+        """The codec of a type hint.
+
+        Args:
+            hint: A type, or ``Any`` for plain JSON.
+            where: What carries the hint, for the message.
+
+        Raises:
+            ConfigurationError: Pydantic cannot handle the type.
+        """
+        if hint is Any or hint is inspect.Parameter.empty:
+            return cls()
+        try:
+            adapter: TypeAdapter[Any] = TypeAdapter(hint)
+        except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, TypeError) as error:
+            raise ConfigurationError(
+                f"{where}: pydantic cannot handle {hint!r}: {error}"
+            ) from error
+        return cls(adapter, getattr(hint, "__name__", str(hint)))
+
+    def encode(self, value: object, *, max_bytes: int, field: str = "payload") -> str | None:
+        """JSON text of a value of the type; None for None.
+
+        Raises:
+            InvalidPayload: The value is not of the type, or not strict JSON.
+        """
+        if self.adapter is not None:
+            try:
+                valid = self.adapter.validate_python(value)
+                value = self.adapter.dump_python(
+                    valid, mode="json", by_alias=True, round_trip=True, warnings="error"
+                )
+            except ValidationError as error:
+                raise InvalidPayload(_explained(error, self.name), field) from error
+            except (PydanticSerializationError, UnicodeError, ValueError) as error:
+                raise InvalidPayload(f"{self.name} cannot be made JSON: {error}", field) from error
+        return None if value is None else encode(value, max_bytes=max_bytes, field=field)
+
+    def decode(self, text: str | None) -> Any:
+        """The value that JSON text stands for.
+
+        Raises:
+            PayloadDecodeError: The text cannot be read, or is not of the type.
+        """
+        if self.adapter is None:
+            return decode(text)
+        try:
+            return self.adapter.validate_json("null" if text is None else text)
+        except ValidationError as error:
+            raise PayloadDecodeError(_explained(error, self.name)) from error
+        except (ValueError, RecursionError) as error:
+            raise PayloadDecodeError(f"the stored JSON cannot be read: {error}") from error
+
+    def from_stored(self, value: Any) -> Any:
+        """The value that decoded JSON stands for.
+
+        Raises:
+            PayloadDecodeError: It is not of the type.
+        """
+        return value if self.adapter is None else self.decode(to_json(value).decode())
+
+
+def _explained(error: ValidationError, name: str) -> str:
+    """Pydantic's findings in one line, without the input, which may be secret."""
+    findings = [
+        f"{'.'.join(str(part) for part in one['loc']) or '(root)'}: {one['msg']}"
+        for one in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+    return f"is not a valid {name}: {'; '.join(findings[:5])}"
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A user's function, and how to call it.
+
+    Attributes:
+        function: The function itself.
+        is_async: Whether it is a coroutine function; a plain one is called in a thread.
+        takes_payload: Whether it has a second parameter.
+        has_default: Whether that parameter has a default, used for an execution without payload.
+        payload: Codec of the payload.
+        result: Codec of the result.
+    """
+
+    function: Callable[..., Any]
+    is_async: bool
+    takes_payload: bool
+    has_default: bool
+    payload: Codec
+    result: Codec
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Handler:
+        """Inspect a function ``f(ctx)`` or ``f(ctx, payload)``, async or plain.
+
+        Raises:
+            ConfigurationError: It cannot be a handler; the message says why.
+        """
+        name = getattr(function, "__qualname__", repr(function))
+        if not callable(function):
+            raise ConfigurationError(f"{name} is not callable")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise ConfigurationError(f"{name} is a generator; a handler returns its result")
+        parameters = list(inspect.signature(function).parameters.values())
+        positional = [
+            p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}
+        ]
+        extra = [p for p in parameters[2:] if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+        if not 1 <= len(positional) or extra:
+            raise ConfigurationError(f"{name} must take (ctx) or (ctx, payload), nothing else")
+        try:
+            hints = get_type_hints(function, include_extras=True)
+        except NameError as error:
+            raise ConfigurationError(
+                f"{name}: a type hint cannot be resolved ({error}); payload and result types must "
+                "be importable where the handler is defined"
+            ) from error
+        payload = positional[1] if len(positional) > 1 else None
+        hint = Any if payload is None else hints.get(payload.name, Any)
+        return cls(
+            function=function,
+            is_async=inspect.iscoroutinefunction(function),
+            takes_payload=payload is not None,
+            has_default=payload is not None and payload.default is not payload.empty,
+            payload=Codec.of(hint, f"{name}, payload"),
+            result=Codec.of(hints.get("return", Any), f"{name}, result"),
+        )
+
+    def arguments(self, payload: str | None) -> tuple[Any, ...]:
+        """What to pass after the context.
+
+        Raises:
+            PayloadDecodeError: The stored payload is not of the handler's type.
+        """
+        if not self.takes_payload or (payload is None and self.has_default):
+            return ()
+        return (self.payload.decode(payload),)
+
+    def encode_payload(self, value: object, *, max_bytes: int) -> str | None:
+        """JSON text of a payload.
+
+        Raises:
+            InvalidPayload: It is not of the handler's type, or the handler takes none.
+        """
+        if value is None and (self.has_default or not self.takes_payload):
+            return None
+        if not self.takes_payload:
+            raise InvalidPayload("this task takes no payload")
+        return self.payload.encode(value, max_bytes=max_bytes)
+
+    def encode_result(self, value: object, *, max_bytes: int) -> str | None:
+        """JSON text of a result.
+
+        Raises:
+            ResultEncodeError: It is not of the declared type, or cannot be stored.
+        """
+        try:
+            return self.result.encode(value, max_bytes=max_bytes, field="result")
+        except InvalidPayload as error:
+            raise ResultEncodeError(
+                f"the handler's effects have happened, its result cannot be stored: {error}"
+            ) from error

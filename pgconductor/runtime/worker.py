@@ -1,0 +1,268 @@
+"""A worker: fetches from one queue and keeps a number of handlers busy."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass
+from uuid import UUID
+
+from pgconductor.domain.backoff import Backoff
+from pgconductor.domain.claims import Fetched, Registration
+from pgconductor.domain.outcomes import Outcome, Released
+from pgconductor.runtime.attempt import Attempt, Runnable, Stop
+from pgconductor.runtime.completer import Completer
+from pgconductor.runtime.gate import StartGate
+from pgconductor.runtime.prefetch import Prefetch
+from pgconductor.services.backend import Backend
+from pgconductor.settings import Settings
+
+__all__ = ["Process", "Worker"]
+
+logger = logging.getLogger("pgconductor.worker")
+
+
+@dataclass(slots=True)
+class Process:
+    """What the workers of one orchestrator share.
+
+    Attributes:
+        backend: The database.
+        settings: Intervals and limits.
+        registration: Who fetches.
+        runnables: The tasks that can be executed, by name.
+        completer: Where outcomes go.
+        gate: Who may start.
+        threads: Where plain handlers are called.
+        activity: Counts what has happened, so that a drain can tell that nothing has.
+    """
+
+    backend: Backend
+    settings: Settings
+    registration: Registration
+    runnables: Mapping[str, Runnable]
+    completer: Completer
+    gate: StartGate
+    threads: Executor
+    activity: int = 0
+
+
+class Worker:
+    """Serves one queue.
+
+    Args:
+        process: What it shares with the other workers.
+        queue: The queue.
+        concurrency: How many handlers at once.
+        on_drained: Called whenever it found nothing to do and has nothing under way.
+    """
+
+    def __init__(
+        self, process: Process, queue: str, concurrency: int, on_drained: Callable[[], None]
+    ) -> None:
+        self.queue = queue
+        self._process = process
+        self._concurrency = concurrency
+        self._on_drained = on_drained
+        self._ready: deque[tuple[Fetched, float]] = deque()
+        self._attempts: dict[UUID, Attempt] = {}
+        self._prefetch = Prefetch(concurrency)
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stopping = False
+        self._notified = False
+        #: The claims of fetches whose answer is awaited.
+        self.fetching: set[int] = set()
+        #: The count of activity at which it found nothing to do, or None.
+        self.drained_at: int | None = None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it has nothing under way."""
+        return not self._ready and not self._attempts
+
+    def knows(self, execution_id: UUID) -> bool:
+        """Whether it holds this execution, started or not."""
+        return execution_id in self._attempts or any(
+            fetched.id == execution_id for fetched, _ in self._ready
+        )
+
+    def wake(self) -> None:
+        """There may be something to do."""
+        self._notified = True
+        self._wake.set()
+
+    def stop_fetching(self) -> None:
+        """Fetch and start nothing more, and give back what has not started."""
+        self._stopping = True
+        self._give_back()
+        for attempt in self._attempts.values():
+            attempt.context.tell_stopping()
+        self._wake.set()
+
+    def stop_attempts(self, why: Stop) -> None:
+        """End everything that is under way."""
+        if why is Stop.LOST:
+            self._ready.clear()
+        for attempt in list(self._attempts.values()):
+            attempt.stop(why)
+
+    def abandon_attempts(self) -> int:
+        """Give back what does not end; returns how many handlers are left behind."""
+        for attempt in self._attempts.values():
+            attempt.abandon()
+        return len(self._attempts)
+
+    def cancel(self, execution_id: UUID) -> bool:
+        """End an execution whose cancellation is asked for; False if it is not here."""
+        attempt = self._attempts.get(execution_id)
+        if attempt is not None:
+            attempt.stop(Stop.CANCELLED)
+            return True
+        for entry in self._ready:
+            if entry[0].id == execution_id:
+                self._ready.remove(entry)
+                self._report(Released(execution_id, entry[0].claim))
+                return True
+        return False
+
+    async def ended(self) -> None:
+        """Wait until nothing is under way."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Fetch and start until told to stop."""
+        backoff = Backoff()
+        poll = self._process.settings.poll_interval.total_seconds()
+        while not self._stopping:
+            self._return_stale()
+            room = self._room()
+            if room <= 0:
+                await self._wait(poll)
+                continue
+            try:
+                more = await self._fetch(room)
+                backoff.reset()
+            except Exception as error:
+                if self._process.backend.is_transient(error):
+                    logger.warning("fetching is delayed, the database is out of reach: %s", error)
+                else:
+                    logger.exception("fetching failed; it will be tried again")
+                await self._wait(backoff.next())
+                continue
+            if not more and not self._notified:
+                await self._wait(poll)
+            self._notified = False
+
+    async def _wait(self, seconds: float) -> None:
+        self._wake.clear()
+        if self._stopping or self._notified:
+            # Stopped or told while it was on its way here.
+            self._notified = False
+            return
+        if self._ready:
+            seconds = min(seconds, 0.5)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+
+    def _room(self) -> int:
+        """How many to fetch now: none while enough is held ready, so that batches stay large."""
+        process = self._process
+        if not process.gate.open or process.completer.full:
+            return 0
+        free = self._concurrency - len(self._attempts) - len(self._ready)
+        if self._prefetch.size == 0:
+            return free
+        if len(self._ready) > self._prefetch.size // 2:
+            return 0
+        return free + self._prefetch.size
+
+    async def _fetch(self, room: int) -> bool:
+        """Fetch a batch and start it; whether there is likely to be more at once."""
+        process = self._process
+        seen = process.activity
+        claim = process.registration.next_claim()
+        self.fetching.add(claim.number)
+        try:
+            batch = await process.backend.fetching.fetch(
+                process.registration,
+                queue=self.queue,
+                limit=room,
+                task_keys=list(process.runnables),
+                claim=claim,
+            )
+            now = time.monotonic()
+            self._ready.extend((fetched, now) for fetched in batch)
+        finally:
+            self.fetching.discard(claim.number)
+        self._prefetch.fetched(len(batch), room, now)
+        if batch:
+            process.activity += 1
+            self._idle.clear()
+        if self._stopping:
+            self._give_back()
+            return False
+        self._start_ready()
+        if not batch and self.quiet:
+            self.drained_at = seen
+            self._on_drained()
+        return len(batch) == room
+
+    def _start_ready(self) -> None:
+        process = self._process
+        while (
+            self._ready
+            and not self._stopping
+            and len(self._attempts) < self._concurrency
+            and process.gate.enter(self._ready[0][0])
+        ):
+            fetched, _ = self._ready.popleft()
+            attempt = Attempt(
+                fetched,
+                process.runnables[fetched.task_key],
+                threads=process.threads,
+                report=self._report,
+                max_result_bytes=process.settings.max_result_bytes,
+            )
+            self._attempts[fetched.id] = attempt
+            attempt.start(self._ended)
+
+    def _ended(self, attempt: Attempt) -> None:
+        del self._attempts[attempt.fetched.id]
+        self._process.activity += 1
+        self._process.gate.leave(attempt.fetched)
+        self._start_ready()
+        self._wake.set()
+        self._mark_idle()
+
+    def reopened(self) -> None:
+        """The gate has opened."""
+        self._start_ready()
+        self.wake()
+
+    def _report(self, outcome: Outcome) -> None:
+        self._process.completer.add(outcome)
+
+    def _return_stale(self) -> None:
+        """Give back what has been waiting for a slot for too long: others may be free."""
+        limit = time.monotonic() - self._process.settings.give_back_after.total_seconds()
+        if self._ready and self._ready[0][1] < limit:
+            self._prefetch.shrink()
+            self._give_back()
+
+    def _give_back(self) -> None:
+        while self._ready:
+            fetched, _ = self._ready.popleft()
+            self._report(Released(fetched.id, fetched.claim))
+        self._mark_idle()
+
+    def _mark_idle(self) -> None:
+        if self.quiet:
+            self._idle.set()
