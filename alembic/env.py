@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from logging.config import fileConfig
+from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import context
@@ -14,10 +16,12 @@ from pgconductor.schema import record_stamp, revisions
 from pgconductor.settings import Settings, normalise_url
 
 config = context.config
-if config.config_file_name is not None and config.attributes.get("configure_logger", True):
+wanted = config.attributes.get("configure_logger", True)
+# An application's own ini file may leave logging to the application.
+if wanted and config.config_file_name is not None and config.file_config.has_section("loggers"):
     fileConfig(config.config_file_name, disable_existing_loggers=False)
 
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "target_metadata": Base.metadata,
     "include_schemas": True,
     "include_name": lambda name, type_, parents: (
@@ -30,6 +34,8 @@ OPTIONS = {
 }
 # Alembic makes its version table before the first revision, and the table needs the schema.
 CREATE_SCHEMA = f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
+# Asked first: IF NOT EXISTS demands the right to create schemas even where it has nothing to do.
+FIND_SCHEMA = sa.text("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = :name")
 
 
 def database_url() -> sa.URL:
@@ -38,11 +44,21 @@ def database_url() -> sa.URL:
         or config.attributes.get("database_url")
         or config.get_main_option("sqlalchemy.url")
     )
-    return sa.make_url(given) if given else Settings().require_url(direct=True)
+    if not given:
+        return Settings().require_url(direct=True)
+    # psycopg only where it is asked for: it is not among our dependencies.
+    asked = str(given).partition(":")[0] in {"postgresql+psycopg", "postgresql+psycopg_async"}
+    return normalise_url(given, driver="psycopg" if asked else "asyncpg")
 
 
 def run_offline() -> None:
-    context.configure(dialect_name="postgresql", literal_binds=True, **OPTIONS)
+    # The paramstyle of the usual driver would double every % in the script.
+    context.configure(
+        dialect_name="postgresql",
+        dialect_opts={"paramstyle": "named"},
+        literal_binds=True,
+        **OPTIONS,
+    )
     context.execute(CREATE_SCHEMA)
     with context.begin_transaction():
         context.run_migrations()
@@ -52,9 +68,12 @@ def run_on(connection: sa.Connection) -> None:
     if connection.in_transaction():
         # Alembic would take this transaction for the caller's own and commit nothing.
         raise RuntimeError("the connection for migrations must not be in a transaction")
-    with connection.begin():
-        connection.execute(sa.text(CREATE_SCHEMA))
     context.configure(connection=connection, **OPTIONS)
+    # `current` only reads, also on a database where nothing is installed.
+    if not context.get_context().opts.get("dont_mutate"):
+        with connection.begin():
+            if connection.scalar(FIND_SCHEMA, {"name": SCHEMA}) is None:
+                connection.execute(sa.text(CREATE_SCHEMA))
     with context.begin_transaction():
         context.run_migrations()
 
@@ -77,15 +96,16 @@ def run_online() -> None:
             run_on(connection)
         return
     url = database_url()
-    if url.get_driver_name() in {"psycopg", "psycopg2"}:
+    if url.drivername == "postgresql+psycopg":
         engine = sa.create_engine(url, poolclass=sa.NullPool)
         with engine.connect() as connection:
             run_on(connection)
         return
-    asyncio.run(run_async(create_async_engine(normalise_url(url), poolclass=sa.NullPool)))
+    asyncio.run(run_async(create_async_engine(url, poolclass=sa.NullPool)))
 
 
-revisions()  # Refuses to go on if any revision does not declare what it must.
+# Refuses to go on if any revision does not declare what it must.
+revisions(Path(context.script.dir))
 if context.is_offline_mode():
     run_offline()
 else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import sqlalchemy as sa
 from alembic.config import Config
@@ -19,7 +19,6 @@ from pgconductor.exceptions import RevisionMetadataError
 from pgconductor.models import SCHEMA
 
 if TYPE_CHECKING:
-    from alembic.operations import Operations
     from alembic.runtime.migration import MigrationContext, MigrationInfo
 
 __all__ = [
@@ -133,6 +132,14 @@ def _declared(revision: str, module: object) -> Revision:
     return Revision.read(revision, getattr(module, "name", None), getattr(module, "breaking", None))
 
 
+class Operations(Protocol):
+    """What ``alembic.op``, or an ``Operations`` object, does for a revision of ours."""
+
+    def execute(self, sqltext: sa.Executable | str, /) -> None:
+        """Execute a statement, or write it into the script."""
+        ...
+
+
 def sql_file(name: str) -> sa.TextClause:
     """A statement from the revisions' ``sql`` folder; colons in it are no parameters."""
     content = (script_location() / "sql" / name).read_text(encoding="utf-8")
@@ -193,7 +200,8 @@ def record_stamp(ctx: MigrationContext, step: MigrationInfo, **_: Any) -> None:
     """
     if step.is_upgrade and not step.is_stamp:
         return
-    known = {f"{one.version:04d}": one for one in revisions()}
+    location = Path(ctx.script.dir) if ctx.script else None
+    known = {f"{one.version:04d}": one for one in revisions(location)}
     applied = [known[rev] for rev in step.destination_revision_ids if rev in known]
     top = max((one.version for one in applied), default=0)
     statements = [
@@ -205,11 +213,13 @@ def record_stamp(ctx: MigrationContext, step: MigrationInfo, **_: Any) -> None:
             for one in known.values()
             if one.version <= top
         ),
-        f"INSERT INTO {SCHEMA}.schema_gate (installed, floor)"  # noqa: S608 - a number
-        f" SELECT {top}, coalesce(max(version) FILTER (WHERE breaking), 0)"
-        f" FROM {SCHEMA}.schema_migrations"
-        " ON CONFLICT (singleton) DO UPDATE"
-        " SET installed = excluded.installed, floor = excluded.floor;",
+        (
+            f"INSERT INTO {SCHEMA}.schema_gate (installed, floor)"  # noqa: S608 - a number
+            f" SELECT {top}, coalesce(max(version) FILTER (WHERE breaking), 0)"
+            f" FROM {SCHEMA}.schema_migrations"
+            " ON CONFLICT (singleton) DO UPDATE"
+            " SET installed = excluded.installed, floor = excluded.floor;"
+        ),
     ]
     ctx.execute(
         sa.text(

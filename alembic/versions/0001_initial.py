@@ -101,11 +101,15 @@ def create_executions() -> None:
         ),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(
-            "(state = 'running') = (locked_by IS NOT NULL) AND (state = 'running') = (locked_at IS NOT NULL) AND (state = 'running') = (claim_number IS NOT NULL)",
+            "(state = 'running') = (locked_by IS NOT NULL)"
+            " AND (state = 'running') = (locked_at IS NOT NULL)"
+            " AND (state = 'running') = (claim_number IS NOT NULL)",
             name="executions_owner_check",
         ),
         sa.CheckConstraint(
-            "(state IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL) AND (finished_by IS NULL OR finished_at IS NOT NULL) AND (finished_by IS NULL) = (finished_claim IS NULL)",
+            "(state IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL)"
+            " AND (finished_by IS NULL OR finished_at IS NOT NULL)"
+            " AND (finished_by IS NULL) = (finished_claim IS NULL)",
             name="executions_finished_check",
         ),
         sa.CheckConstraint("queue ~ '^[a-z][a-z0-9_-]{0,47}$'", name="executions_queue_check"),
