@@ -11,6 +11,7 @@ from uuid import UUID
 
 from pgconductor.domain.backoff import Backoff
 from pgconductor.domain.outcomes import Completed, Disposition, Failed, Failure, Outcome, Verdict
+from pgconductor.runtime.wording import describe
 from pgconductor.services.backend import Backend
 
 __all__ = ["Completer"]
@@ -91,7 +92,9 @@ class Completer:
                 for outcome in self._writing.values():
                     self._pending.setdefault(outcome.execution_id, outcome)
                 if self.backend.is_transient(error):
-                    logger.warning("completing is delayed, the database is out of reach: %s", error)
+                    logger.warning(
+                        "completing is delayed, the database is out of reach: %s", describe(error)
+                    )
                 else:
                     logger.exception("completing failed; it will be tried again")
                 self._writing = {}

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from pgconductor.domain.orchestrators import Heartbeat
 from pgconductor.exceptions import NotRegistered
+from pgconductor.runtime.wording import describe
 from pgconductor.settings import Settings
 
 __all__ = ["HeartbeatThread", "Link", "elapsed_clock"]
@@ -137,7 +138,7 @@ class HeartbeatThread(threading.Thread):
                 self._call(self._on_evicted)
             return False
         except Exception as error:  # noqa: BLE001 - whatever it is, the next beat may succeed
-            logger.warning("a heartbeat was not acknowledged: %s", error or type(error).__name__)
+            logger.warning("a heartbeat was not acknowledged: %s", describe(error))
             return True
         self._last_ack = started
         self._call(lambda: self._on_answer(answer))

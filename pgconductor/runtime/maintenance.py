@@ -11,6 +11,7 @@ from uuid import UUID
 from pgconductor.domain.orchestrators import StaleObserver
 from pgconductor.domain.outcomes import Released
 from pgconductor.runtime.worker import Process, Worker
+from pgconductor.runtime.wording import describe
 
 __all__ = ["Maintenance"]
 
@@ -41,7 +42,9 @@ class Maintenance:
                 if not self._process.backend.is_transient(error):
                     logger.exception("a sweep failed; there will be another")
                 else:
-                    logger.warning("a sweep failed, the database is out of reach: %s", error)
+                    logger.warning(
+                        "a sweep failed, the database is out of reach: %s", describe(error)
+                    )
             # Not all orchestrators at the same moment.
             await asyncio.sleep(interval * random.uniform(0.9, 1.1))  # noqa: S311 - no secret
 

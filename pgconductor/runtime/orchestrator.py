@@ -24,6 +24,7 @@ from pgconductor.runtime.signals import stop_on_signals
 from pgconductor.runtime.worker import Process, Worker
 from pgconductor.services.backend import Backend
 from pgconductor.services.listener import AVAILABLE, CONTROL
+from pgconductor.runtime.wording import describe
 from pgconductor.settings import Settings
 
 __all__ = ["ExitReason", "Orchestrator"]
@@ -95,6 +96,7 @@ class Orchestrator:
         self._first_beat = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self._reason: ExitReason | None = None
+        self._draining = False
 
     @property
     def registration(self) -> Registration:
@@ -185,7 +187,9 @@ class Orchestrator:
             except Exception as error:
                 if not backend.is_transient(error):
                     raise
-                logger.warning("starting is delayed, the database is out of reach: %s", error)
+                logger.warning(
+                    "starting is delayed, the database is out of reach: %s", describe(error)
+                )
             await asyncio.sleep(backoff.next())
 
     def _require_backend(self) -> Backend:
@@ -251,10 +255,13 @@ class Orchestrator:
                 self._heartbeat.beat_now()
 
     def _wake_all(self) -> None:
-        for worker in self._workers:
-            worker.wake()
+        self._wake_workers()
         if self._heartbeat is not None:
             self._heartbeat.beat_now()
+
+    def _wake_workers(self) -> None:
+        for worker in self._workers:
+            worker.wake()
 
     def _on_gate_open(self) -> None:
         for worker in self._workers:
@@ -263,6 +270,8 @@ class Orchestrator:
     def _on_written(self, verdicts: list[Verdict]) -> None:
         if self._process is not None:
             self._process.activity += len(verdicts)
+        if self._draining:
+            self._wake_workers()
 
     def _on_worker_drained(self) -> None:
         process = self._process
@@ -310,6 +319,7 @@ class Orchestrator:
         Returns:
             Why it ended; ``CLEAN`` if everything that was due is done.
         """
+        self._draining = True
         with stop_on_signals(self._on_signal):
             await self.start()
             drained = asyncio.create_task(self._drained.wait())
@@ -366,7 +376,7 @@ class Orchestrator:
 
     async def _handlers_ended(self) -> bool:
         """Wait for the handlers, at most for the grace; whether all ended by themselves."""
-        everything = asyncio.gather(*(worker.ended() for worker in self._workers))
+        everything = asyncio.create_task(self._all_ended())
         hurried = asyncio.create_task(self._hurry.wait())
         try:
             grace = self._settings.shutdown_grace.total_seconds()
@@ -385,6 +395,10 @@ class Orchestrator:
         finally:
             everything.cancel()
             hurried.cancel()
+
+    async def _all_ended(self) -> None:
+        for worker in self._workers:
+            await worker.ended()
 
     async def _flush(self) -> None:
         if self._process is None or self._reason is ExitReason.EVICTED:

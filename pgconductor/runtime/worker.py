@@ -19,6 +19,7 @@ from pgconductor.runtime.attempt import Attempt, Runnable, Stop
 from pgconductor.runtime.completer import Completer
 from pgconductor.runtime.gate import StartGate
 from pgconductor.runtime.prefetch import Prefetch
+from pgconductor.runtime.wording import describe
 from pgconductor.services.backend import Backend
 from pgconductor.settings import Settings
 
@@ -76,7 +77,8 @@ class Worker:
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
-        self._notified = False
+        # Waiting for room, not for work: the end of a handler is what it waits for.
+        self._starved = False
         #: The claims of fetches whose answer is awaited.
         self.fetching: set[int] = set()
         #: The count of activity at which it found nothing to do, or None.
@@ -95,7 +97,6 @@ class Worker:
 
     def wake(self) -> None:
         """There may be something to do."""
-        self._notified = True
         self._wake.set()
 
     def stop_fetching(self) -> None:
@@ -141,33 +142,29 @@ class Worker:
         backoff = Backoff()
         poll = self._process.settings.poll_interval.total_seconds()
         while not self._stopping:
+            # Cleared before looking: whatever happens from now on is looked at again.
+            self._wake.clear()
             self._return_stale()
             room = self._room()
-            if room <= 0:
-                await self._wait(poll)
-                continue
-            try:
-                more = await self._fetch(room)
-                backoff.reset()
-            except Exception as error:
-                if self._process.backend.is_transient(error):
-                    logger.warning("fetching is delayed, the database is out of reach: %s", error)
-                else:
-                    logger.exception("fetching failed; it will be tried again")
-                await self._wait(backoff.next())
-                continue
-            if not more and not self._notified:
-                await self._wait(poll)
-            self._notified = False
+            self._starved = room <= 0
+            pause = poll
+            if room > 0:
+                try:
+                    if await self._fetch(room):
+                        continue
+                    backoff.reset()
+                except Exception as error:
+                    if self._process.backend.is_transient(error):
+                        logger.warning("fetching is delayed, no database: %s", describe(error))
+                    else:
+                        logger.exception("fetching failed; it will be tried again")
+                    pause = backoff.next()
+            await self._wait(pause)
 
     async def _wait(self, seconds: float) -> None:
-        self._wake.clear()
-        if self._stopping or self._notified:
-            # Stopped or told while it was on its way here.
-            self._notified = False
-            return
         if self._ready:
-            seconds = min(seconds, 0.5)
+            # What waits for a slot is given back in time.
+            seconds = min(seconds, self._process.settings.give_back_after.total_seconds() / 4)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
@@ -213,7 +210,10 @@ class Worker:
         if not batch and self.quiet:
             self.drained_at = seen
             self._on_drained()
-        return len(batch) == room
+        if len(batch) == room:
+            return True
+        # Part of the batch may have been left to keep a suspect alone.
+        return bool(batch) and batch[0].alone
 
     def _start_ready(self) -> None:
         process = self._process
@@ -239,7 +239,8 @@ class Worker:
         self._process.activity += 1
         self._process.gate.leave(attempt.fetched)
         self._start_ready()
-        self._wake.set()
+        if self._starved or self._stopping:
+            self._wake.set()
         self._mark_idle()
 
     def reopened(self) -> None:

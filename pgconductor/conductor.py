@@ -1,0 +1,386 @@
+"""The conductor: the registry of tasks, and where everything is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from types import MappingProxyType, TracebackType
+from typing import Any, TypeVar, overload
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import Session
+
+from pgconductor import sql
+from pgconductor.domain.invocations import Invocation, Invoked
+from pgconductor.domain.limits import check_queue
+from pgconductor.domain.retry import RetryPolicy
+from pgconductor.domain.tasks import TaskOptions
+from pgconductor.exceptions import ConfigurationError, UnknownQueue, UnknownTask, WrongSession
+from pgconductor.handles import ExecutionHandle, FinishedWatch
+from pgconductor.repositories.errors import translated
+from pgconductor.repositories.invoking import invoke_parameters, invoked_from
+from pgconductor.runtime.attempt import Runnable
+from pgconductor.runtime.handler import Codec, Handler
+from pgconductor.runtime.orchestrator import Orchestrator
+from pgconductor.services.backend import Backend
+from pgconductor.services.executions import ExecutionService
+from pgconductor.services.identity import DatabaseIdentity
+from pgconductor.services.orchestrators import OrchestratorService
+from pgconductor.settings import Settings, normalise_url
+from pgconductor.tasks import Task, TaskRef
+
+__all__ = ["Conductor"]
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+class Conductor:
+    """Declares tasks, invokes them, and makes orchestrators that execute them.
+
+    Give it one argument or none. What it is given it never closes; what it makes itself is closed
+    by :meth:`close`, or at the end of ``async with``.
+
+    Args:
+        settings: All settings; the default reads the environment (``PGCONDUCTOR_…``).
+        database_url: The database's URL; any driver may be named, asyncpg is used.
+        engine: An ``AsyncEngine`` on asyncpg.
+        sessionmaker: An ``async_sessionmaker`` that is bound to such an engine.
+
+    Raises:
+        ConfigurationError: There is more than one of them, or one cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        database_url: str | None = None,
+        engine: AsyncEngine | None = None,
+        sessionmaker: async_sessionmaker[AsyncSession] | None = None,
+    ) -> None:
+        given = [one for one in (settings, database_url, engine, sessionmaker) if one is not None]
+        if len(given) > 1:
+            raise ConfigurationError(
+                "give Conductor one of settings, database_url, engine and sessionmaker"
+            )
+        if database_url is not None:
+            normalise_url(database_url)
+            settings = Settings(database_url=database_url)
+        self.settings = settings or Settings()
+        if sessionmaker is not None:
+            engine = _bound_engine(sessionmaker)
+        if engine is not None:
+            _check_driver(engine)
+        self._engine = engine
+        self._owns_engine = engine is None
+        self._sessionmaker = sessionmaker
+        self._direct_engine: AsyncEngine | None = None
+        self._watch: FinishedWatch | None = None
+        self._identity = DatabaseIdentity()
+        self._tasks: dict[str, Task[Any, Any]] = {}
+
+    # The database.
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine: the one given, or one made at first use.
+
+        Raises:
+            ConfigurationError: There is no database URL.
+        """
+        if self._engine is None:
+            self._engine = create_async_engine(self.settings.require_url(), pool_pre_ping=True)
+        return self._engine
+
+    @property
+    def sessionmaker(self) -> async_sessionmaker[AsyncSession]:
+        """The sessionmaker: the one given, or one made at first use."""
+        if self._sessionmaker is None:
+            self._sessionmaker = async_sessionmaker(self.engine, expire_on_commit=False)
+        return self._sessionmaker
+
+    @property
+    def executions(self) -> ExecutionService:
+        """Executions, each call in a transaction of its own."""
+        return ExecutionService(self.engine, max_payload_bytes=self.max_payload_bytes)
+
+    @property
+    def orchestrators(self) -> OrchestratorService:
+        """The registered orchestrators, each call in a transaction of its own."""
+        return OrchestratorService(self.engine)
+
+    async def close(self) -> None:
+        """Close what the conductor has opened itself. It may be used again afterwards."""
+        if self._watch is not None:
+            watch, self._watch = self._watch, None
+            await watch.aclose()
+        if self._direct_engine is not None:
+            direct, self._direct_engine = self._direct_engine, None
+            await direct.dispose()
+        if self._owns_engine and self._engine is not None:
+            engine, self._engine, self._sessionmaker = self._engine, None, None
+            await engine.dispose()
+
+    async def __aenter__(self) -> Conductor:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _direct(self) -> AsyncEngine:
+        """An engine that leads around any pooler."""
+        if self.settings.direct_url is None:
+            return self.engine
+        if self._direct_engine is None:
+            self._direct_engine = create_async_engine(self.settings.require_url(direct=True))
+        return self._direct_engine
+
+    # The registry.
+
+    @property
+    def tasks(self) -> Mapping[str, Task[Any, Any]]:
+        """The declared tasks, by name."""
+        return MappingProxyType(self._tasks)
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The queues that the declared tasks go to, sorted."""
+        return tuple(sorted({task.queue for task in self._tasks.values()}))
+
+    @overload
+    def task(self, name: Callable[..., Any], /) -> Task[Any, Any]: ...
+
+    @overload
+    def task(
+        self,
+        name: str | None = None,
+        *,
+        queue: str = "default",
+        max_attempts: int = 3,
+        max_crashes: int = 3,
+        retry: RetryPolicy | None = None,
+        timeout: timedelta | None = None,
+    ) -> Callable[[Callable[..., Any]], Task[Any, Any]]: ...
+
+    def task(
+        self,
+        name: str | Callable[..., Any] | None = None,
+        *,
+        queue: str = "default",
+        max_attempts: int = 3,
+        max_crashes: int = 3,
+        retry: RetryPolicy | None = None,
+        timeout: timedelta | None = None,
+    ) -> Any:
+        """Declare a function as a task.
+
+        The function takes a :class:`~pgconductor.TaskContext` and, if it wants one, a payload.
+        Their types come from its hints. A plain function is called in a thread.
+
+        Args:
+            name: The task's name; the default is the function's own.
+            queue: Where its executions go.
+            max_attempts: How often an execution may be tried.
+            max_crashes: How often an execution may take its process down before it fails; 1 for a
+                task that must not be executed again after a crash.
+            retry: When a failed attempt is tried again; the default is 15 seconds, growing to two
+                hours.
+            timeout: How long an attempt may take.
+
+        Returns:
+            A decorator, which makes a :class:`~pgconductor.Task` of the function.
+
+        Raises:
+            InvalidInput: An option is out of range.
+            ConfigurationError: The function cannot be a handler, or the name is taken.
+        """
+
+        def declare(function: Callable[..., Any]) -> Task[Any, Any]:
+            own = getattr(function, "__name__", "") if not isinstance(name, str) else name
+            options = TaskOptions(
+                own, queue, max_attempts, max_crashes, timeout, retry or RetryPolicy()
+            )
+            if own in self._tasks:
+                raise ConfigurationError(f"task {own!r} is declared twice; give one another name")
+            declared: Task[Any, Any] = Task(options, Handler.of(function), self)
+            self._tasks[own] = declared
+            return declared
+
+        if callable(name):
+            return declare(name)
+        return declare
+
+    def task_ref(
+        self,
+        name: str,
+        *,
+        queue: str = "default",
+        payload: type[P] | Any = Any,
+        result: type[R] | Any = Any,
+    ) -> TaskRef[P, R]:
+        """A task whose handler lives in another service.
+
+        Args:
+            name: Its name there.
+            queue: Its queue there.
+            payload: The type of its payload; plain JSON by default.
+            result: The type of its result; plain JSON by default.
+        """
+        options = TaskOptions(name, queue)
+        return TaskRef(
+            options,
+            Codec.of(payload, f"{name}, payload"),
+            Codec.of(result, f"{name}, result"),
+            self,
+        )
+
+    def get_task(self, name: str) -> Task[Any, Any]:
+        """A declared task by its name.
+
+        Raises:
+            UnknownTask: None is declared of that name.
+        """
+        if name not in self._tasks:
+            raise UnknownTask(name, tuple(self._tasks))
+        return self._tasks[name]
+
+    # Invoking, for tasks and handles.
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """Largest payload, as JSON."""
+        return self.settings.max_payload_bytes
+
+    def check_queue_known(self, queue: str) -> str:
+        """Return ``queue`` if it may be invoked into.
+
+        Raises:
+            InvalidName: It cannot name a queue.
+            UnknownQueue: Queues are strict and no task declares it.
+        """
+        check_queue(queue)
+        if self.settings.strict_queues and queue not in self.queues:
+            raise UnknownQueue(queue, self.queues)
+        return queue
+
+    async def write(
+        self, invocations: list[Invocation], session: AsyncSession | AsyncConnection | None
+    ) -> list[Invoked]:
+        """Write invocations, in the session's transaction or in one of their own.
+
+        Raises:
+            WrongSession: The session is a sync one, or bound to another database.
+        """
+        if session is None:
+            return await self.executions.invoke_many(invocations)
+        service = ExecutionService(session)
+        if self._has_database:
+            await self._identity.check(self.engine, session)
+        return await service.invoke_many(invocations)
+
+    def write_sync(self, invocations: list[Invocation], session: Session) -> list[Invoked]:
+        """Write invocations in a sync session's transaction.
+
+        Raises:
+            WrongSession: The session is an async one, or bound to another database.
+        """
+        if not isinstance(session, Session):
+            raise WrongSession(
+                f"invoke_sync takes a sync Session, not {type(session).__name__}; await invoke()"
+            )
+        if self._has_database:
+            self._identity.check_sync(self.engine.url, session)
+        with translated():
+            return invoked_from(session.execute(sql.INVOKE, invoke_parameters(invocations)).all())
+
+    @property
+    def _has_database(self) -> bool:
+        """Whether it was told of a database; a service may invoke in its sessions without."""
+        return self._engine is not None or self.settings.database_url is not None
+
+    def watch(self) -> FinishedWatch | None:
+        """The listening connection of the handles, opened at first use."""
+        if not self.settings.listen:
+            return None
+        if self._watch is None:
+            self._watch = FinishedWatch(self._direct())
+        return self._watch
+
+    def handle(self, execution_id: UUID) -> ExecutionHandle[Any]:
+        """A handle of an execution whose id was kept; its result is plain JSON.
+
+        Args:
+            execution_id: Its id.
+        """
+        return ExecutionHandle(execution_id, self, Codec())
+
+    # Executing.
+
+    def orchestrator(
+        self, queues: Sequence[str] | None = None, concurrency: int | None = None
+    ) -> Orchestrator:
+        """An orchestrator that executes the declared tasks.
+
+        Args:
+            queues: The queues to serve; the default is those of the declared tasks, and
+                ``default``.
+            concurrency: How many handlers for each queue at once; the default is the setting.
+
+        Raises:
+            ConfigurationError: No task is declared.
+            InvalidInput: A queue's name or the concurrency is not acceptable.
+        """
+        if not self._tasks:
+            raise ConfigurationError("no task is declared on this conductor: nothing to execute")
+        if isinstance(queues, str):
+            raise ConfigurationError(f"queues must be a sequence of names, as in [{queues!r}]")
+        served = ["default", *self.queues] if queues is None else [check_queue(q) for q in queues]
+        return Orchestrator(
+            lambda: Backend(
+                self.engine,
+                direct_engine=self._direct(),
+                command_timeout=self.settings.command_timeout,
+            ),
+            self.settings,
+            {name: Runnable(task.options, task.handler) for name, task in self._tasks.items()},
+            queues=served,
+            concurrency=self._check_concurrency(concurrency),
+        )
+
+    def _check_concurrency(self, concurrency: int | None) -> int:
+        if concurrency is None:
+            return self.settings.concurrency
+        if isinstance(concurrency, bool) or not 1 <= concurrency <= 10_000:
+            raise ConfigurationError(f"concurrency must be 1 to 10,000, not {concurrency!r}")
+        return concurrency
+
+
+def _bound_engine(sessionmaker: async_sessionmaker[AsyncSession]) -> AsyncEngine:
+    bind = sessionmaker.kw.get("bind")
+    if not isinstance(bind, AsyncEngine):
+        raise ConfigurationError("the sessionmaker must be bound to an AsyncEngine")
+    return bind
+
+
+def _check_driver(engine: AsyncEngine) -> None:
+    if not isinstance(engine, AsyncEngine):
+        raise ConfigurationError(
+            f"an AsyncEngine is due (create_async_engine), not {type(engine).__name__}"
+        )
+    if engine.dialect.driver != "asyncpg":
+        raise ConfigurationError(
+            f"the engine must be on asyncpg (postgresql+asyncpg://), not {engine.dialect.driver}"
+        )

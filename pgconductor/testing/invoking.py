@@ -1,0 +1,98 @@
+"""The in-memory counterpart of ``pgconductor.invoke_executions``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from pydantic_core import from_json
+
+from pgconductor.domain.invocations import DedupeScope, Invocation, Invoked
+from pgconductor.domain.limits import DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_CRASHES
+from pgconductor.exceptions import InvalidPayload
+from pgconductor.testing.rows import ExecutionRow, Tables
+
+__all__ = ["invoke_into", "unfinished"]
+
+
+def unfinished(tables: Tables, dedupe: tuple[str, str, str | None]) -> ExecutionRow | None:
+    """The unfinished execution of a task, queue and dedupe key; there is at most one."""
+    if dedupe[2] is None:
+        return None
+    for row in tables.executions.values():
+        if row.dedupe == dedupe and not row.state.finished:
+            return row
+    return None
+
+
+def invoke_into(
+    tables: Tables, invocations: Sequence[Invocation], now: datetime
+) -> tuple[list[Invoked], list[ExecutionRow]]:
+    """Make executions, or find those that the dedupe keys lead to.
+
+    Returns:
+        As many answers as invocations, in their order, and the rows that were made.
+    """
+    # Finished executions are looked for before anything of the batch is written.
+    retained = {place: _retained(tables, one) for place, one in enumerate(invocations)}
+    answers: list[Invoked] = []
+    made: list[ExecutionRow] = []
+    for place, invocation in enumerate(invocations):
+        found = retained[place]
+        if found is None:
+            there = unfinished(tables, _dedupe(invocation))
+            found = there.id if there else None
+        if found is None:
+            row = _row(tables, invocation, now)
+            tables.executions[row.id] = row
+            made.append(row)
+        answers.append(Invoked(found or invocation.id, created=found is None))
+    return answers, made
+
+
+def _dedupe(invocation: Invocation) -> tuple[str, str, str | None]:
+    return (invocation.task_key, invocation.queue, invocation.dedupe_key)
+
+
+def _retained(tables: Tables, invocation: Invocation) -> UUID | None:
+    """The latest finished execution, where it counts and no unfinished one stands before it."""
+    dedupe = _dedupe(invocation)
+    if invocation.dedupe_key is None or invocation.dedupe_scope is not DedupeScope.RETAINED:
+        return None
+    if unfinished(tables, dedupe) is not None:
+        return None
+    finished = [
+        (row.finished_at, row.id)
+        for row in tables.executions.values()
+        if row.dedupe == dedupe and row.finished_at is not None
+    ]
+    return max(finished)[1] if finished else None
+
+
+def _row(tables: Tables, invocation: Invocation, now: datetime) -> ExecutionRow:
+    if invocation.id in tables.executions:
+        raise ValueError(f"the row violates executions_pkey: {invocation.id} is there already")
+    if invocation.payload is not None:
+        _check_json(invocation.payload)
+    task = tables.tasks.get(invocation.task_key)
+    return ExecutionRow(
+        id=invocation.id,
+        task_key=invocation.task_key,
+        queue=invocation.queue,
+        priority=invocation.priority,
+        run_at=invocation.run_at or now + (invocation.delay or timedelta(0)),
+        payload=invocation.payload,
+        max_attempts=invocation.max_attempts
+        or (task.max_attempts if task else DEFAULT_MAX_ATTEMPTS),
+        max_crashes=invocation.max_crashes or (task.max_crashes if task else DEFAULT_MAX_CRASHES),
+        dedupe_key=invocation.dedupe_key,
+        created_at=now,
+    )
+
+
+def _check_json(text: str) -> None:
+    try:
+        from_json(text)
+    except ValueError as error:
+        raise InvalidPayload(f"is not JSON text: {error}") from error

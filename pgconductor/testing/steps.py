@@ -1,0 +1,38 @@
+"""Recorded steps, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from pgconductor.domain.claims import Claim
+from pgconductor.exceptions import OwnershipLost
+from pgconductor.testing.database import FakeTransaction
+from pgconductor.testing.executions import holds
+from pgconductor.testing.rows import StepRow
+
+__all__ = ["FakeStepRepository"]
+
+
+class FakeStepRepository:
+    """Implements :class:`~pgconductor.repositories.StepRepository`."""
+
+    def __init__(self, transaction: FakeTransaction) -> None:
+        self._transaction = transaction
+
+    async def record(
+        self, execution_id: UUID, claim: Claim, key: str, result: str | None
+    ) -> str | None:
+        """See the protocol."""
+        tables = await self._transaction.write()
+        if not holds(tables.executions.get(execution_id), claim):
+            raise OwnershipLost(execution_id)
+        row = StepRow(execution_id, key, result, self._transaction.now())
+        return tables.steps.setdefault((execution_id, key), row).result
+
+    async def results(self, execution_id: UUID) -> Mapping[str, str | None]:
+        """See the protocol."""
+        rows = [one for one in self._transaction.read().steps.values()]
+        mine = [one for one in rows if one.execution_id == execution_id]
+        mine.sort(key=lambda one: (one.created_at, one.key))
+        return {one.key: one.result for one in mine}
