@@ -24,6 +24,5 @@ __all__ = [
     "FakeUnitOfWork",
     "StepRow",
     "VirtualClock",
-    "DatabaseClock",
     "fake_repositories",
 ]

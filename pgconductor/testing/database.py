@@ -18,6 +18,8 @@ from pgconductor.testing.turns import Turns
 
 __all__ = ["FakeDatabase", "FakeTransaction"]
 
+_UP_TO_DATE: Final = SchemaStatus(KNOWN_REVISION, 0)
+
 
 @dataclass(slots=True)
 class _Store:
@@ -25,7 +27,9 @@ class _Store:
 
     committed: Tables = field(default_factory=Tables)
     turns: Turns = field(default_factory=Turns)
-    listeners: list[Callable[[str, str], None]] = field(default_factory=list)
+    listeners: list[Callable[[str, str], None]] = field(
+        default_factory=list[Callable[[str, str], None]]
+    )
 
 
 class FakeDatabase:
@@ -47,7 +51,7 @@ class FakeDatabase:
         self,
         clock: VirtualClock | None = None,
         *,
-        schema: SchemaStatus | None = SchemaStatus(KNOWN_REVISION, 0),
+        schema: SchemaStatus | None = _UP_TO_DATE,
     ) -> None:
         self.clock: Final = clock or VirtualClock()
         self.schema = schema
@@ -117,7 +121,7 @@ class FakeTransaction:
     def read(self) -> Tables:
         """The tables as this transaction sees them; not to be changed."""
         self.schema()
-        return self._own or self._store.committed
+        return self._store.committed if self._own is None else self._own
 
     async def write(self) -> Tables:
         """The same, to be changed; waits until no other transaction writes."""

@@ -30,7 +30,7 @@ class DatabaseClock:
     def __init__(self, engine: AsyncEngine | Engine) -> None:
         self._offset = timedelta(0)
         self._moved = False
-        sync_engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+        sync_engine: Engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
         # Events of the dialect, not of the engine: an orchestrator's engines share the dialect.
         event.listen(sync_engine, "do_execute", self._before)
         event.listen(sync_engine, "do_executemany", self._before)

@@ -262,8 +262,8 @@ class FakeExecutionRepository:
     ) -> Page:
         """See the protocol."""
         Page.check_size(limit)
-        rows = [one for one in self._matching(where) if after is None or one.id < after]
-        rows.sort(key=lambda one: one.id, reverse=True)
+        found = (one for one in self._matching(where) if after is None or one.id < after)
+        rows = sorted(found, key=lambda one: one.id, reverse=True)
         items = [row.snapshot() for row in rows[:limit]]
         return Page(items, items[-1].id if len(rows) > limit else None)
 
@@ -274,7 +274,7 @@ class FakeExecutionRepository:
             counts[row.state] += 1
         return counts
 
-    def _matching(self, where: ExecutionFilter) -> list[ExecutionRow]:
+    def _matching(self, where: ExecutionFilter) -> Sequence[ExecutionRow]:
         return [
             row
             for row in self._transaction.read().executions.values()

@@ -139,11 +139,13 @@ class StepRow:
 class Tables:
     """All tables at one moment. Rows are values, so a copy of the dictionaries is a copy."""
 
-    executions: dict[UUID, ExecutionRow] = field(default_factory=dict)
-    orchestrators: dict[UUID, OrchestratorSnapshot] = field(default_factory=dict)
-    steps: dict[tuple[UUID, str], StepRow] = field(default_factory=dict)
-    tasks: dict[str, TaskOptions] = field(default_factory=dict)
-    queues: set[str] = field(default_factory=set)
+    executions: dict[UUID, ExecutionRow] = field(default_factory=dict[UUID, ExecutionRow])
+    orchestrators: dict[UUID, OrchestratorSnapshot] = field(
+        default_factory=dict[UUID, OrchestratorSnapshot]
+    )
+    steps: dict[tuple[UUID, str], StepRow] = field(default_factory=dict[tuple[UUID, str], StepRow])
+    tasks: dict[str, TaskOptions] = field(default_factory=dict[str, TaskOptions])
+    queues: set[str] = field(default_factory=set[str])
 
     def copy(self) -> Tables:
         """Tables that may be changed without changing these."""

@@ -32,7 +32,7 @@ class FakeStepRepository:
 
     async def results(self, execution_id: UUID) -> Mapping[str, str | None]:
         """See the protocol."""
-        rows = [one for one in self._transaction.read().steps.values()]
+        rows = self._transaction.read().steps.values()
         mine = [one for one in rows if one.execution_id == execution_id]
         mine.sort(key=lambda one: (one.created_at, one.key))
         return {one.key: one.result for one in mine}

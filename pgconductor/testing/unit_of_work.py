@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from pgconductor.repositories import Repositories
@@ -40,7 +40,7 @@ class FakeUnitOfWork:
         self.database = database or FakeDatabase()
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[Repositories]:
+    async def begin(self) -> AsyncGenerator[Repositories]:
         """Enter a transaction: committed at the end, rolled back by an exception."""
         transaction = self.database.transaction()
         try:
