@@ -6,6 +6,7 @@ What a user's own Alembic needs is here too: :func:`include_name`, :func:`script
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +101,11 @@ class Revision:
         Raises:
             RevisionMetadataError: Something is missing or of the wrong type.
         """
-        if not isinstance(revision, str) or not revision.isdecimal() or len(revision) != 4:
-            raise RevisionMetadataError(f"revision {revision!r}: its id must be four digits")
+        if not isinstance(revision, str) or re.fullmatch("[0-9]{4}", revision) is None:
+            raise RevisionMetadataError(
+                f"revision {revision!r}: its id must be four digits, the next number; make it "
+                "with `alembic revision --rev-id 0002 -m ...`"
+            )
         if not isinstance(name, str) or not name:
             raise RevisionMetadataError(f"revision {revision}: it declares no name")
         if not isinstance(breaking, bool):
