@@ -46,12 +46,14 @@ class Options:
         tcp: Whether it listens on 127.0.0.1 too.
         port: Its port, or None for any.
         settings: Settings of Postgres' own.
+        temp_dir: Where a server that is not kept lies, or None for the system's choice.
     """
 
     fsync: bool
     tcp: bool
     port: int | None
     settings: Mapping[str, str]
+    temp_dir: Path | None = None
 
 
 @dataclass(slots=True)
@@ -82,9 +84,10 @@ class Launch:
         Raises:
             EmbeddedServerError: It could not be made.
         """
-        base = Path(tempfile.gettempdir())
+        base = self.options.temp_dir or Path(tempfile.gettempdir())
         example = Layout(base / f"{_PREFIX}12345678").socket_dir
-        if not (_fits_a_socket(example) and self.account.can_enter(base)):
+        usable = _fits_a_socket(example) and self.account.can_enter(base)
+        if self.options.temp_dir is None and not usable:
             base = _SHORT_TEMP
         mode = 0o700 if self.account.uid is None else 0o711
         return Layout(self._temporary(keeper, base, mode))

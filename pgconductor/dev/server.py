@@ -58,6 +58,7 @@ class EmbeddedServer:
         tcp: bool = False,
         port: int | None = None,
         settings: Mapping[str, str] | None = None,
+        temp_dir: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Start a server, or attach to the one that runs in the same directory.
 
@@ -70,6 +71,7 @@ class EmbeddedServer:
             tcp: Listen on 127.0.0.1 too, with a random password. Else on a Unix socket only.
             port: The port to listen on; implies nothing about ``tcp``. Else a free one.
             settings: Settings of Postgres' own, as postgresql.conf has them.
+            temp_dir: Where a temporary server lies; else in the system's temp directory.
 
         Returns:
             The server. Where one runs in ``data_dir`` already, the other arguments are ignored
@@ -80,7 +82,13 @@ class EmbeddedServer:
             ServerStartError: The server, or initdb before it, failed.
             EmbeddedServerError: Anything else is in the way.
         """
-        options = Options(fsync=fsync, tcp=tcp, port=port, settings=dict(settings or {}))
+        options = Options(
+            fsync=fsync,
+            tcp=tcp,
+            port=port,
+            settings=dict(settings or {}),
+            temp_dir=None if temp_dir is None else Path(temp_dir).resolve(),
+        )
         try:
             if data_dir is None:
                 found = _binaries(binaries, None)

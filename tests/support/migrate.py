@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
+
+# Alembic's ``context`` and ``op`` are global to the process.
+_one_at_a_time = threading.Lock()
 
 
 def migrate(url: str, revision: str = "head") -> None:
@@ -10,7 +14,7 @@ def migrate(url: str, revision: str = "head") -> None:
 
     A thread of its own, because the environment starts an event loop, and the caller may have one.
     """
-    with ThreadPoolExecutor(max_workers=1) as thread:
+    with _one_at_a_time, ThreadPoolExecutor(max_workers=1) as thread:
         thread.submit(_upgrade, url, revision).result()
 
 
