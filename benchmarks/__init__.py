@@ -1,0 +1,1 @@
+"""Figures, never tests: see ``python -m benchmarks --help``."""
