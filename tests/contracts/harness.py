@@ -1,0 +1,221 @@
+"""One database under test, whether it is PostgreSQL or the fake."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from pgconductor.domain.claims import Fetched, Registration
+from pgconductor.domain.orchestrators import StaleObserver
+from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released, Verdict
+from pgconductor.domain.revisions import SchemaStatus
+from pgconductor.domain.snapshots import ExecutionSnapshot
+from pgconductor.models import Execution, Orchestrator, SchemaGate
+from pgconductor.repositories import Repositories
+from pgconductor.services import ExecutionService, OrchestratorService, UnitOfWork, unit_of_work
+from pgconductor.testing import DatabaseClock, FakeDatabase, FakeUnitOfWork
+
+CHANNELS = ("pgconductor_available", "pgconductor_control", "pgconductor_finished")
+FAILURE = Failure("ValueError", "no good", "Traceback: …")
+STALE_AFTER = timedelta(seconds=30)
+
+
+class Harness(ABC):
+    """Services over the database under test, and what a test does behind their back."""
+
+    def __init__(self, work: UnitOfWork) -> None:
+        self.work = work
+        self.executions = ExecutionService(work)
+        self.orchestrators = OrchestratorService(work)
+
+    # --- behind the services' back ---------------------------------------------------------------
+
+    @abstractmethod
+    def advance(self, by: timedelta) -> None:
+        """Move the database's clock."""
+
+    @abstractmethod
+    async def now(self) -> datetime:
+        """The database's clock."""
+
+    @abstractmethod
+    async def set_schema(self, installed: int, floor: int) -> None:
+        """Have the gate say so."""
+
+    @abstractmethod
+    async def set_columns(self, execution_id: UUID, **values: Any) -> None:
+        """Overwrite columns of an execution, whatever the rules say."""
+
+    @abstractmethod
+    async def forget_orchestrator(self, orchestrator_id: UUID) -> None:
+        """Delete an orchestrator's row, as a failover may do."""
+
+    @abstractmethod
+    def notifications(self) -> AbstractAsyncContextManager[list[tuple[str, str]]]:
+        """Collect channel and payload of what is sent inside; complete when it has been left."""
+
+    # --- short cuts ------------------------------------------------------------------------------
+
+    def begin(self) -> AbstractAsyncContextManager[Repositories]:
+        return self.work.begin()
+
+    async def register(self, schema_version: int | None = None) -> Registration:
+        if schema_version is None:
+            return await self.orchestrators.register()
+        return await self.orchestrators.register(schema_version=schema_version)
+
+    async def invoke(self, task_key: str = "greet", payload: Any = None, **options: Any) -> UUID:
+        return (await self.executions.invoke(task_key, payload, **options)).id
+
+    async def invoke_several(self, number: int, **options: Any) -> list[UUID]:
+        return [await self.invoke(**options) for _ in range(number)]
+
+    async def fetch(self, owner: Registration, limit: int = 100, **options: Any) -> list[Fetched]:
+        return await self.executions.fetch(owner, limit=limit, **options)
+
+    async def fetch_ids(self, owner: Registration, limit: int = 100, **options: Any) -> list[UUID]:
+        return [one.id for one in await self.fetch(owner, limit, **options)]
+
+    async def running(self, **options: Any) -> tuple[Registration, Fetched]:
+        """A new execution, held by a new orchestrator."""
+        owner = await self.register()
+        invoked = await self.invoke(**options)
+        (fetched,) = await self.fetch(owner)
+        assert fetched.id == invoked
+        return owner, fetched
+
+    async def report(self, outcome: Outcome) -> Verdict:
+        (verdict,) = await self.executions.complete([outcome])
+        return verdict
+
+    async def complete(self, fetched: Fetched, result: Any = None) -> Verdict:
+        text = None if result is None else json.dumps(result)
+        return await self.report(Completed(fetched.id, fetched.claim, text))
+
+    async def fail(self, fetched: Fetched, retry_after: timedelta | None = None) -> Verdict:
+        return await self.report(Failed(fetched.id, fetched.claim, FAILURE, retry_after))
+
+    async def release(self, fetched: Fetched) -> Verdict:
+        return await self.report(Released(fetched.id, fetched.claim))
+
+    async def get(self, execution_id: UUID) -> ExecutionSnapshot:
+        return await self.executions.get(execution_id)
+
+    async def watched_long_enough(self, observer: UUID | None = None) -> StaleObserver:
+        """An observer for whom only the database's word is missing: it has seen no beat for long.
+
+        It has watched for twice the threshold, with short gaps, so that even the brake on mass
+        evictions is satisfied.
+        """
+        watching = StaleObserver(STALE_AFTER)
+        async with self.begin() as repositories:
+            beats = await repositories.orchestrators.beats(observer, stale_after=STALE_AFTER)
+        threshold = STALE_AFTER.total_seconds()
+        for share in (2.5, 1.75, 1.0, 0.25):
+            watching.observe(beats, time.monotonic() - share * threshold)
+        return watching
+
+    async def crash(self, *owners: Registration) -> None:
+        """Let time pass without heartbeats until their executions are recovered, once."""
+        self.advance(STALE_AFTER * 2)
+        await self.orchestrators.recover_stale(await self.watched_long_enough())
+        left = {one.id for one in await self.orchestrators.list()}
+        assert left.isdisjoint(one.orchestrator_id for one in owners)
+
+
+class FakeHarness(Harness):
+    def __init__(self, database: FakeDatabase) -> None:
+        super().__init__(FakeUnitOfWork(database))
+        self.database = database
+
+    def advance(self, by: timedelta) -> None:
+        self.database.clock.advance(by)
+
+    async def now(self) -> datetime:
+        return self.database.clock.now()
+
+    async def set_schema(self, installed: int, floor: int) -> None:
+        self.database.schema = SchemaStatus(installed, floor)
+
+    async def set_columns(self, execution_id: UUID, **values: Any) -> None:
+        transaction = self.database.transaction()
+        tables = await transaction.write()
+        row = tables.executions[execution_id]
+        tables.executions[execution_id] = replace(row, **values)
+        transaction.commit()
+
+    async def forget_orchestrator(self, orchestrator_id: UUID) -> None:
+        transaction = self.database.transaction()
+        del (await transaction.write()).orchestrators[orchestrator_id]
+        transaction.commit()
+
+    @asynccontextmanager
+    async def notifications(self) -> AsyncIterator[list[tuple[str, str]]]:
+        found: list[tuple[str, str]] = []
+        stop = self.database.listen(lambda channel, payload: found.append((channel, payload)))
+        yield found
+        stop()
+
+
+class PostgresHarness(Harness):
+    def __init__(self, engine: AsyncEngine, work: UnitOfWork | None = None) -> None:
+        super().__init__(work or unit_of_work(engine))
+        self.engine = engine
+        self.clock = DatabaseClock(engine)
+
+    def advance(self, by: timedelta) -> None:
+        self.clock.advance(by)
+
+    async def now(self) -> datetime:
+        async with self.engine.connect() as connection:
+            now = await connection.scalar(select(func.pgconductor.clock()))
+        assert isinstance(now, datetime)
+        return now
+
+    async def _execute(self, statement: Any) -> None:
+        async with self.engine.begin() as connection:
+            await connection.execute(statement)
+
+    async def set_schema(self, installed: int, floor: int) -> None:
+        await self._execute(update(SchemaGate).values(installed=installed, floor=floor))
+
+    async def set_columns(self, execution_id: UUID, **values: Any) -> None:
+        await self._execute(update(Execution).where(Execution.id == execution_id).values(**values))
+
+    async def forget_orchestrator(self, orchestrator_id: UUID) -> None:
+        await self._execute(delete(Orchestrator).where(Orchestrator.id == orchestrator_id))
+
+    @asynccontextmanager
+    async def notifications(self) -> AsyncIterator[list[tuple[str, str]]]:
+        found: list[tuple[str, str]] = []
+        arrived = asyncio.Event()
+
+        def receive(_connection: object, _pid: int, channel: str, payload: object) -> None:
+            if channel == "contract_end":
+                arrived.set()
+            else:
+                found.append((channel, str(payload)))
+
+        async with self.engine.connect() as connection:
+            raw = await connection.get_raw_connection()
+            driver: Any = raw.driver_connection
+            for channel in (*CHANNELS, "contract_end"):
+                await driver.add_listener(channel, receive)
+            yield found
+            # Notifications arrive in the order of their commits: this is the last.
+            await driver.execute("NOTIFY contract_end")
+            async with asyncio.timeout(10):
+                await arrived.wait()
+            for channel in (*CHANNELS, "contract_end"):
+                await driver.remove_listener(channel, receive)
