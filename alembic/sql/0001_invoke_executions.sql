@@ -39,6 +39,15 @@ BEGIN
                 FROM unnest(p_task_keys, p_queues, p_dedupe_keys, p_dedupe_retained)
                     WITH ORDINALITY AS s (task_key, queue, dedupe_key, retained, place)
                 WHERE s.retained AND s.place = ANY (v_open)
+                  -- An unfinished one comes before any that has finished: the insert meets it.
+                  AND NOT EXISTS (
+                      SELECT 1
+                      FROM pgconductor.executions e
+                      WHERE e.task_key = s.task_key
+                        AND e.queue = s.queue
+                        AND e.dedupe_key = s.dedupe_key
+                        AND e.finished_at IS NULL
+                  )
             ) AS r
             WHERE r.found IS NOT NULL;
             RETURN QUERY SELECT u.p::integer, u.f, false FROM unnest(v_places, v_found) AS u (p, f);

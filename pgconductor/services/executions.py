@@ -80,7 +80,7 @@ class ExecutionService:
             delay=delay,
             priority=priority,
             dedupe_key=dedupe_key,
-            dedupe_scope=DedupeScope(dedupe_scope),
+            dedupe_scope=dedupe_scope,
             max_attempts=max_attempts,
             max_crashes=max_crashes,
         )

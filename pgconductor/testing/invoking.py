@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
-
-from pydantic_core import from_json
 
 from pgconductor.domain.invocations import DedupeScope, Invocation, Invoked
 from pgconductor.domain.limits import DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_CRASHES
@@ -92,7 +91,12 @@ def _row(tables: Tables, invocation: Invocation, now: datetime) -> ExecutionRow:
 
 
 def _check_json(text: str) -> None:
+    """Refuse what ``jsonb`` refuses; like there, numbers may have any number of digits."""
     try:
-        from_json(text)
+        json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse)
     except ValueError as error:
         raise InvalidPayload(f"is not JSON text: {error}") from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

@@ -7,7 +7,7 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -25,6 +25,7 @@ from pgconductor.models import Execution, Orchestrator, SchemaGate
 from pgconductor.repositories import Repositories
 from pgconductor.services import ExecutionService, OrchestratorService, UnitOfWork, unit_of_work
 from pgconductor.testing import DatabaseClock, FakeDatabase, FakeUnitOfWork
+from pgconductor.types import ExecutionState
 
 CHANNELS = ("pgconductor_available", "pgconductor_control", "pgconductor_finished")
 FAILURE = Failure("ValueError", "no good", "Traceback: …")
@@ -70,6 +71,14 @@ class Harness(ABC):
     def begin(self) -> AbstractAsyncContextManager[Repositories]:
         return self.work.begin()
 
+    @asynccontextmanager
+    async def rolled_back(self) -> AsyncIterator[Repositories]:
+        """A transaction that ends with an exception of its own."""
+        with suppress(ZeroDivisionError):
+            async with self.begin() as repositories:
+                yield repositories
+                raise ZeroDivisionError
+
     async def register(self, schema_version: int | None = None) -> Registration:
         if schema_version is None:
             return await self.orchestrators.register()
@@ -94,6 +103,28 @@ class Harness(ABC):
         (fetched,) = await self.fetch(owner)
         assert fetched.id == invoked
         return owner, fetched
+
+    async def in_state(self, state: ExecutionState, **options: Any) -> UUID:
+        """A new execution in that state."""
+        if state is ExecutionState.AVAILABLE:
+            return await self.invoke(**options)
+        _, fetched = await self.running(**options)
+        match state:
+            case ExecutionState.COMPLETED:
+                await self.complete(fetched)
+            case ExecutionState.FAILED:
+                await self.fail(fetched)
+            case ExecutionState.CANCELLED:
+                await self.release(fetched)
+                await self.executions.cancel(fetched.id)
+            case ExecutionState.WAITING:
+                # Suspending is not built yet: written by hand.
+                await self.release(fetched)
+                await self.set_columns(fetched.id, state=state)
+            case ExecutionState.RUNNING:
+                pass
+        assert (await self.get(fetched.id)).state is state
+        return fetched.id
 
     async def report(self, outcome: Outcome) -> Verdict:
         (verdict,) = await self.executions.complete([outcome])
