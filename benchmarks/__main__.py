@@ -8,6 +8,7 @@ import json
 import os
 import statistics
 import sys
+from pathlib import Path
 
 from sqlalchemy import make_url
 
@@ -73,8 +74,7 @@ def main() -> None:
             figures = _measure(server.url, arguments.rounds, arguments.scale)
     show(figures)
     if arguments.json:
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(figures, file, indent=1)
+        Path(arguments.json).write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
 def _measure(url: str, rounds: int, scale: int) -> Figures:

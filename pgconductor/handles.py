@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any, Generic, Protocol, TypeVar
@@ -57,7 +57,7 @@ class FinishedWatch:
         return self._listener.healthy
 
     @asynccontextmanager
-    async def on(self, execution_id: UUID) -> AsyncIterator[asyncio.Event]:
+    async def on(self, execution_id: UUID) -> AsyncGenerator[asyncio.Event]:
         """An event that is set when the execution may have finished."""
         event = asyncio.Event()
         self._waiting.setdefault(execution_id, set()).add(event)

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pgconductor.exceptions import PgconductorError
 
-class EmbeddedServerError(Exception):
+
+class EmbeddedServerError(PgconductorError):
     """An embedded Postgres server could not do what was asked of it."""
 
 

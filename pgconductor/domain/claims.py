@@ -83,4 +83,5 @@ class Fetched:
 
     @property
     def alone(self) -> bool:
+        """Whether nothing else may start in the process until it ends; see above."""
         return self.crashes > 0 and self.crashes >= self.max_crashes - 1

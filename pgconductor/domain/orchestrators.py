@@ -105,7 +105,9 @@ class StaleObserver:
     """
 
     stale_after: timedelta
-    _seen: dict[UUID, tuple[int, float]] = field(default_factory=dict, repr=False)
+    _seen: dict[UUID, tuple[int, float]] = field(
+        default_factory=dict[UUID, tuple[int, float]], repr=False
+    )
     _last_look: float | None = field(default=None, repr=False)
 
     def observe(self, beats: Iterable[Beat], now: float) -> frozenset[UUID]:

@@ -139,4 +139,5 @@ class Verdict:
 
     @property
     def accepted(self) -> bool:
+        """Whether the outcome is on record, by this report or an earlier one."""
         return self.disposition is not Disposition.LOST

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pydantic_core import from_json, to_json
 
@@ -14,6 +14,7 @@ __all__ = ["DEFAULT_MAX_BYTES", "MAX_DEPTH", "decode", "encode"]
 MAX_DEPTH: Final = 64
 DEFAULT_MAX_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
+_Container = dict[Any, Any] | list[Any] | tuple[Any, ...]
 
 
 def encode(value: object, *, max_bytes: int = DEFAULT_MAX_BYTES, field: str = "payload") -> str:
@@ -79,7 +80,7 @@ def _check(root: object, field: str, *, stored: bool = False) -> None:
         elif isinstance(value, (dict, list, tuple)):
             if depth > MAX_DEPTH:
                 raise InvalidPayload(f"nested deeper than {MAX_DEPTH} at {path[:80]}", field)
-            _push_children(value, path, depth, field, todo)
+            _push_children(cast("_Container", value), path, depth, field, todo)
         else:
             raise InvalidPayload(
                 f"{type(value).__name__} at {path} is not JSON; convert it, or declare the "
@@ -89,7 +90,7 @@ def _check(root: object, field: str, *, stored: bool = False) -> None:
 
 
 def _push_children(
-    value: dict[Any, Any] | list[Any] | tuple[Any, ...],
+    value: _Container,
     path: str,
     depth: int,
     field: str,

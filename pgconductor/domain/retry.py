@@ -66,7 +66,7 @@ class RetryPolicy:
 
     def decide(self, error: BaseException, attempt: int) -> timedelta | None:
         """The delay before the next attempt, or None where ``error`` ends the execution."""
-        if isinstance(error, DoNotRetry) or isinstance(error, self.fatal):
+        if isinstance(error, (DoNotRetry, *self.fatal)):
             return None
         if isinstance(error, RetryAfter):
             return error.delay

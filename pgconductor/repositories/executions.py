@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Select, Text, cast, func, select, update
+from sqlalchemy import ColumnElement, Row, Text, cast, func, select, update
 
 from pgconductor import sql
 from pgconductor.domain.claims import Claim, Fetched
@@ -132,9 +132,7 @@ class SqlExecutionRepository(SqlRepository):
     ) -> Page:
         """See the protocol."""
         Page.check_size(limit)
-        statement: Select[Any] = (
-            select(*_COLUMNS).where(*_conditions(where)).order_by(Execution.id.desc())
-        )
+        statement = select(*_COLUMNS).where(*_conditions(where)).order_by(Execution.id.desc())
         if after is not None:
             statement = statement.where(Execution.id < after)
         rows = await self._rows(statement.limit(limit + 1))

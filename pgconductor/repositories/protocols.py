@@ -1,6 +1,7 @@
-"""What the engine asks of its storage. Two things implement it: SQLAlchemy's session or connection
-in :mod:`pgconductor.repositories`, and the fakes in :mod:`pgconductor.testing`. One contract suite
-holds both to the same behaviour.
+"""What the engine asks of its storage.
+
+Two things implement it: SQLAlchemy's session or connection in :mod:`pgconductor.repositories`, and
+the fakes in :mod:`pgconductor.testing`. One contract suite holds both to the same behaviour.
 
 A repository never commits: whoever gave it the session does.
 """

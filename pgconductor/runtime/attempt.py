@@ -10,6 +10,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from pgconductor.domain.claims import Fetched
@@ -138,10 +139,10 @@ class Attempt:
         return Completed(self.fetched.id, self.fetched.claim, text)
 
     async def _in_thread(self, arguments: tuple[Any, ...]) -> Any:
-        call = copy_context().run
-        self._thread = asyncio.get_running_loop().run_in_executor(
-            self._threads, call, self._runnable.handler.function, self.context, *arguments
+        call = partial(
+            copy_context().run, self._runnable.handler.function, self.context, *arguments
         )
+        self._thread = asyncio.get_running_loop().run_in_executor(self._threads, call)
         return await asyncio.shield(self._thread)
 
     async def _end_of_thread(self) -> None:

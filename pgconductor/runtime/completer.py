@@ -37,8 +37,8 @@ class Completer:
     backend: Backend
     on_written: Callable[[list[Verdict]], None]
     capacity: int = 5_000
-    _pending: dict[UUID, Outcome] = field(default_factory=dict)
-    _writing: dict[UUID, Outcome] = field(default_factory=dict)
+    _pending: dict[UUID, Outcome] = field(default_factory=dict[UUID, Outcome])
+    _writing: dict[UUID, Outcome] = field(default_factory=dict[UUID, Outcome])
     _more: asyncio.Event = field(default_factory=asyncio.Event)
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 

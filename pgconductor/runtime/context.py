@@ -17,7 +17,7 @@ _logger = logging.getLogger("pgconductor.task")
 
 
 class Interrupted(BaseException):
-    """Ends a handler at a boundary. No ``Exception``, so that no handler swallows it by accident."""
+    """Ends a handler at a boundary; no ``Exception``, so that no handler swallows it."""
 
 
 def logger_fields(fetched: Fetched) -> dict[str, Any]:

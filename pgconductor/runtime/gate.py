@@ -25,7 +25,7 @@ class StartGate:
 
     on_open: Callable[[], None]
     _suspect: UUID | None = None
-    _closed_for: set[str] = field(default_factory=set)
+    _closed_for: set[str] = field(default_factory=set[str])
 
     @property
     def open(self) -> bool:

@@ -143,7 +143,7 @@ class Handler:
             p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}
         ]
         extra = [p for p in parameters[2:] if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-        if not 1 <= len(positional) or extra:
+        if len(positional) == 0 or extra:
             raise ConfigurationError(f"{name} must take (ctx) or (ctx, payload), nothing else")
         try:
             hints = get_type_hints(function, include_extras=True)

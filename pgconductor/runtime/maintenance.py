@@ -10,8 +10,8 @@ from uuid import UUID
 
 from pgconductor.domain.orchestrators import StaleObserver
 from pgconductor.domain.outcomes import Released
-from pgconductor.runtime.worker import Process, Worker
 from pgconductor.runtime.wording import describe
+from pgconductor.runtime.worker import Process, Worker
 
 __all__ = ["Maintenance"]
 

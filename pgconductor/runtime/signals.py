@@ -6,14 +6,14 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 __all__ = ["stop_on_signals"]
 
 
 @contextmanager
-def stop_on_signals(on_signal: Callable[[], None]) -> Iterator[None]:
+def stop_on_signals(on_signal: Callable[[], None]) -> Generator[None]:
     """Call back at the first two signals and end the process at the third.
 
     Only in the main thread, where Python delivers signals; elsewhere nothing is installed. The

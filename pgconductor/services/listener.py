@@ -102,7 +102,7 @@ class Listener:
     async def _subscribe(self, connection: AsyncConnection) -> Any:
         raw = await connection.get_raw_connection()
         driver: Any = raw.driver_connection
-        driver.add_termination_listener(lambda _: self._lost.set())
+        driver.add_termination_listener(self._end)
         async with asyncio.timeout(self._timeout):
             for channel in self._channels:
                 await driver.add_listener(channel, self._receive)
@@ -114,6 +114,9 @@ class Listener:
         async with asyncio.timeout(self._timeout):
             await driver.execute("SELECT pg_catalog.pg_notify($1, $2)", _PROBE, self._probe)
             await self._answered.wait()
+
+    def _end(self, _connection: object) -> None:
+        self._lost.set()
 
     def _receive(self, _connection: object, _pid: int, channel: str, payload: object) -> None:
         if channel != _PROBE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -49,7 +49,7 @@ class PinnedUnitOfWork:
         self._repositories: Repositories | None = None
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[Repositories]:
+    async def begin(self) -> AsyncGenerator[Repositories]:
         """See :class:`~pgconductor.services.unit_of_work.UnitOfWork`."""
         async with self._lock:
             try:
@@ -104,7 +104,7 @@ class TimedUnitOfWork:
         self._timeout = timeout.total_seconds()
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[Repositories]:
+    async def begin(self) -> AsyncGenerator[Repositories]:
         """See :class:`~pgconductor.services.unit_of_work.UnitOfWork`."""
         async with asyncio.timeout(self._timeout), self._engine.begin() as connection:
             yield sql_repositories(connection)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
@@ -39,7 +39,7 @@ class JoinedUnitOfWork:
         self._repositories = sql_repositories(session)
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[Repositories]:
+    async def begin(self) -> AsyncGenerator[Repositories]:
         """See the protocol."""
         yield self._repositories
 
@@ -56,7 +56,7 @@ class EngineUnitOfWork:
         self._engine = engine
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[Repositories]:
+    async def begin(self) -> AsyncGenerator[Repositories]:
         """See the protocol."""
         async with self._engine.begin() as connection:
             yield sql_repositories(connection)
@@ -73,7 +73,7 @@ class SessionUnitOfWork:
         self._sessionmaker = sessionmaker
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[Repositories]:
+    async def begin(self) -> AsyncGenerator[Repositories]:
         """See the protocol."""
         async with self._sessionmaker.begin() as session:
             yield sql_repositories(session)
@@ -97,7 +97,7 @@ def unit_of_work(bind: Bind) -> UnitOfWork:
     if isinstance(bind, AsyncEngine):
         return EngineUnitOfWork(bind)
     if isinstance(bind, async_sessionmaker):
-        return SessionUnitOfWork(bind)
+        return SessionUnitOfWork(cast("async_sessionmaker[AsyncSession]", bind))
     if isinstance(bind, Session):
         raise WrongSession(
             "a sync Session cannot be awaited; use invoke_sync with it, or an AsyncSession"
