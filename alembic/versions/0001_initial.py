@@ -40,6 +40,9 @@ AFTER_TABLES = (
 )
 
 
+# Names are final (op.f): a naming convention, ours or an application's, must not lengthen them.
+
+
 def upgrade() -> None:
     for part in BEFORE_TABLES:
         op.execute(sql_file(f"{revision}_{part}.sql"))
@@ -104,46 +107,55 @@ def create_executions() -> None:
             "(state = 'running') = (locked_by IS NOT NULL)"
             " AND (state = 'running') = (locked_at IS NOT NULL)"
             " AND (state = 'running') = (claim_number IS NOT NULL)",
-            name="executions_owner_check",
+            name=op.f("executions_owner_check"),
         ),
         sa.CheckConstraint(
             "(state IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL)"
             " AND (finished_by IS NULL OR finished_at IS NOT NULL)"
             " AND (finished_by IS NULL) = (finished_claim IS NULL)",
-            name="executions_finished_check",
+            name=op.f("executions_finished_check"),
         ),
-        sa.CheckConstraint("queue ~ '^[a-z][a-z0-9_-]{0,47}$'", name="executions_queue_check"),
-        sa.CheckConstraint("result IS NULL OR state = 'completed'", name="executions_result_check"),
+        sa.CheckConstraint(
+            "queue ~ '^[a-z][a-z0-9_-]{0,47}$'", name=op.f("executions_queue_check")
+        ),
+        sa.CheckConstraint(
+            "result IS NULL OR state = 'completed'", name=op.f("executions_result_check")
+        ),
         sa.CheckConstraint(
             "state <> 'cancelled' OR cancel_requested_at IS NOT NULL",
-            name="executions_cancelled_check",
+            name=op.f("executions_cancelled_check"),
         ),
         sa.CheckConstraint(
-            "state <> 'failed' OR last_error IS NOT NULL", name="executions_error_check"
+            "state <> 'failed' OR last_error IS NOT NULL", name=op.f("executions_error_check")
         ),
         sa.CheckConstraint(
             "state IN ('available', 'running', 'waiting', 'completed', 'failed', 'cancelled')",
-            name="executions_state_check",
+            name=op.f("executions_state_check"),
         ),
         sa.CheckConstraint(
-            "task_key ~ '^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$'", name="executions_task_key_check"
+            "task_key ~ '^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$'",
+            name=op.f("executions_task_key_check"),
         ),
-        sa.CheckConstraint("claim_number > 0", name="executions_claim_number_check"),
-        sa.CheckConstraint("isfinite(run_at)", name="executions_run_at_check"),
+        sa.CheckConstraint("claim_number > 0", name=op.f("executions_claim_number_check")),
+        sa.CheckConstraint("isfinite(run_at)", name=op.f("executions_run_at_check")),
         sa.CheckConstraint(
             "max_attempts >= 1 AND attempts BETWEEN 0 AND max_attempts",
-            name="executions_attempts_check",
+            name=op.f("executions_attempts_check"),
         ),
         sa.CheckConstraint(
             "max_crashes >= 1 AND crashes BETWEEN 0 AND max_crashes",
-            name="executions_crashes_check",
+            name=op.f("executions_crashes_check"),
         ),
         sa.CheckConstraint(
-            "octet_length(dedupe_key) BETWEEN 1 AND 512", name="executions_dedupe_key_check"
+            "octet_length(dedupe_key) BETWEEN 1 AND 512", name=op.f("executions_dedupe_key_check")
         ),
-        sa.CheckConstraint("pg_column_size(payload) <= 8388608", name="executions_payload_check"),
-        sa.CheckConstraint("priority BETWEEN -32767 AND 32767", name="executions_priority_check"),
-        sa.PrimaryKeyConstraint("id", name="executions_pkey"),
+        sa.CheckConstraint(
+            "pg_column_size(payload) <= 8388608", name=op.f("executions_payload_check")
+        ),
+        sa.CheckConstraint(
+            "priority BETWEEN -32767 AND 32767", name=op.f("executions_priority_check")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("executions_pkey")),
         schema="pgconductor",
     )
     op.create_index(
@@ -211,13 +223,15 @@ def create_the_rest() -> None:
         sa.Column("heartbeat_number", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("shutdown_requested_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("shutdown_reason", sa.Text(), nullable=True),
-        sa.CheckConstraint("heartbeat_number >= 0", name="orchestrators_heartbeat_number_check"),
-        sa.CheckConstraint("schema_version > 0", name="orchestrators_schema_version_check"),
+        sa.CheckConstraint(
+            "heartbeat_number >= 0", name=op.f("orchestrators_heartbeat_number_check")
+        ),
+        sa.CheckConstraint("schema_version > 0", name=op.f("orchestrators_schema_version_check")),
         sa.CheckConstraint(
             "shutdown_reason IS NULL OR shutdown_requested_at IS NOT NULL",
-            name="orchestrators_shutdown_check",
+            name=op.f("orchestrators_shutdown_check"),
         ),
-        sa.PrimaryKeyConstraint("id", name="orchestrators_pkey"),
+        sa.PrimaryKeyConstraint("id", name=op.f("orchestrators_pkey")),
         schema="pgconductor",
     )
     op.create_table(
@@ -229,8 +243,8 @@ def create_the_rest() -> None:
             server_default=sa.text("pgconductor.clock()"),
             nullable=False,
         ),
-        sa.CheckConstraint("name ~ '^[a-z][a-z0-9_-]{0,47}$'", name="queues_name_check"),
-        sa.PrimaryKeyConstraint("name", name="queues_pkey"),
+        sa.CheckConstraint("name ~ '^[a-z][a-z0-9_-]{0,47}$'", name=op.f("queues_name_check")),
+        sa.PrimaryKeyConstraint("name", name=op.f("queues_pkey")),
         schema="pgconductor",
     )
     op.create_table(
@@ -238,9 +252,9 @@ def create_the_rest() -> None:
         sa.Column("singleton", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("installed", sa.Integer(), nullable=False),
         sa.Column("floor", sa.Integer(), nullable=False),
-        sa.CheckConstraint("floor BETWEEN 0 AND installed", name="schema_gate_floor_check"),
-        sa.CheckConstraint("singleton", name="schema_gate_singleton_check"),
-        sa.PrimaryKeyConstraint("singleton", name="schema_gate_pkey"),
+        sa.CheckConstraint("floor BETWEEN 0 AND installed", name=op.f("schema_gate_floor_check")),
+        sa.CheckConstraint("singleton", name=op.f("schema_gate_singleton_check")),
+        sa.PrimaryKeyConstraint("singleton", name=op.f("schema_gate_pkey")),
         schema="pgconductor",
     )
     op.create_table(
@@ -254,8 +268,8 @@ def create_the_rest() -> None:
             nullable=False,
         ),
         sa.Column("breaking", sa.Boolean(), nullable=False),
-        sa.CheckConstraint("version > 0", name="schema_migrations_version_check"),
-        sa.PrimaryKeyConstraint("version", name="schema_migrations_pkey"),
+        sa.CheckConstraint("version > 0", name=op.f("schema_migrations_version_check")),
+        sa.PrimaryKeyConstraint("version", name=op.f("schema_migrations_pkey")),
         schema="pgconductor",
     )
     op.create_table(
@@ -277,11 +291,13 @@ def create_the_rest() -> None:
             server_default=sa.text("pgconductor.clock()"),
             nullable=False,
         ),
-        sa.CheckConstraint("key ~ '^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$'", name="tasks_key_check"),
-        sa.CheckConstraint("queue ~ '^[a-z][a-z0-9_-]{0,47}$'", name="tasks_queue_check"),
-        sa.CheckConstraint("max_attempts >= 1", name="tasks_max_attempts_check"),
-        sa.CheckConstraint("max_crashes >= 1", name="tasks_max_crashes_check"),
-        sa.PrimaryKeyConstraint("key", name="tasks_pkey"),
+        sa.CheckConstraint(
+            "key ~ '^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$'", name=op.f("tasks_key_check")
+        ),
+        sa.CheckConstraint("queue ~ '^[a-z][a-z0-9_-]{0,47}$'", name=op.f("tasks_queue_check")),
+        sa.CheckConstraint("max_attempts >= 1", name=op.f("tasks_max_attempts_check")),
+        sa.CheckConstraint("max_crashes >= 1", name=op.f("tasks_max_crashes_check")),
+        sa.PrimaryKeyConstraint("key", name=op.f("tasks_pkey")),
         schema="pgconductor",
     )
     op.create_table(
@@ -295,13 +311,13 @@ def create_the_rest() -> None:
             server_default=sa.text("pgconductor.clock()"),
             nullable=False,
         ),
-        sa.CheckConstraint("octet_length(key) BETWEEN 1 AND 512", name="steps_key_check"),
+        sa.CheckConstraint("octet_length(key) BETWEEN 1 AND 512", name=op.f("steps_key_check")),
         sa.ForeignKeyConstraint(
             ["execution_id"],
             ["pgconductor.executions.id"],
-            name="steps_execution_id_fkey",
+            name=op.f("steps_execution_id_fkey"),
             ondelete="CASCADE",
         ),
-        sa.PrimaryKeyConstraint("execution_id", "key", name="steps_pkey"),
+        sa.PrimaryKeyConstraint("execution_id", "key", name=op.f("steps_pkey")),
         schema="pgconductor",
     )
