@@ -84,6 +84,7 @@ class Conductor:
         self._owns_engine = engine is None
         self._sessionmaker = sessionmaker
         self._direct_engine: AsyncEngine | None = None
+        self._executions: ExecutionService | None = None
         self._watch: FinishedWatch | None = None
         self._identity = DatabaseIdentity()
         self._tasks: dict[str, Task[Any, Any]] = {}
@@ -111,9 +112,11 @@ class Conductor:
     @property
     def executions(self) -> ExecutionService:
         """Executions, each call committed by itself."""
-        # One statement a call: BEGIN and COMMIT would cost two more round trips.
-        engine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        return ExecutionService(engine, max_payload_bytes=self.max_payload_bytes)
+        if self._executions is None:
+            # One statement a call: BEGIN and COMMIT would cost two more round trips.
+            engine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+            self._executions = ExecutionService(engine, max_payload_bytes=self.max_payload_bytes)
+        return self._executions
 
     @property
     def orchestrators(self) -> OrchestratorService:
@@ -130,6 +133,7 @@ class Conductor:
             await direct.dispose()
         if self._owns_engine and self._engine is not None:
             engine, self._engine, self._sessionmaker = self._engine, None, None
+            self._executions = None
             await engine.dispose()
 
     async def __aenter__(self) -> Conductor:
@@ -300,7 +304,7 @@ class Conductor:
         Raises:
             WrongSession: The session is an async one, or bound to another database.
         """
-        if not isinstance(session, Session):
+        if not isinstance(session, Session):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers need not be typed
             raise WrongSession(
                 f"invoke_sync takes a sync Session, not {type(session).__name__}; await invoke()"
             )
@@ -379,7 +383,7 @@ def _bound_engine(sessionmaker: async_sessionmaker[AsyncSession]) -> AsyncEngine
 
 
 def _check_driver(engine: AsyncEngine) -> None:
-    if not isinstance(engine, AsyncEngine):
+    if not isinstance(engine, AsyncEngine):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers need not be typed
         raise ConfigurationError(
             f"an AsyncEngine is due (create_async_engine), not {type(engine).__name__}"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from pydantic_core import from_json, to_json
 
@@ -80,7 +80,7 @@ def _check(root: object, field: str, *, stored: bool = False) -> None:
         elif isinstance(value, (dict, list, tuple)):
             if depth > MAX_DEPTH:
                 raise InvalidPayload(f"nested deeper than {MAX_DEPTH} at {path[:80]}", field)
-            _push_children(cast("_Container", value), path, depth, field, todo)
+            _push_children(value, path, depth, field, todo)  # pyright: ignore[reportUnknownArgumentType]  # checked there
         else:
             raise InvalidPayload(
                 f"{type(value).__name__} at {path} is not JSON; convert it, or declare the "

@@ -102,7 +102,7 @@ def unit_of_work(bind: Bind) -> UnitOfWork:
         raise WrongSession(
             "a sync Session cannot be awaited; use invoke_sync with it, or an AsyncSession"
         )
-    if isinstance(bind, UnitOfWork):
+    if isinstance(bind, UnitOfWork):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers need not be typed
         return bind
     raise WrongSession(
         f"an AsyncSession, AsyncConnection, AsyncEngine or async_sessionmaker is due, not "
