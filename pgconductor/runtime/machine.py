@@ -59,6 +59,7 @@ class Machine:
         concurrency: How many handlers each worker executes at once.
         on_stop: Called with the reason when the machine finds that it has to stop.
         on_drained: Called when nothing is left that is due, and nothing is under way.
+        draining: Somebody waits for that, so look again after every batch of outcomes.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Machine:
         concurrency: int,
         on_stop: Callable[[ExitReason], None],
         on_drained: Callable[[], None],
+        draining: bool,
     ) -> None:
         self.settings = settings
         self.registration = registration
@@ -79,6 +81,7 @@ class Machine:
         self.loops: list[asyncio.Task[None]] = []
         self._on_stop = on_stop
         self._on_drained = on_drained
+        self._draining = draining
         self.process = Process(
             backend=backend,
             settings=settings,
@@ -195,7 +198,7 @@ class Machine:
 
     def _on_written(self, verdicts: list[Verdict]) -> None:
         self.process.activity += len(verdicts)
-        if self.workers and all(worker.quiet for worker in self.workers):
+        if self._draining and all(worker.quiet for worker in self.workers):
             # What was just given back, or is to be retried at once, may be due.
             self.wake_workers()
 

@@ -57,6 +57,7 @@ class Orchestrator:
         self._backend: Backend | None = None
         self._machine: Machine | None = None
         self._at_work = False
+        self._draining = False
         self._reason: ExitReason | None = None
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -128,6 +129,7 @@ class Orchestrator:
                 concurrency=self._concurrency,
                 on_stop=self._ask_stop,
                 on_drained=self._drained.set,
+                draining=self._draining,
             )
             machine.heartbeat.start()
             await machine.first_beat.wait()
@@ -187,6 +189,7 @@ class Orchestrator:
         Raises:
             SchemaError: The database's schema and this release do not fit.
         """
+        self._draining = True
         with stop_on_signals(self._on_signal):
             await self.start()
             drained = asyncio.create_task(self._drained.wait())

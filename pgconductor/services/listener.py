@@ -60,6 +60,7 @@ class Listener:
         self._probe_interval = probe_interval
         self._timeout = timeout
         self._probe = ""
+        self._warned = False
         self._answered = asyncio.Event()
         self._lost = asyncio.Event()
         #: Whether the last probe was answered, so that waiting for a notification makes sense.
@@ -75,7 +76,11 @@ class Listener:
                 if not is_transient(error):
                     logger.exception("listening failed; polling goes on")
                 else:
-                    logger.warning("listening was interrupted: %s; polling goes on", error)
+                    # Once an outage: behind a pooler that delivers nothing it would never end.
+                    level = logging.DEBUG if self._warned else logging.WARNING
+                    self._warned = True
+                    what = str(error) or type(error).__name__
+                    logger.log(level, "no notifications (%s); polling goes on", what)
             finally:
                 self.healthy.clear()
             await asyncio.sleep(backoff.next())
@@ -91,6 +96,7 @@ class Listener:
                 if not self.healthy.is_set():
                     self.healthy.set()
                     backoff.reset()
+                    self._warned = False
                     self._on_restored()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._probe_interval):
