@@ -261,7 +261,7 @@ DAMAGES = {
         {"42883", "42804"},
     ),
 }
-TOUCHED = {
+TOUCHED: dict[Action, dict[str, str]] = {
     register: {"table": "schema_gate", "column": "floor", "constraint": "schema_gate_floor_check"},
     invoke: {
         "table": "executions",
@@ -287,17 +287,18 @@ async def test_a_damaged_table_is_no_empty_database(
 
 
 @pytest.mark.parametrize(
-    ("statement", "code"),
+    ("statement", "codes"),
     [
-        ("SELEC 1", "42601"),
-        ("SELECT 1 / 0", "22012"),
-        ("CREATE EXTENSION pgconductor_no_such_extension", ("58P01", "0A000")),
-        ("SELECT nothing FROM pgconductor.executions", "42703"),
-        ("SELECT 1 FROM pgconductor.nothing", "42P01"),
+        ("SELEC 1", {"42601"}),
+        ("SELECT 1 / 0", {"22012"}),
+        # Which of the two depends on the version of the server.
+        ("CREATE EXTENSION pgconductor_no_such_extension", {"58P01", "0A000"}),
+        ("SELECT nothing FROM pgconductor.executions", {"42703"}),
+        ("SELECT 1 FROM pgconductor.nothing", {"42P01"}),
     ],
 )
 def test_a_revision_that_fails_leaves_the_one_before(
-    empty_database_url: str, tmp_path: Path, statement: str, code: str
+    empty_database_url: str, tmp_path: Path, statement: str, codes: set[str]
 ) -> None:
     location = copy_of_revisions(tmp_path)
     path = add_revision(location, "0002", "0001", metadata="name = 'fails'\nbreaking = True")
@@ -307,7 +308,7 @@ def test_a_revision_that_fails_leaves_the_one_before(
     path.write_text(source.replace("def upgrade():\n", broken), encoding="utf-8")
     with pytest.raises(DBAPIError) as caught:
         in_thread(command.upgrade, config_for(empty_database_url, location), "head")
-    assert sqlstate(caught.value) in code
+    assert sqlstate(caught.value) in codes
     assert current(empty_database_url) == [("0001",)]
     assert ledger(empty_database_url) == [(1, "initial", False)]
     assert rows(empty_database_url, "SELECT to_regclass('pgconductor.half')::text") == [(None,)]
