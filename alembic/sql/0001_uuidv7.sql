@@ -10,7 +10,9 @@ AS $$
                     pg_catalog.uuid_send(pg_catalog.gen_random_uuid()),
                     pg_catalog.substring(
                         pg_catalog.int8send(
-                            floor(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint
+                            pg_catalog.floor(
+                                extract(epoch FROM pg_catalog.clock_timestamp()) * 1000
+                            )::bigint
                         ),
                         3
                     ),
