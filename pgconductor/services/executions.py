@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pgconductor.domain.claims import Claim, Fetched, Registration
 from pgconductor.domain.invocations import DedupeScope, Invocation, Invoked
-from pgconductor.domain.limits import MAX_BATCH, check_count, check_queue
+from pgconductor.domain.limits import MAX_BATCH, check_count, check_queue, check_text
 from pgconductor.domain.outcomes import Disposition, Outcome, Verdict
 from pgconductor.domain.payloads import DEFAULT_MAX_BYTES, encode
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page
@@ -193,7 +193,12 @@ class ExecutionService:
 
         Returns:
             False if it has finished, or never was.
+
+        Raises:
+            InvalidInput: The reason cannot be stored.
         """
+        if reason is not None:
+            check_text(reason, "reason")
         async with self._work.begin() as repositories:
             return await repositories.executions.cancel(execution_id, reason)
 

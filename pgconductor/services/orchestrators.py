@@ -13,6 +13,7 @@ from uuid import UUID
 from pgconductor._version import __version__
 from pgconductor.domain.claims import Registration
 from pgconductor.domain.ids import new_id
+from pgconductor.domain.limits import check_text
 from pgconductor.domain.orchestrators import (
     Beat,
     Heartbeat,
@@ -206,7 +207,11 @@ class OrchestratorService:
 
         Returns:
             Those that are still there.
+
+        Raises:
+            InvalidInput: The reason cannot be stored.
         """
+        check_text(reason, "reason")
         async with self._work.begin() as repositories:
             asked = await repositories.orchestrators.request_shutdown(
                 reason=reason, below_version=below_version
@@ -220,7 +225,11 @@ class OrchestratorService:
 
         Returns:
             False if there is none of that id.
+
+        Raises:
+            InvalidInput: The reason cannot be stored.
         """
+        check_text(reason, "reason")
         async with self._work.begin() as repositories:
             return bool(
                 await repositories.orchestrators.request_shutdown(

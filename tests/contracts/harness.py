@@ -32,6 +32,11 @@ FAILURE = Failure("ValueError", "no good", "Traceback: …")
 STALE_AFTER = timedelta(seconds=30)
 
 
+def empty(found: ExecutionSnapshot, *columns: str) -> bool:
+    """Whether all these columns are NULL."""
+    return all(getattr(found, column) is None for column in columns)
+
+
 class Harness(ABC):
     """Services over the database under test, and what a test does behind their back."""
 
