@@ -1,0 +1,159 @@
+"""Registration, heartbeats, shutdown requests, and the gate."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import timedelta
+
+import pytest
+
+from pgconductor import __version__
+from pgconductor.domain.claims import Registration
+from pgconductor.domain.ids import new_id
+from pgconductor.domain.revisions import KNOWN_REVISION, SchemaStatus
+from pgconductor.exceptions import InvalidInput, NotRegistered, SchemaBehind, SchemaTooNew
+from tests.contracts.harness import Harness
+
+
+async def test_a_registration_is_a_row(db: Harness) -> None:
+    """I2, A3: committed before anything can be fetched."""
+    before = await db.now()
+    owner = await db.register()
+    (found,) = await db.orchestrators.list()
+    assert (found.id, found.schema_version) == (owner.orchestrator_id, KNOWN_REVISION)
+    assert (found.version, found.hostname, found.pid) == (
+        __version__,
+        socket.gethostname(),
+        os.getpid(),
+    )
+    assert before <= found.started_at <= found.last_heartbeat_at <= await db.now()
+    assert (found.heartbeat_number, found.shutdown_requested_at) == (0, None)
+
+
+async def test_every_start_has_an_identity_of_its_own(db: Harness) -> None:
+    first, second = await db.register(), await db.register()
+    assert first.orchestrator_id != second.orchestrator_id
+    listed = [one.id for one in await db.orchestrators.list()]
+    assert listed == [first.orchestrator_id, second.orchestrator_id]
+
+
+async def test_the_gate_refuses_what_does_not_know_a_breaking_revision(db: Harness) -> None:
+    """A6."""
+    await db.set_schema(installed=5, floor=3)
+    with pytest.raises(SchemaTooNew) as caught:
+        await db.register(schema_version=2)
+    assert (caught.value.installed, caught.value.known, caught.value.floor) == (5, 2, 3)
+    assert await db.orchestrators.list() == []
+    assert (await db.register(schema_version=3)).schema_version == 3
+    assert (await db.register(schema_version=9)).schema_version == 9
+
+
+async def test_a_database_ahead_by_harmless_revisions_is_fine(db: Harness) -> None:
+    await db.set_schema(installed=5, floor=0)
+    await db.register(schema_version=1)
+    assert await db.orchestrators.schema_status() == SchemaStatus(5, 0)
+
+
+async def test_the_gate_refuses_a_database_that_is_behind(db: Harness) -> None:
+    await db.set_schema(installed=0, floor=0)
+    with pytest.raises(SchemaBehind):
+        await db.register()
+    assert await db.orchestrators.list() == []
+
+
+async def test_a_heartbeat_counts_and_moves_the_time(db: Harness) -> None:
+    owner, other = await db.register(), await db.register()
+    for number in (1, 2, 3):
+        db.advance(timedelta(seconds=5))
+        now = await db.now()
+        answer = await db.orchestrators.heartbeat(owner)
+        assert (answer.number, answer.schema_floor) == (number, 0)
+        assert (answer.shutdown_requested, answer.shutdown_reason) == (False, None)
+        assert answer.cancellations == frozenset()
+        mine, others = await db.orchestrators.list()
+        assert (mine.id, mine.heartbeat_number) == (owner.orchestrator_id, number)
+        assert now <= mine.last_heartbeat_at <= await db.now()
+        assert (others.id, others.heartbeat_number) == (other.orchestrator_id, 0)
+
+
+async def test_a_heartbeat_tells_the_floor(db: Harness) -> None:
+    owner = await db.register()
+    await db.set_schema(installed=4, floor=4)
+    assert (await db.orchestrators.heartbeat(owner)).schema_floor == 4
+
+
+async def test_who_has_no_row_never_comes_back(db: Harness) -> None:
+    """An UPDATE, never an upsert."""
+    gone = await db.register()
+    await db.orchestrators.leave(gone)
+    for owner in (gone, Registration(new_id(), 1)):
+        with pytest.raises(NotRegistered) as caught:
+            await db.orchestrators.heartbeat(owner)
+        assert caught.value.orchestrator_id == owner.orchestrator_id
+    assert await db.orchestrators.list() == []
+
+
+async def test_a_shutdown_request_is_a_level(db: Harness) -> None:
+    """A lost answer loses nothing: it is told at every beat, the first reason stays."""
+    owner, other = await db.register(), await db.register()
+    async with db.notifications() as sent:
+        assert await db.orchestrators.request_shutdown(owner.orchestrator_id, reason="deploy")
+    assert sent == [("pgconductor_control", str(owner.orchestrator_id))]
+    (asked, _) = await db.orchestrators.list()
+    assert await db.orchestrators.request_shutdown(owner.orchestrator_id, reason="again")
+    for _ in range(2):
+        answer = await db.orchestrators.heartbeat(owner)
+        assert (answer.shutdown_requested, answer.shutdown_reason) == (True, "deploy")
+    assert not (await db.orchestrators.heartbeat(other)).shutdown_requested
+    (still, _) = await db.orchestrators.list()
+    assert still.shutdown_requested_at == asked.shutdown_requested_at is not None
+
+
+async def test_nobody_can_be_asked_that_is_not_there(db: Harness) -> None:
+    assert not await db.orchestrators.request_shutdown(new_id(), reason="deploy")
+
+
+@pytest.mark.parametrize("reason", ["nul \x00", "\ud800"])
+async def test_a_reason_that_cannot_be_stored_is_refused(db: Harness, reason: str) -> None:
+    owner = await db.register()
+    with pytest.raises(InvalidInput, match="reason"):
+        await db.orchestrators.request_shutdown(owner.orchestrator_id, reason=reason)
+    with pytest.raises(InvalidInput, match="reason"):
+        await db.orchestrators.sweep(below_version=9, reason=reason)
+
+
+async def test_a_sweep_asks_those_that_know_too_little(db: Harness) -> None:
+    """A6: again and again, until they have left."""
+    one = await db.register(schema_version=1)
+    two = await db.register(schema_version=2)
+    three = await db.register(schema_version=3)
+    swept = await db.orchestrators.sweep(below_version=3, reason="revision 0003")
+    assert [found.id for found in swept] == [one.orchestrator_id, two.orchestrator_id]
+    assert {found.shutdown_reason for found in swept} == {"revision 0003"}
+    assert not (await db.orchestrators.heartbeat(three)).shutdown_requested
+    await db.orchestrators.leave(one)
+    late = await db.register(schema_version=1)
+    swept = await db.orchestrators.sweep(below_version=3, reason="revision 0003")
+    assert [found.id for found in swept] == [two.orchestrator_id, late.orchestrator_id]
+    await db.orchestrators.leave(two)
+    await db.orchestrators.leave(late)
+    assert await db.orchestrators.sweep(below_version=3, reason="revision 0003") == []
+
+
+async def test_all_can_be_asked_at_once(db: Harness) -> None:
+    owners = [(await db.register()).orchestrator_id for _ in range(3)]
+    async with db.notifications() as sent, db.begin() as repositories:
+        asked = await repositories.orchestrators.request_shutdown(reason="closing")
+        assert sorted(asked) == owners
+    assert sorted(sent) == [("pgconductor_control", str(one)) for one in owners]
+
+
+async def test_one_can_be_asked_if_it_knows_too_little(db: Harness) -> None:
+    owner = await db.register(schema_version=2)
+    async with db.begin() as repositories:
+        for below, expected in ((2, []), (3, [owner.orchestrator_id])):
+            asked = await repositories.orchestrators.request_shutdown(
+                reason="r", orchestrator_id=owner.orchestrator_id, below_version=below
+            )
+            assert asked == expected

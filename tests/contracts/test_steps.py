@@ -1,0 +1,121 @@
+"""I5: steps are keyed by name, recorded once, and by the owner only (I1)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from pgconductor.domain.claims import Claim, Fetched
+from pgconductor.domain.ids import new_id
+from pgconductor.domain.payloads import decode
+from pgconductor.exceptions import OwnershipLost
+from tests.contracts.harness import Harness
+
+
+async def record(db: Harness, held: Fetched, key: str, result: str | None) -> Any:
+    async with db.begin() as repositories:
+        return decode(await repositories.steps.record(held.id, held.claim, key, result))
+
+
+async def results(db: Harness, held: Fetched) -> dict[str, Any]:
+    async with db.begin() as repositories:
+        found = await repositories.steps.results(held.id)
+    return {key: decode(text) for key, text in found.items()}
+
+
+async def test_a_recorded_step_is_returned_not_replaced(db: Harness) -> None:
+    _, held = await db.running()
+    assert await record(db, held, "charge", '{"id": 1}') == {"id": 1}
+    assert await record(db, held, "charge", '{"id": 2}') == {"id": 1}
+    assert await results(db, held) == {"charge": {"id": 1}}
+
+
+async def test_a_step_without_a_result_is_recorded_too(db: Harness) -> None:
+    _, held = await db.running()
+    assert await record(db, held, "a", None) is None
+    assert await record(db, held, "a", '"later"') is None
+    assert await results(db, held) == {"a": None}
+
+
+async def test_steps_belong_to_their_execution_and_keep_their_order(db: Harness) -> None:
+    _, held = await db.running()
+    _, other = await db.running()
+    for key in ("z", "a", "m"):
+        await record(db, held, key, f'"{key}"')
+        db.advance(timedelta(seconds=1))
+    await record(db, other, "a", '"other"')
+    assert list((await results(db, held)).items()) == [("z", "z"), ("a", "a"), ("m", "m")]
+    assert await results(db, other) == {"a": "other"}
+
+
+async def test_steps_outlive_the_attempt(db: Harness) -> None:
+    """I4: at most one recorded result for a step, whoever comes next."""
+    owner, held = await db.running()
+    await record(db, held, "charge", "1")
+    await db.fail(held, retry_after=timedelta(0))
+    (again,) = await db.fetch(owner)
+    assert await record(db, again, "charge", "2") == 1
+    await db.crash(owner)
+    (third,) = await db.fetch(await db.register())
+    assert await results(db, third) == {"charge": 1}
+
+
+async def test_a_step_that_rolls_back_is_not_recorded(db: Harness) -> None:
+    _, held = await db.running()
+    async with db.rolled_back() as repositories:
+        await repositories.steps.record(held.id, held.claim, "charge", "1")
+    assert await results(db, held) == {}
+    assert await record(db, held, "charge", "2") == 2
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["completed", "failed", "released", "recovered", "other claim", "other orchestrator",
+     "fetched again", "no such execution"],
+)  # fmt: skip
+async def test_a_stale_owners_step_is_refused(db: Harness, how: str) -> None:
+    """I1, B3: nothing is written, nor is what is on record handed out."""
+    owner, held = await db.running()
+    await record(db, held, "first", "1")
+    execution_id, claim = held.id, held.claim
+    match how:
+        case "completed":
+            await db.complete(held)
+        case "failed":
+            await db.fail(held)
+        case "released":
+            await db.release(held)
+        case "recovered":
+            await db.crash(owner)
+        case "other claim":
+            claim = Claim(claim.orchestrator_id, claim.number + 1)
+        case "other orchestrator":
+            claim = (await db.register()).next_claim()
+        case "fetched again":
+            await db.release(held)
+            await db.fetch(owner)
+        case _:
+            execution_id = new_id()
+    for key in ("first", "second"):
+        async with db.begin() as repositories:
+            with pytest.raises(OwnershipLost) as caught:
+                await repositories.steps.record(execution_id, claim, key, "2")
+            assert caught.value.execution_id == execution_id
+    assert await results(db, held) == {"first": 1}
+
+
+async def test_a_step_goes_on_while_a_cancellation_is_only_asked_for(db: Harness) -> None:
+    """The owner holds it until its next boundary."""
+    _, held = await db.running()
+    await db.executions.cancel(held.id)
+    assert await record(db, held, "charge", "1") == 1
+
+
+async def test_a_key_is_only_itself(db: Harness) -> None:
+    _, held = await db.running()
+    keys = ["a", "A", "a ", "ä", "a\u0308", "a" * 512]
+    for number, key in enumerate(keys):
+        await record(db, held, key, str(number))
+    assert await results(db, held) == {key: number for number, key in enumerate(keys)}
