@@ -1,0 +1,1 @@
+"""``pgconductor demo``: real work on real processes, one of which is killed, and a proof."""

@@ -1,0 +1,143 @@
+"""``worker``: execute the tasks of an application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import click
+
+from pgconductor.cli.errors import CommandFailed
+from pgconductor.cli.exit_codes import ExitCode
+from pgconductor.cli.locate import app_dir, locate
+from pgconductor.cli.logs import set_up_logging
+from pgconductor.cli.options import database_url, given_url
+
+if TYPE_CHECKING:
+    from pgconductor import Conductor
+
+__all__ = ["worker_command"]
+
+logger = logging.getLogger("pgconductor.cli")
+
+# By the value of ExitReason.
+_CODES: Final = {
+    "clean": ExitCode.OK,
+    "forced": ExitCode.FORCED,
+    "shutdown": ExitCode.SHUTDOWN,
+    "evicted": ExitCode.EVICTED,
+}
+_LAST_CHANCE: Final = 1.0
+
+
+@click.command("worker")
+@click.argument("app", metavar="MODULE:ATTRIBUTE")
+@app_dir
+@click.option("--queue", "queues", multiple=True, help="Serve this queue; else those of the tasks.")
+@click.option("--concurrency", type=int, help="How many handlers at once for each queue.")
+@click.option("--drain", is_flag=True, help="Stop when nothing is left that is due.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    default="info",
+    show_default=True,
+)
+@click.option("--log-json", is_flag=True, help="Log JSON, an object a line.")
+@database_url
+def worker_command(
+    *,
+    app: str,
+    app_dir: Path,
+    queues: tuple[str, ...],
+    concurrency: int | None,
+    drain: bool,
+    log_level: str,
+    log_json: bool,
+    database_url: str | None,
+) -> ExitCode:
+    """Execute the tasks of the conductor MODULE:ATTRIBUTE until SIGTERM or Ctrl-C.
+
+    The first signal stops it gracefully, a second one hurries it, a third ends the process.
+    --database-url is passed on in the environment, before the module is imported.
+    """
+    set_up_logging(log_level, as_json=log_json)
+    url = given_url(database_url)
+    if url is not None:
+        from pgconductor.settings import normalise_url
+
+        normalise_url(url)
+        os.environ["PGCONDUCTOR_DATABASE_URL"] = url
+        # The way around a pooler that the environment names leads to another database.
+        os.environ.pop("PGCONDUCTOR_DIRECT_URL", None)
+    conductor = locate(app, app_dir)
+    _check_database(conductor, url)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_work(conductor, list(queues) or None, concurrency, drain))
+
+
+def _check_database(conductor: Conductor, url: str | None) -> None:
+    """Raise at once if there is no database, or not the one that was asked for."""
+    from pgconductor.services.identity import same_address
+    from pgconductor.settings import normalise_url
+
+    own = conductor.engine.url
+    if url is not None and not same_address(own, normalise_url(url)):
+        raise CommandFailed(
+            "the application brings a database of its own, which --database-url cannot change"
+        )
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        logger.debug("on asyncio's own event loop; uvloop is not installed")
+        return None
+    logger.debug("on uvloop")
+    return uvloop.new_event_loop
+
+
+async def _work(
+    conductor: Conductor, queues: list[str] | None, concurrency: int | None, drain: bool
+) -> ExitCode:
+    orchestrator = conductor.orchestrator(queues, concurrency)
+    try:
+        reason = await (orchestrator.drain() if drain else orchestrator.run())
+    finally:
+        await conductor.close()
+    code = _CODES[reason.value]
+    if code is ExitCode.OK:
+        logger.info("stopped cleanly")
+    else:
+        logger.error("stopped: %s (exit code %d)", reason.value, code)
+    if await _left_behind():
+        _leave_now(code)
+    return code
+
+
+async def _left_behind() -> bool:
+    """Whether handlers go on that do not end, in tasks or in threads."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=_LAST_CHANCE)
+    threads = [one for one in threading.enumerate() if one.name.startswith("pgconductor-handler")]
+    # An idle thread of the pool ends by itself at exit; one in a handler would be waited for.
+    for thread in threads:
+        await asyncio.to_thread(thread.join, _LAST_CHANCE / len(threads))
+    return any(not one.done() for one in tasks) or any(one.is_alive() for one in threads)
+
+
+def _leave_now(code: ExitCode) -> NoReturn:
+    """End the process without waiting for anybody."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
