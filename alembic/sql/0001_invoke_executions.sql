@@ -24,7 +24,9 @@ AS $$
 #variable_conflict use_column
 DECLARE
     v_retained constant boolean := coalesce(true = ANY (p_dedupe_retained), false);
-    v_open bigint[] := ARRAY(SELECT generate_series(1::bigint, cardinality(p_ids)));
+    v_all constant bigint[] := ARRAY(SELECT generate_series(1::bigint, cardinality(p_ids)));
+    -- NULL for all of them: looking up each place in a long array would take quadratic time.
+    v_open bigint[] := CASE WHEN v_retained THEN v_all END;
     v_new uuid[];
     v_places bigint[];
     v_mine uuid[];
@@ -74,7 +76,7 @@ BEGIN
                 dedupe_key, max_attempts, max_crashes, place
             )
             LEFT JOIN pgconductor.tasks t ON t.key = s.task_key
-            WHERE s.place = ANY (v_open)
+            WHERE v_open IS NULL OR s.place = ANY (v_open)
             ORDER BY s.task_key, s.queue, s.dedupe_key, s.place
             ON CONFLICT (task_key, queue, dedupe_key)
                 WHERE dedupe_key IS NOT NULL AND finished_at IS NULL
@@ -90,6 +92,14 @@ BEGIN
         SELECT coalesce(array_agg(i.id), '{}') INTO v_new
         FROM inserted i
         WHERE (SELECT count(*) FROM told) >= 0;
+
+        IF v_open IS NULL AND cardinality(v_new) = cardinality(p_ids) THEN
+            RETURN QUERY
+            SELECT s.place::integer, s.id, true
+            FROM unnest(p_ids) WITH ORDINALITY AS s (id, place);
+            RETURN;
+        END IF;
+        v_open := coalesce(v_open, v_all);
 
         IF v_retained THEN
             -- One of the same key may have finished between the look above and the insert.

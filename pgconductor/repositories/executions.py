@@ -7,7 +7,8 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Text, cast, func, select, update
+from sqlalchemy import ColumnElement, Row, Text, cast, func, literal_column, select, update
+from sqlalchemy.exc import IntegrityError
 
 from pgconductor import sql
 from pgconductor.domain.claims import Claim, Fetched
@@ -73,7 +74,9 @@ class SqlExecutionRepository(SqlRepository):
         rows = await self._rows(
             select(Execution.id, Execution.claim_number).where(
                 Execution.locked_by == orchestrator_id,
-                Execution.claim_number > 0,
+                # A literal, as in the predicate of executions_held_idx: a parameter would keep
+                # the index from being used.
+                Execution.claim_number > literal_column("0"),
                 Execution.state == ExecutionState.RUNNING.value,
             )
         )
@@ -117,7 +120,11 @@ class SqlExecutionRepository(SqlRepository):
 
     async def retry(self, execution_id: UUID, *, from_scratch: bool = False) -> bool:
         """See the protocol."""
-        (row,) = await self._rows(sql.RETRY, {"id": execution_id, "from_scratch": from_scratch})
+        try:
+            (row,) = await self._rows(sql.RETRY, {"id": execution_id, "from_scratch": from_scratch})
+        except IntegrityError as error:
+            # An invocation of the same key that committed after this statement had begun.
+            raise DedupeConflict(execution_id) from error
         if row.rival:
             raise DedupeConflict(execution_id)
         return bool(row.changed)

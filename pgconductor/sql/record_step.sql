@@ -1,13 +1,16 @@
 -- A step's result, written only by the owner of its execution. The fence takes the execution's row
 -- in share mode: a recovery skips it until this commits. Its own row comes back, or the one that
 -- was there already; none if the writer is not the owner.
+--
+-- The claim number is a sub-select, whose value the planner does not know: a number that it knows
+-- to be above zero would let it look through executions_held_idx, all of a claim for one of it.
 WITH fence AS MATERIALIZED (
     SELECT e.id
     FROM pgconductor.executions e
     WHERE e.id = CAST(:execution_id AS uuid)
       AND e.state = 'running'
       AND e.locked_by = CAST(:orchestrator_id AS uuid)
-      AND e.claim_number = CAST(:claim_number AS bigint)
+      AND e.claim_number = (SELECT CAST(:claim_number AS bigint))
     FOR SHARE OF e
 ),
 made AS (

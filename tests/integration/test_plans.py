@@ -1,0 +1,417 @@
+"""What the planner makes of each statement on a table that has lived: nothing reads all of it.
+
+Plans are looked at both as a session's first executions get them (custom) and as its later ones do
+(generic), for a prepared statement may go either way.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from pgconductor.domain.claims import Claim
+from pgconductor.domain.invocations import DedupeScope, Invocation
+from pgconductor.domain.outcomes import Completed
+from pgconductor.domain.snapshots import ExecutionFilter
+from pgconductor.exceptions import OwnershipLost
+from pgconductor.repositories import Repositories, sql_repositories
+from pgconductor.types import ExecutionState
+from tests.support.servers import Server, connect
+
+OWNER = UUID("00000000-0000-7000-8000-000000000001")
+NAMES = """
+    ('00000000-0000-7000-8000-' || lpad(to_hex({number}), 12, '0'))::uuid
+"""
+# 50,000 finished, 20,000 due in three queues, 1,000 for next year, 500 held by twenty.
+SEED = f"""
+    INSERT INTO pgconductor.orchestrators (id, version, schema_version, hostname, pid)
+    SELECT {NAMES.format(number="n")}, '1', 1, 'here', n FROM generate_series(1, 20) n;
+
+    INSERT INTO pgconductor.executions (
+        id, task_key, queue, state, dedupe_key, finished_at, finished_by, finished_claim, result
+    )
+    SELECT pgconductor.uuidv7(), 'task' || n % 7, 'queue' || n % 3, 'completed',
+           CASE WHEN n % 2 = 0 THEN 'key' || n END,
+           now() - n * interval '1 s', {NAMES.format(number="n % 20 + 1")}, n, '{{}}'
+    FROM generate_series(1, 50000) n;
+
+    INSERT INTO pgconductor.executions (id, task_key, queue, run_at, priority, dedupe_key)
+    SELECT pgconductor.uuidv7(), 'task' || n % 7, 'queue' || n % 3, now() - n * interval '1 ms',
+           n % 5, CASE WHEN n % 3 = 0 THEN 'key' || n END
+    FROM generate_series(1, 20000) n;
+
+    INSERT INTO pgconductor.executions (id, task_key, queue, run_at)
+    SELECT pgconductor.uuidv7(), 'task' || n % 7, 'queue' || n % 3, now() + interval '1 year'
+    FROM generate_series(1, 1000) n;
+
+    INSERT INTO pgconductor.executions (
+        id, task_key, queue, state, locked_by, locked_at, claim_number, attempts,
+        cancel_requested_at
+    )
+    SELECT pgconductor.uuidv7(), 'task' || n % 7, 'queue' || n % 3, 'running',
+           {NAMES.format(number="n % 20 + 1")}, now(), n, 1,
+           CASE WHEN n % 100 = 0 THEN now() END
+    FROM generate_series(1, 500) n;
+
+    INSERT INTO pgconductor.steps (execution_id, key, result)
+    SELECT e.id, 'step' || n, '{{}}'
+    FROM pgconductor.executions e, generate_series(1, 20) n WHERE e.state = 'running';
+"""
+
+Call = Callable[[Repositories, list[UUID]], Awaitable[Any]]
+EXECUTIONS = "executions"
+
+
+@pytest.fixture(scope="module")
+def seeded(server: Server, template: str) -> Iterator[str]:
+    with server.database(template) as name:
+        url = server.url_for(name)
+        with connect(url) as connection:
+            connection.execute(SEED.encode())
+            connection.execute("VACUUM ANALYZE")
+        yield url
+
+
+@pytest.fixture
+async def seeded_engine(seeded: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_async_engine(seeded)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def running(seeded: str) -> list[UUID]:
+    """A hundred executions that are held, not all by one owner."""
+    with connect(seeded) as connection:
+        rows = connection.execute(
+            "SELECT id FROM pgconductor.executions WHERE state = 'running' ORDER BY id LIMIT 100"
+        )
+        return [row[0] for row in rows if isinstance(row[0], UUID)]
+
+
+# --- reading plans -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan, or a part of one."""
+
+    root: dict[str, Any]
+
+    def nodes(self) -> Iterator[dict[str, Any]]:
+        todo = [self.root]
+        while todo:
+            node = todo.pop()
+            yield node
+            todo += node.get("Plans", [])
+
+    def part(self, name: str) -> Plan:
+        (found,) = [node for node in self.nodes() if node.get("Subplan Name") == name]
+        return Plan(found)
+
+    def types(self) -> set[str]:
+        return {node["Node Type"] for node in self.nodes()}
+
+    def whole_reads(self, *tables: str) -> list[dict[str, Any]]:
+        """Scans that read a table from one end to the other."""
+        return [
+            node
+            for node in self.nodes()
+            if node["Node Type"] == "Seq Scan" and node["Relation Name"] in tables
+        ]
+
+    def indexes(self, table: str = EXECUTIONS) -> set[str]:
+        """The indexes through which rows of a table are found."""
+        return {
+            node["Index Name"]
+            for node in self.nodes()
+            if "Index Name" in node and node["Index Name"].startswith(table)
+        }
+
+
+def literal(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    return "'" + plain(value).replace("'", "''") + "'"
+
+
+def plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "{" + ",".join("NULL" if one is None else quoted(plain(one)) for one in value) + "}"
+    return str(value)
+
+
+def quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+class Explainer:
+    """Takes down the statements of calls, and has them explained."""
+
+    def __init__(self, engine: AsyncEngine, url: str, mode: str, running: list[UUID]) -> None:
+        self.engine = engine
+        self.url = url
+        self.mode = mode
+        self.running = running
+
+    async def plans(self, call: Call) -> list[Plan]:
+        statements: list[tuple[str, Any]] = []
+
+        def collect(_1: Any, _2: Any, statement: str, parameters: Any, *_: Any) -> None:
+            statements.append((statement, parameters))
+
+        event.listen(self.engine.sync_engine, "before_cursor_execute", collect)
+        try:
+            async with self.engine.connect() as writer:
+                await call(sql_repositories(writer), self.running)
+                await writer.rollback()
+        finally:
+            event.remove(self.engine.sync_engine, "before_cursor_execute", collect)
+        with connect(self.url) as connection:
+            connection.execute(f"SET plan_cache_mode = {self.mode}".encode())
+            return [self.explain(connection, *one) for one in statements]
+
+    async def plan(self, call: Call) -> Plan:
+        (plan,) = await self.plans(call)
+        return plan
+
+    def explain(self, connection: psycopg.Connection[Any], statement: str, parameters: Any) -> Plan:
+        connection.execute(f"PREPARE explained AS {statement}".encode())
+        given = ", ".join(literal(value) for value in parameters)
+        execute = f"EXECUTE explained ({given})" if given else "EXECUTE explained"
+        row = connection.execute(f"EXPLAIN (FORMAT JSON) {execute}".encode()).fetchone()
+        connection.execute("DEALLOCATE explained")
+        assert row is not None
+        return Plan(row[0][0]["Plan"])
+
+    async def nested(self, call: Call) -> dict[str, list[Plan]]:
+        """The plans of the statements inside functions, as auto_explain reports them."""
+        async with self.engine.connect() as connection:
+            messages = await watched(connection, self.mode)
+            await call(sql_repositories(connection), self.running)
+            await connection.rollback()
+        found: dict[str, list[Plan]] = {}
+        for message in messages:
+            _, _, text = message.partition("plan:\n")
+            if text:
+                explained = json.loads(text)
+                found.setdefault(explained["Query Text"], []).append(Plan(explained["Plan"]))
+        return found
+
+
+async def watched(connection: AsyncConnection, mode: str) -> list[str]:
+    """Have the server report every plan of this session, those inside functions included."""
+    messages: list[str] = []
+    raw = (await connection.get_raw_connection()).driver_connection
+    assert raw is not None
+    raw.add_log_listener(lambda _, message: messages.append(message.message))
+    for statement in (
+        "LOAD 'auto_explain'",
+        "SET auto_explain.log_min_duration = 0",
+        "SET auto_explain.log_nested_statements = on",
+        "SET auto_explain.log_format = json",
+        "SET auto_explain.log_level = notice",
+        f"SET plan_cache_mode = {mode}",
+    ):
+        await connection.exec_driver_sql(statement)
+    return messages
+
+
+@pytest.fixture(params=["force_custom_plan", "force_generic_plan"])
+def explainer(
+    request: pytest.FixtureRequest, seeded_engine: AsyncEngine, seeded: str, running: list[UUID]
+) -> Explainer:
+    return Explainer(seeded_engine, seeded, request.param, running)
+
+
+# --- the hot path --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "task_keys"), [(1, None), (10, None), (100, None), (10, ["task1", "task2"])]
+)
+async def test_fetch_reads_its_index_in_order(
+    explainer: Explainer, limit: int, task_keys: list[str] | None
+) -> None:
+    plan = await explainer.plan(
+        lambda all_, _: all_.executions.fetch(
+            Claim(OWNER, 1), "queue1", limit=limit, task_keys=task_keys
+        )
+    )
+    assert not plan.whole_reads(EXECUTIONS)
+    assert plan.indexes() == {"executions_ready_idx", "executions_pkey"}
+    picked = plan.part("CTE picked")
+    # In order, so that a long backlog is not sorted to take ten of it.
+    assert not {"Sort", "Incremental Sort", "Bitmap Heap Scan"} & picked.types()
+    (scan,) = [node for node in picked.nodes() if node.get("Index Name") == "executions_ready_idx"]
+    assert scan["Node Type"] == "Index Scan"
+    assert scan["Scan Direction"] == "Forward"
+    condition = scan["Index Cond"]
+    assert "(queue = " in condition
+    # The clock is inlined and compared in the index: the far future costs no visit to the table.
+    assert re.search(r"run_at <= \(now\(\) \+ COALESCE\(", condition)
+    assert "pgconductor.clock(" not in condition
+
+
+async def test_complete_goes_through_the_primary_key(explainer: Explainer) -> None:
+    plan = await explainer.plan(
+        lambda all_, running: all_.executions.complete(
+            [Completed(one, Claim(OWNER, 1), "{}") for one in running]
+        )
+    )
+    assert not plan.whole_reads(EXECUTIONS)
+    assert plan.indexes() == {"executions_pkey"}
+
+
+async def test_a_step_is_recorded_by_keys(explainer: Explainer) -> None:
+    plan = await explainer.plan(
+        lambda all_, running: ignore_ownership(
+            all_.steps.record(running[0], Claim(OWNER, 1), "step", "{}")
+        )
+    )
+    assert not plan.whole_reads(EXECUTIONS, "steps")
+    assert plan.indexes() == {"executions_pkey"}
+    assert plan.indexes("steps") == {"steps_pkey"}
+
+
+async def ignore_ownership(record: Awaitable[Any]) -> None:
+    with pytest.raises(OwnershipLost):
+        await record
+
+
+async def test_steps_are_read_by_their_execution(explainer: Explainer) -> None:
+    plan = await explainer.plan(lambda all_, running: all_.steps.results(running[0]))
+    assert plan.indexes("steps") == {"steps_pkey"}
+
+
+async def test_a_heartbeat_reads_only_cancellations(explainer: Explainer) -> None:
+    plan = await explainer.plan(lambda all_, _: all_.orchestrators.heartbeat(OWNER))
+    assert plan.indexes() == {"executions_cancelling_idx"}
+    assert not plan.whole_reads(EXECUTIONS)
+
+
+# --- recovery ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("crashed", [True, False])
+async def test_what_is_held_is_found_by_its_index(explainer: Explainer, crashed: bool) -> None:
+    plan = await explainer.plan(
+        lambda all_, _: all_.executions.take_back(OWNER, limit=500, crashed=crashed)
+    )
+    assert not plan.whole_reads(EXECUTIONS)
+    assert plan.part("CTE held").indexes() == {"executions_held_idx"}
+    assert plan.part("CTE changed").indexes() == {"executions_pkey"}
+
+
+RECOVERY: dict[str, Call] = {
+    "orphans": lambda all_, _: all_.executions.orphan_owners(),
+    "held": lambda all_, _: all_.executions.held(OWNER),
+    "remove": lambda all_, _: all_.orchestrators.remove(uuid4()),
+}
+
+
+@pytest.mark.parametrize("call", RECOVERY.values(), ids=list(RECOVERY))
+async def test_recovery_looks_only_at_what_is_held(explainer: Explainer, call: Call) -> None:
+    plan = await explainer.plan(call)
+    assert not plan.whole_reads(EXECUTIONS)
+    assert plan.indexes() == {"executions_held_idx"}
+
+
+# --- operators -----------------------------------------------------------------------------------
+
+
+async def test_one_execution_is_read_by_its_key(explainer: Explainer) -> None:
+    plan = await explainer.plan(lambda all_, running: all_.executions.get_one_or_none(running[0]))
+    assert plan.root["Node Type"] == "Index Scan"
+    assert plan.indexes() == {"executions_pkey"}
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_page_is_read_backwards_by_key(explainer: Explainer, after: bool) -> None:
+    plan = await explainer.plan(
+        lambda all_, running: all_.executions.list(
+            ExecutionFilter(), limit=50, after=running[0] if after else None
+        )
+    )
+    assert plan.types() == {"Limit", "Index Scan"}
+    assert plan.indexes() == {"executions_pkey"}
+
+
+FILTERS = {
+    "state": ExecutionFilter(states=(ExecutionState.COMPLETED,)),
+    "task": ExecutionFilter(task_key="task1"),
+    "queue": ExecutionFilter(queue="queue1", states=(ExecutionState.AVAILABLE,)),
+    "time": ExecutionFilter(created_after=datetime(2020, 1, 1, tzinfo=UTC)),
+}
+
+
+@pytest.mark.parametrize("where", FILTERS.values(), ids=list(FILTERS))
+async def test_a_filtered_page_stops_when_it_is_full(
+    explainer: Explainer, where: ExecutionFilter
+) -> None:
+    plan = await explainer.plan(lambda all_, _: all_.executions.list(where, limit=50))
+    assert not plan.whole_reads(EXECUTIONS)
+
+
+async def test_a_retry_goes_by_keys(explainer: Explainer) -> None:
+    plan = await explainer.plan(
+        lambda all_, running: all_.executions.retry(running[0], from_scratch=True)
+    )
+    assert not plan.whole_reads(EXECUTIONS, "steps")
+    assert plan.part("CTE target").indexes() == {"executions_pkey"}
+    assert plan.part("CTE rival").indexes() == {"executions_dedupe_key"}
+
+
+async def test_marking_goes_by_key(explainer: Explainer) -> None:
+    plan = await explainer.plan(lambda all_, running: all_.executions.mark_awaited(running[0]))
+    assert plan.indexes() == {"executions_pkey"}
+
+
+# --- inside the functions ------------------------------------------------------------------------
+
+
+def invocations(number: int, scope: DedupeScope) -> list[Invocation]:
+    """Half of them new, the other half of keys that are there, unfinished or finished."""
+    return [
+        Invocation(
+            task_key=f"task{n % 7}", queue=f"queue{n % 3}", dedupe_key=f"key{n}", dedupe_scope=scope
+        )
+        for n in range(4_990 - number // 2, 4_990 + number // 2)
+    ]
+
+
+@pytest.mark.parametrize("scope", list(DedupeScope))
+@pytest.mark.parametrize("number", [2, 100])
+async def test_an_invoke_looks_only_for_its_keys(
+    explainer: Explainer, number: int, scope: DedupeScope
+) -> None:
+    plans = await explainer.nested(
+        lambda all_, _: all_.executions.add_many(invocations(number, scope))
+    )
+    indexes: set[str] = set()
+    for query, found in plans.items():
+        for plan in found:
+            assert not plan.whole_reads(EXECUTIONS), query
+            indexes |= plan.indexes()
+    expected = {"executions_dedupe_key"}
+    if scope is DedupeScope.RETAINED:
+        expected |= {"executions_dedupe_finished_idx"}
+    assert expected <= indexes
+    assert any("INSERT INTO pgconductor.executions" in query for query in plans)
+
+
+async def test_a_cancellation_goes_by_key(explainer: Explainer) -> None:
+    plans = await explainer.nested(lambda all_, running: all_.executions.cancel(running[0], "why"))
+    (changed,) = [found for query, found in plans.items() if "UPDATE pgconductor" in query]
+    assert changed[0].indexes() == {"executions_pkey"}
+    assert not changed[0].whole_reads(EXECUTIONS)
