@@ -20,12 +20,14 @@ from pgconductor.domain.payloads import decode
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page
 from pgconductor.exceptions import DedupeConflict, PayloadDecodeError
 from pgconductor.models import Execution
+from pgconductor.repositories.errors import sqlstate
 from pgconductor.repositories.executor import SqlRepository
 from pgconductor.repositories.invoking import invoke_parameters, invoked_from
 from pgconductor.types import ExecutionState
 
 __all__ = ["SqlExecutionRepository"]
 
+_UNIQUE_VIOLATION: Final = "23505"
 _PLAIN: Final = tuple(
     name
     for name in ExecutionSnapshot.__dataclass_fields__
@@ -123,7 +125,9 @@ class SqlExecutionRepository(SqlRepository):
         try:
             (row,) = await self._rows(sql.RETRY, {"id": execution_id, "from_scratch": from_scratch})
         except IntegrityError as error:
-            # An invocation of the same key that committed after this statement had begun.
+            if sqlstate(error) != _UNIQUE_VIOLATION:
+                raise
+            # An invocation of the same key committed after this statement had begun.
             raise DedupeConflict(execution_id) from error
         if row.rival:
             raise DedupeConflict(execution_id)

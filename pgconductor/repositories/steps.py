@@ -23,16 +23,18 @@ class SqlStepRepository(SqlRepository):
         self, execution_id: UUID, claim: Claim, key: str, result: str | None
     ) -> str | None:
         """See the protocol."""
-        rows = await self._rows(
-            sql.RECORD_STEP,
-            {
-                "execution_id": execution_id,
-                "orchestrator_id": claim.orchestrator_id,
-                "claim_number": claim.number,
-                "key": key,
-                "result": result,
-            },
-        )
+        parameters = {
+            "execution_id": execution_id,
+            "orchestrator_id": claim.orchestrator_id,
+            "claim_number": claim.number,
+            "key": key,
+            "result": result,
+        }
+        rows = await self._rows(sql.RECORD_STEP, parameters)
+        if not rows:
+            # Somebody of the same owner may have been recording the same key: the insert gave way
+            # to a row that it could not see yet. A second look does.
+            rows = await self._rows(sql.RECORD_STEP, parameters)
         if not rows:
             raise OwnershipLost(execution_id)
         recorded: str | None = rows[0].result

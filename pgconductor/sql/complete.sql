@@ -22,6 +22,7 @@ WITH outcome AS MATERIALIZED (
 held AS MATERIALIZED (
     SELECT
         o.*,
+        e.cancel_requested_at,
         CASE
             WHEN e.cancel_requested_at IS NOT NULL THEN 'cancelled'
             WHEN o.kind = 'completed' THEN 'completed'
@@ -39,6 +40,9 @@ held AS MATERIALIZED (
 changed AS (
     UPDATE pgconductor.executions e
     SET state = h.state,
+        -- As it was when the row was locked: a cancellation may have committed since this statement
+        -- began, and constraints are checked on the row as it was then before the newest is read.
+        cancel_requested_at = h.cancel_requested_at,
         result = CASE WHEN h.state = 'completed' THEN CAST(h.result AS jsonb) END,
         last_error = CASE WHEN h.kind = 'failed' THEN h.error ELSE e.last_error END,
         last_error_type = CASE WHEN h.kind = 'failed' THEN h.error_type ELSE e.last_error_type END,

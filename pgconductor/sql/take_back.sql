@@ -1,9 +1,10 @@
 -- running -> available, failed or cancelled, for executions that an orchestrator holds and will not
--- end itself: it is gone (crashed), or it leaves. The attempt is given back. Rows that somebody has locked, a committing owner for instance, are left:
--- the caller comes again.
+-- end itself: it is gone (crashed), or it leaves. The attempt is given back. Rows that somebody has
+-- locked, a committing owner for instance, are left: the caller comes again.
 WITH held AS MATERIALIZED (
     SELECT
         e.id,
+        e.cancel_requested_at,
         e.crashes + CAST(CAST(:crashed AS boolean) AS integer) AS crashes,
         CASE
             WHEN e.cancel_requested_at IS NOT NULL THEN 'cancelled'
@@ -21,6 +22,8 @@ WITH held AS MATERIALIZED (
 changed AS (
     UPDATE pgconductor.executions e
     SET state = h.state,
+        -- As it was when the row was locked; see complete.sql.
+        cancel_requested_at = h.cancel_requested_at,
         attempts = greatest(e.attempts - 1, 0),
         crashes = h.crashes,
         last_error = CASE

@@ -6,29 +6,37 @@ import asyncio
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
+import pytest
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from pgconductor import sql
 from pgconductor.domain.claims import Fetched, Registration
 from pgconductor.domain.orchestrators import StaleObserver
 from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released, Verdict
 from pgconductor.domain.revisions import SchemaStatus
 from pgconductor.domain.snapshots import ExecutionSnapshot
 from pgconductor.models import Execution, Orchestrator, SchemaGate
-from pgconductor.repositories import Repositories
+from pgconductor.repositories import Repositories, sql_repositories
 from pgconductor.services import ExecutionService, OrchestratorService, UnitOfWork, unit_of_work
 from pgconductor.testing import DatabaseClock, FakeDatabase, FakeUnitOfWork
 from pgconductor.types import ExecutionState
+from tests.support.waiting import eventually
 
+T = TypeVar("T")
 CHANNELS = ("pgconductor_available", "pgconductor_control", "pgconductor_finished")
 FAILURE = Failure("ValueError", "no good", "Traceback: …")
+WAITERS = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
 STALE_AFTER = timedelta(seconds=30)
 
 
@@ -231,6 +239,51 @@ class PostgresHarness(Harness):
 
     async def forget_orchestrator(self, orchestrator_id: UUID) -> None:
         await self._execute(delete(Orchestrator).where(Orchestrator.id == orchestrator_id))
+
+    @asynccontextmanager
+    async def impatient(self) -> AsyncIterator[Repositories]:
+        """A transaction in which nothing waits for a lock: it fails with 55P03 instead."""
+        async with self.engine.begin() as connection:
+            await connection.execute(text("SET LOCAL lock_timeout = '1ms'"))
+            yield sql_repositories(connection)
+
+    async def blocked(self, awaitable: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start something, and return when it waits for a lock that a transaction holds."""
+        task = asyncio.create_task(awaitable)
+
+        async def waits() -> bool:
+            assert not task.done(), f"it did not wait: {task!r}"
+            async with self.engine.connect() as connection:
+                return bool(await connection.scalar(text(WAITERS)))
+
+        try:
+            await eventually(waits)
+        except BaseException:
+            task.cancel()
+            raise
+        return task
+
+    @asynccontextmanager
+    async def paused(
+        self, name: str, before: str, awaitable: Coroutine[Any, Any, T]
+    ) -> AsyncIterator[asyncio.Task[T]]:
+        """Hold a statement between its snapshot and its first lock, while the block executes.
+
+        Args:
+            name: Of the statement in ``pgconductor.sql``.
+            before: The condition before which it is held.
+            awaitable: What executes it.
+        """
+        original = getattr(sql, name).text
+        assert before in original
+        pause = f"(SELECT pg_advisory_xact_lock(1) IS NOT NULL) AND {before}"
+        with pytest.MonkeyPatch.context() as patch:
+            async with self.engine.begin() as holder:
+                await holder.execute(text("SELECT pg_advisory_xact_lock(1)"))
+                patch.setattr(sql, name, text(original.replace(before, pause, 1)))
+                task = await self.blocked(awaitable)
+                patch.undo()
+                yield task
 
     @asynccontextmanager
     async def notifications(self) -> AsyncIterator[list[tuple[str, str]]]:
