@@ -15,7 +15,7 @@ from pgconductor.settings import normalise_url
 
 @contextmanager
 def database() -> Iterator[str]:
-    """The URL of a migrated database, for asyncpg: PGCONDUCTOR_DATABASE_URL, or else a temporary server's."""
+    """The URL, for asyncpg, of a migrated database: the one named, or a temporary server's."""
     given = os.environ.get("PGCONDUCTOR_DATABASE_URL")
     if given:
         command.upgrade(alembic_config(given), "head")

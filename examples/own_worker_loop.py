@@ -60,11 +60,13 @@ class Loop:
         # Given an engine, each call is a transaction of its own.
         self.executions = ExecutionService(engine)
         self.orchestrators = OrchestratorService(engine)
+        self.ready = asyncio.Event()
         self.stop = asyncio.Event()
 
     async def run(self) -> None:
         registration = await self.orchestrators.register()  # committed before anything is fetched
         await self.orchestrators.declare(TASKS, [QUEUE])
+        self.ready.set()
         chores = asyncio.create_task(self.chores(registration))
         try:
             while not self.stop.is_set():
@@ -103,10 +105,11 @@ async def main(url: str) -> None:
     engine = create_async_engine(url)
     loop = Loop(engine)
     working = asyncio.create_task(loop.run())
+    await loop.ready.wait()  # the limits of the tasks are declared
 
     one = await loop.executions.invoke("count_letters", "postgres", queue=QUEUE)
     other = await loop.executions.invoke("refuse", None, queue=QUEUE)
-    while not all([(await loop.executions.get(i.id)).state.finished for i in (one, other)]):
+    while not all([(await loop.executions.get(i.id)).state.finished for i in (one, other)]):  # noqa: ASYNC110 - no event tells
         await asyncio.sleep(0.2)
     for invoked in (one, other):
         found = await loop.executions.get(invoked.id)

@@ -25,6 +25,7 @@ def main(url: str) -> None:
 
     @conductor.task
     def build_report(ctx: TaskContext, report: Report) -> int:  # a plain handler gets a thread
+        ctx.check()  # in a long one now and then: it ends here if the process is to stop
         return len(report.month)
 
     engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"))

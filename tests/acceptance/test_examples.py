@@ -1,0 +1,109 @@
+"""Each example does what it says, as the reader would execute it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pgconductor.schema import script_location
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+def python(*arguments: str | Path, cwd: Path = EXAMPLES, url: str | None = None) -> str:
+    """What a Python process prints; it must end well."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for name in ("PGCONDUCTOR_DATABASE_URL", "DATABASE_URL"):
+        env.pop(name, None)
+    if url is not None:
+        env["PGCONDUCTOR_DATABASE_URL"] = url
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_order_and_its_execution_commit_together(database_url: str) -> None:
+    printed = python("order_service.py", url=database_url)
+    assert printed.splitlines() == [
+        "order 2 was rolled back",
+        "completed: To ada@example.org: your order 1 is confirmed.",
+        "To eve@example.org: your order 3 is confirmed.",
+    ]
+
+
+def test_a_sync_session_invokes(database_url: str) -> None:
+    assert python("sync_session.py", url=database_url) == "build_report completed: 7\n"
+
+
+def test_the_services_alone_make_a_worker_loop(database_url: str) -> None:
+    lines = python("own_worker_loop.py", url=database_url).splitlines()
+    assert lines[0].startswith("count_letters: completed after 1 attempts: {'e': 1,")
+    assert lines[1:] == [
+        "refuse: failed after 2 attempts: ValueError: cannot read None",
+        "0 orchestrators are left",
+    ]
+
+
+def test_without_a_database_an_example_brings_its_own() -> None:
+    assert python("sync_session.py") == "build_report completed: 7\n"
+
+
+def test_fakes_need_no_database() -> None:
+    folder = EXAMPLES / "testing_with_fakes"
+    printed = python("-m", "pytest", "-q", "-p", "no:randomly", ".", cwd=folder)
+    assert "3 passed" in printed
+
+
+@pytest.fixture
+def own_project(tmp_path: Path) -> Path:
+    """A copy of the project, for a checkout that is not installed has no pgconductor:migrations."""
+    project = tmp_path / "own_alembic"
+    shutil.copytree(EXAMPLES / "own_alembic", project)
+    ini = project / "alembic.ini"
+    text = ini.read_text(encoding="utf-8")
+    assert "script_location = pgconductor:migrations" in text
+    ini.write_text(text.replace("pgconductor:migrations", str(script_location())), encoding="utf-8")
+    return project
+
+
+def alembic(project: Path, url: str, *arguments: str) -> str:
+    return python("-m", "alembic", *arguments, cwd=project, url=url)
+
+
+def test_two_histories_live_beside_each_other(own_project: Path, empty_database_url: str) -> None:
+    alembic(own_project, empty_database_url, "upgrade", "head")
+    alembic(own_project, empty_database_url, "-n", "pgconductor", "upgrade", "head")
+    assert "(head)" in alembic(own_project, empty_database_url, "-n", "pgconductor", "current")
+    # The application's autogenerate sees nothing of ours, and ours nothing of the application's.
+    for section in ((), ("-n", "pgconductor")):
+        printed = alembic(own_project, empty_database_url, *section, "check")
+        assert "No new upgrade operations" in printed
+    alembic(own_project, empty_database_url, "downgrade", "base")
+    assert "(head)" in alembic(own_project, empty_database_url, "-n", "pgconductor", "current")
+
+
+def test_without_include_name_autogenerate_would_drop_our_tables(
+    own_project: Path, empty_database_url: str
+) -> None:
+    """What docs/alembic.md warns of; if it is true no more, the warning can go."""
+    environment = own_project / "migrations" / "env.py"
+    text = environment.read_text(encoding="utf-8")
+    environment.write_text(text.replace("include_name=include_name,", ""), encoding="utf-8")
+    alembic(own_project, empty_database_url, "upgrade", "head")
+    alembic(own_project, empty_database_url, "-n", "pgconductor", "upgrade", "head")
+    with pytest.raises(AssertionError, match="remove_table"):
+        alembic(own_project, empty_database_url, "check")
