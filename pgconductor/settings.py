@@ -43,12 +43,12 @@ def normalise_url(url: str | URL, *, driver: str = "asyncpg") -> URL:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        # SQLAlchemy's message would repeat the text, which may hold a password.
+    except (ArgumentError, ValueError):
+        # The message would repeat the text, or what looks like a port: it may hold a password.
         raise ConfigurationError(
             "the database URL cannot be read; it should look like "
-            "postgresql://user:password@host:5432/database"
-        ) from error
+            "postgresql://user:password@host:5432/database, other characters as %40"
+        ) from None
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
         raise ConfigurationError(
             f"the database URL is for {parsed.get_backend_name()!r}; pgconductor needs postgresql"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pgconductor.cli.options import given_url
 
@@ -25,12 +25,17 @@ def settings_for(url: str | None) -> Settings:
     Raises:
         ConfigurationError: No database is given, or its URL cannot be read.
     """
+    from pydantic import SecretStr
+
     from pgconductor import Settings
     from pgconductor.exceptions import ConfigurationError
 
     url = given_url(url)
-    # The way around a pooler that the environment names leads to another database.
-    settings = Settings() if url is None else Settings(database_url=url, direct_url=None)
+    # The way around a pooler that the environment names may lead to another database.
+    overridden: dict[str, Any] = {}
+    if url is not None:
+        overridden = {"database_url": SecretStr(url), "direct_url": None}
+    settings = Settings(**overridden)
     if settings.database_url is None:
         raise ConfigurationError(
             "no database given: pass --database-url, or set PGCONDUCTOR_DATABASE_URL or "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -73,7 +73,7 @@ def demo_command(
     sources = read_folder(chosen, files)
     if not sources:
         raise CommandFailed(f"there is no text file in {chosen}")
-    view = View(f"pgconductor demo: {len(sources):,} files of {chosen}, an execution each")
+    view = View(f"pgconductor demo: {len(sources):,} files, an execution each")
     queue = f"demo-{token_hex(4)}"
     script = Script(sources, queue, workers, kill=not no_kill, pause=pause)
     url = given_url(database_url)
@@ -81,8 +81,10 @@ def demo_command(
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
     display = _display(view, as_json)
-    with display, _database(url, display) as ready:
-        proof, figures = asyncio.run(_perform(script, ready, display))
+    with display:
+        display.say(f"words and symbols are counted in {chosen}")
+        with _database(url, display) as ready:
+            proof, figures = asyncio.run(_perform(script, ready, display))
     _report(display, proof, figures, as_json=as_json)
     if url is not None:
         click.echo(f"they are kept: pgconductor list --queue {queue}", err=True)
@@ -105,7 +107,7 @@ def _display(view: View, as_json: bool) -> Display:
 
 
 @contextmanager
-def _database(url: str | None, display: Display) -> Iterator[str]:
+def _database(url: str | None, display: Display) -> Generator[str]:
     """The database that was given, or an embedded server that goes at the end."""
     if url is not None:
         display.say("on the database that was given")
@@ -126,10 +128,12 @@ def _database(url: str | None, display: Display) -> Iterator[str]:
 
 
 async def _perform(script: Script, url: str, display: Display) -> tuple[Proof, Figures]:
+    from pydantic import SecretStr
+
     from pgconductor import Conductor, Settings
     from pgconductor.cli.demo.play import Play
 
-    async with Conductor(Settings(database_url=url, direct_url=None)) as conductor:
+    async with Conductor(Settings(database_url=SecretStr(url), direct_url=None)) as conductor:
         (await conductor.orchestrators.schema_status()).check()
         return await Play(script, conductor, url, display).perform()
 

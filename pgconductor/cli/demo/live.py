@@ -131,8 +131,8 @@ class LiveDisplay:
         """See the protocol."""
         table = Table(box=box.SIMPLE_HEAD, title_justify="left")
         table.add_column("")
-        table.add_column("by the executions", justify="right")
-        table.add_column("by a plain count", justify="right")
+        table.add_column("measured", justify="right")
+        table.add_column("proven", justify="right")
         table.add_column("")
         for check in proof.checks:
             mark = Text("equal", "green") if check.ok else Text("DIFFERENT", "bold red")

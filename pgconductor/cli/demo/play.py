@@ -218,7 +218,8 @@ class Play:
         crash.recovered_at = time.monotonic()
         took = crash.recovered_at - crash.at
         self.display.say(
-            f"{sample.crashed} executions recovered {took:.1f} s after the kill; they go on", "good"
+            f"the others notice: {sample.crashed} executions recovered {took:.1f} s after the kill",
+            "good",
         )
 
     def _seat(self, worker: WorkerProcess, sample: Sample) -> Seat:
@@ -235,7 +236,9 @@ class Play:
         if record.get("logger") == "pgconductor.executions" and message.startswith("failed:"):
             if not self._retry_said:
                 self._retry_said = True
-                self.display.say(f"worker {worker.number}: {message}")
+                self.display.say(f"worker {worker.number} meets a made-up error, and will retry")
+        elif message.startswith("recovered "):
+            return  # Seen in the database as well, and said there.
         elif record.get("level") in {"WARNING", "ERROR", "CRITICAL"}:
             self.display.say(f"worker {worker.number} logs: {message}", "bad")
 

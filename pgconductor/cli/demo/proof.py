@@ -89,7 +89,7 @@ def prove(
     checks = (
         Check("executions invoked", len(rows), len(plain)),
         Check("files completed exactly once", _exactly_once(completed, plain), len(plain)),
-        Check("files counted alike", len(plain.keys() - wrong), len(plain)),
+        Check("files with equal counts", len(plain.keys() - wrong), len(plain)),
         *(
             Check(f"{name} in the summary", getattr(summed, name), getattr(total, name))
             for name in Counts.model_fields

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import pgconductor
 from pgconductor.cli.demo.app import LIFELINE
@@ -102,7 +102,7 @@ class WorkerProcess:
             except ValueError:
                 continue
             if isinstance(record, dict):
-                self._on_record(self, record)
+                self._on_record(self, cast("dict[str, Any]", record))
 
 
 class Stage:

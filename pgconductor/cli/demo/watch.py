@@ -77,7 +77,7 @@ async def look(engine: AsyncEngine, queue: str) -> Sample:
     )
     async with engine.connect() as connection:
         rows: list[Any] = list(await connection.execute(grouped))
-        fleet = [(row[0], row[1]) for row in await connection.execute(_fleet())]
+        fleet: list[Any] = list(await connection.execute(_fleet()))
     states: dict[str, int] = {}
     held: dict[UUID, int] = {}
     for state, owner, number, _, _ in rows:
@@ -88,7 +88,7 @@ async def look(engine: AsyncEngine, queue: str) -> Sample:
         states=states,
         failed_once=sum(row[3] for row in rows),
         crashed=sum(row[4] for row in rows),
-        holders=dict(fleet),
+        holders={row.pid: row.id for row in fleet},
         held=held,
     )
 
