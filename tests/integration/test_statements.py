@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from sqlalchemy import TextClause, event, make_url
+from sqlalchemy import TextClause, event
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -31,6 +31,7 @@ from pgconductor.exceptions import OwnershipLost
 from pgconductor.repositories import Repositories, protocols, sql_repositories
 from pgconductor.schema import script_location
 from pgconductor.types import ExecutionState
+from tests.integration.raw_sql import connected
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -118,12 +119,8 @@ FUNCTIONS = {
 
 @pytest.fixture
 async def connection(database_url: str) -> AsyncIterator[Connection]:
-    plain = make_url(database_url).set(drivername="postgresql")
-    connection = await asyncpg.connect(
-        plain.render_as_string(hide_password=False), server_settings={"search_path": ""}
-    )
-    yield connection
-    await connection.close()
+    async with connected(database_url, search_path="") as connection:
+        yield connection
 
 
 def compiled(statement: TextClause) -> str:
