@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -24,6 +25,17 @@ USER_INI = """\
 script_location = pgconductor:migrations
 """
 
+USER_APP = """\
+from pgconductor import Conductor, TaskContext
+
+conductor = Conductor()
+
+
+@conductor.task
+async def greet(ctx: TaskContext, name: str) -> str:
+    return f"hello {name}"
+"""
+
 
 class Order(BaseModel):
     id: int
@@ -42,7 +54,7 @@ def check_contents() -> None:
     assert not (package / "migrations" / "__init__.py").exists()
 
 
-def command(*arguments: str, database_url: str, cwd: Path) -> str:
+def command(*arguments: str, database_url: str, cwd: Path, code: int = 0) -> str:
     executable = Path(sys.executable).parent / arguments[0]
     done = subprocess.run(
         [str(executable), *arguments[1:]],
@@ -54,7 +66,7 @@ def command(*arguments: str, database_url: str, cwd: Path) -> str:
         check=False,
     )
     print(f"$ {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}", flush=True)
-    assert done.returncode == 0
+    assert done.returncode == code
     return done.stdout
 
 
@@ -80,6 +92,38 @@ async def check_execution(database_url: str) -> None:
     assert receipt == Receipt(order_id=7), receipt
 
 
+def check_command_line(database_url: str, project: Path) -> None:
+    """From an empty database to an executed task, by commands alone."""
+
+    def pgconductor_(*arguments: str, code: int = 0) -> str:
+        return command("pgconductor", *arguments, database_url=database_url, cwd=project, code=code)
+
+    assert pgconductor.__version__ in pgconductor_("--version")
+    behind = json.loads(pgconductor_("current", "--json", code=11))
+    assert behind["installed"] is None
+    pgconductor_("migrate")
+    current = json.loads(pgconductor_("current", "--json"))
+    assert current["installed"] == current["known"]
+    (project / "app.py").write_text(USER_APP, encoding="utf-8")
+    invoked = pgconductor_("invoke", "greet", "--payload", '"you"', "--app", "app:conductor")
+    pgconductor_("worker", "app:conductor", "--drain")
+    found = json.loads(pgconductor_("show", invoked.strip(), "--json"))
+    assert (found["state"], found["result"]) == ("completed", "hello you"), found
+
+
+def check_demo(project: Path) -> None:
+    """The demo on a few files, with an embedded server of its own."""
+    texts = project / "texts"
+    texts.mkdir()
+    for number in range(20):
+        (texts / f"{number}.txt").write_text("one two three\n" * number, encoding="utf-8")
+    told = json.loads(
+        command("pgconductor", "demo", str(texts), "--json", database_url="", cwd=project)
+    )
+    assert told["ok"], told
+    assert told["totals"]["words"]["measured"] == 3 * sum(range(20)), told
+
+
 def main() -> None:
     check_contents()
     with TemporaryDirectory() as folder, EmbeddedServer.start() as server:
@@ -87,7 +131,7 @@ def main() -> None:
         (project / "alembic.ini").write_text(USER_INI, encoding="utf-8")
 
         by_command = asyncio.run(create_database(server.url, "by_command"))
-        command("pgconductor", "migrate", database_url=by_command, cwd=project)
+        check_command_line(by_command, project)
         asyncio.run(check_execution(by_command))
 
         by_alembic = asyncio.run(create_database(server.url, "by_alembic"))
@@ -95,6 +139,7 @@ def main() -> None:
         command(*alembic, "upgrade", "head", database_url=by_alembic, cwd=project)
         assert "(head)" in command(*alembic, "current", database_url=by_alembic, cwd=project)
         asyncio.run(check_execution(by_alembic))
+        check_demo(project)
     print(f"the wheel of pgconductor {pgconductor.__version__} keeps its promises")
 
 
