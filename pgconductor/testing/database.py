@@ -59,17 +59,17 @@ class FakeDatabase:
 
     @property
     def executions(self) -> Mapping[UUID, ExecutionRow]:
-        """The committed executions by id."""
+        """The committed executions by id, as they are now."""
         return MappingProxyType(self._store.committed.executions)
 
     @property
     def orchestrators(self) -> Mapping[UUID, OrchestratorSnapshot]:
-        """The committed orchestrators by id."""
+        """The committed orchestrators by id, as they are now."""
         return MappingProxyType(self._store.committed.orchestrators)
 
     @property
     def steps(self) -> Mapping[tuple[UUID, str], StepRow]:
-        """The committed steps by execution and key."""
+        """The committed steps by execution and key, as they are now."""
         return MappingProxyType(self._store.committed.steps)
 
     def listen(self, on_notify: Callable[[str, str], None]) -> Callable[[], None]:
