@@ -80,6 +80,7 @@ class Attempt:
         self._max_result_bytes = max_result_bytes
         self._stop: Stop | None = None
         self._reported = False
+        self._abandoned = False
         self._task: asyncio.Task[None] | None = None
         self._thread: asyncio.Future[Any] | None = None
         self._limit: asyncio.Timeout | None = None
@@ -110,6 +111,9 @@ class Attempt:
         if self._stop is None:
             self._stop = Stop.INTERRUPTED
         self._say(Released(self.fetched.id, self.fetched.claim))
+        self._abandoned = True
+        if self._task is not None:
+            self._task.cancel()
 
     def _say(self, outcome: Outcome) -> None:
         if not self._reported and self._stop is not Stop.LOST:
@@ -120,7 +124,7 @@ class Attempt:
         try:
             outcome = await self._outcome()
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything at all
-            outcome = self._failure(error)
+            outcome = self._judged(error)
         self._say(outcome)
         await self._end_of_thread()
 
@@ -147,7 +151,7 @@ class Attempt:
 
     async def _end_of_thread(self) -> None:
         """A thread cannot be ended from outside: its slot is taken until it ends by itself."""
-        if self._thread is None or self._thread.done():
+        if self._thread is None or self._thread.done() or self._abandoned:
             return
         await asyncio.wait([self._thread])
         if not self._thread.cancelled() and (error := self._thread.exception()) is not None:
@@ -156,6 +160,15 @@ class Attempt:
                 error,
                 extra=logger_fields(self.fetched),
             )
+
+    def _judged(self, error: BaseException) -> Outcome:
+        try:
+            return self._failure(error)
+        except Exception as broken:
+            # Without an outcome, the execution would be given back and tried again for ever.
+            logger.exception("the retry policy failed", extra=logger_fields(self.fetched))
+            error.add_note(f"No retry: its retry policy raised {broken!r}")
+            return Failed(self.fetched.id, self.fetched.claim, Failure.from_exception(error))
 
     def _failure(self, error: BaseException) -> Outcome:
         """What an error means: a stop that was asked for, or a failure, to be retried or not."""

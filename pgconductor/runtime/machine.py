@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from pgconductor.runtime.completer import Completer
 from pgconductor.runtime.gate import StartGate
 from pgconductor.runtime.heartbeat import HeartbeatThread
 from pgconductor.runtime.maintenance import Maintenance
+from pgconductor.runtime.threads import HandlerThreads
 from pgconductor.runtime.worker import Process, Worker
 from pgconductor.services.backend import Backend
 from pgconductor.services.listener import AVAILABLE, CONTROL, Listener
@@ -89,9 +89,7 @@ class Machine:
             runnables=runnables,
             completer=Completer(backend, self._on_written),
             gate=StartGate(self._on_gate_open),
-            threads=ThreadPoolExecutor(
-                concurrency * len(queues), thread_name_prefix="pgconductor-handler"
-            ),
+            threads=HandlerThreads(concurrency * len(queues)),
         )
         self.workers = [
             Worker(self.process, queue, concurrency, self._check_drained) for queue in queues

@@ -1,0 +1,83 @@
+"""Threads for plain handlers, which do not keep the process from ending."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from queue import SimpleQueue
+from typing import Any, ParamSpec, TypeVar
+
+__all__ = ["HandlerThreads"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_Call = Callable[[], None]
+
+
+class HandlerThreads(Executor):
+    """A pool of daemon threads.
+
+    The standard library's pool joins its threads when the interpreter ends: one handler that never
+    returns would keep a process alive that has long given its execution back and left.
+
+    Args:
+        most: How many threads at once; they are started as they are needed, and kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        self._started = 0
+        self._closed = False
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Call a function in a thread, as soon as one is free.
+
+        Raises:
+            RuntimeError: The pool was shut down.
+        """
+        future: Future[T] = Future()
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the handlers' threads have been shut down")
+            self._calls.put(lambda: _settle(future, lambda: fn(*args, **kwargs)))
+            if not self._idle.acquire(blocking=False) and self._started < self._most:
+                self._started += 1
+                name = f"pgconductor-handler-{self._started}"
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+        return future
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+            del call  # Not to be kept until the next one comes: it holds payload and result.
+            self._idle.release()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; threads end when theirs has returned. Nobody waits for them."""
+        del wait, cancel_futures
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                for _ in range(self._started):
+                    self._calls.put(None)
+
+
+def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = call()
+    except StopIteration as error:
+        # asyncio cannot hand it on: whoever awaits the call would wait for ever.
+        wrapped = RuntimeError("the handler raised StopIteration")
+        wrapped.__cause__ = error
+        future.set_exception(wrapped)
+    except BaseException as error:  # noqa: BLE001 - a handler may raise anything at all
+        future.set_exception(error)
+    else:
+        future.set_result(result)
