@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from pgconductor.domain.backoff import Backoff
@@ -41,6 +41,7 @@ class Process:
         gate: Who may start.
         threads: Where plain handlers are called.
         activity: Counts what has happened, so that a drain can tell that nothing has.
+        turn: Who may fetch: a suspect that one worker has fetched must be seen by the others.
     """
 
     backend: Backend
@@ -51,6 +52,7 @@ class Process:
     gate: StartGate
     threads: Executor
     activity: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Worker:
@@ -71,7 +73,9 @@ class Worker:
         self._concurrency = concurrency
         self._on_drained = on_drained
         self._ready: deque[tuple[Fetched, float]] = deque()
-        self._attempts: dict[UUID, Attempt] = {}
+        # By owner too: a plain handler that has outlived its time-out keeps its slot, while its
+        # execution may be tried again here.
+        self._attempts: dict[tuple[UUID, int], Attempt] = {}
         self._prefetch = Prefetch(concurrency)
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -91,7 +95,7 @@ class Worker:
 
     def knows(self, execution_id: UUID) -> bool:
         """Whether it holds this execution, started or not."""
-        return execution_id in self._attempts or any(
+        return any(held == execution_id for held, _ in self._attempts) or any(
             fetched.id == execution_id for fetched, _ in self._ready
         )
 
@@ -111,6 +115,7 @@ class Worker:
         """End everything that is under way."""
         if why is Stop.LOST:
             self._ready.clear()
+            self._mark_idle()
         for attempt in list(self._attempts.values()):
             attempt.stop(why)
 
@@ -122,14 +127,16 @@ class Worker:
 
     def cancel(self, execution_id: UUID) -> bool:
         """End an execution whose cancellation is asked for; False if it is not here."""
-        attempt = self._attempts.get(execution_id)
-        if attempt is not None:
+        here = [one for (held, _), one in self._attempts.items() if held == execution_id]
+        for attempt in here:
             attempt.stop(Stop.CANCELLED)
+        if here:
             return True
         for entry in self._ready:
             if entry[0].id == execution_id:
                 self._ready.remove(entry)
                 self._report(Released(execution_id, entry[0].claim))
+                self._mark_idle()
                 return True
         return False
 
@@ -150,9 +157,11 @@ class Worker:
             pause = poll
             if room > 0:
                 try:
-                    if await self._fetch(room):
-                        continue
+                    async with self._process.turn:
+                        more = self._process.gate.open and await self._fetch(room)
                     backoff.reset()
+                    if more:
+                        continue
                 except Exception as error:
                     if self._process.backend.is_transient(error):
                         logger.warning("fetching is delayed, no database: %s", describe(error))
@@ -231,11 +240,11 @@ class Worker:
                 report=self._report,
                 max_result_bytes=process.settings.max_result_bytes,
             )
-            self._attempts[fetched.id] = attempt
+            self._attempts[fetched.id, fetched.claim.number] = attempt
             attempt.start(self._ended)
 
     def _ended(self, attempt: Attempt) -> None:
-        del self._attempts[attempt.fetched.id]
+        del self._attempts[attempt.fetched.id, attempt.fetched.claim.number]
         self._process.activity += 1
         self._process.gate.leave(attempt.fetched)
         self._start_ready()
