@@ -42,6 +42,8 @@ class Maintenance:
                 if not self._process.backend.is_transient(error):
                     logger.exception("a sweep failed; there will be another")
                 else:
+                    # What was seen before the gap proves nothing: the others had it too.
+                    self._observer = StaleObserver(self._process.settings.stale_after)
                     logger.warning(
                         "a sweep failed, the database is out of reach: %s", describe(error)
                     )
