@@ -137,11 +137,27 @@ class Completer:
             await self._write(batch[middle:])
             return
         (outcome,) = batch
-        if not isinstance(outcome, Completed):
-            raise error
+        failure = _unstorable(outcome, error)
+        if failure is None:
+            # Nothing smaller can be said of it: its owner's end gives it back.
+            logger.error("the database refuses to take an execution back: %s", describe(error))
+            return
         logger.error(
-            "the database refused a result; the execution fails",
+            "the database refused an outcome, the execution fails: %s",
+            describe(error),
             extra={"execution_id": str(outcome.execution_id)},
         )
-        failure = Failure("ResultEncodeError", f"the database refused the result: {error}"[:2000])
         await self._write([Failed(outcome.execution_id, outcome.claim, failure)])
+
+
+def _unstorable(outcome: Outcome, error: Exception) -> Failure | None:
+    """What to store instead of an outcome that the database refuses; None if nothing is left."""
+    if isinstance(outcome, Completed):
+        return Failure("ResultEncodeError", f"the database refused the result: {error}"[:2000])
+    if isinstance(outcome, Failed) and outcome.retry_after is not None:
+        # The delay is what may be out of its range, for instance one of a RetryAfter.
+        message = f"{outcome.failure.message}\n(no retry after {outcome.retry_after!r}: {error})"
+        return Failure(outcome.failure.type, message[:8000], outcome.failure.traceback)
+    if isinstance(outcome, Failed) and outcome.failure.traceback is not None:
+        return Failure(outcome.failure.type, f"its error cannot be stored: {error}"[:2000])
+    return None
