@@ -118,21 +118,34 @@ class HeartbeatThread(threading.Thread):
                 elif not await self._beat(link):
                     return
                 self._check_fence()
-                # A failed beat is tried again soon: the fence is near.
-                pause = self.interval * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
-                if elapsed_clock() - self._last_ack > self.interval:
-                    pause = min(pause, 1.0)
+                pause = self._pause()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._nudged.wait()
         finally:
             await link.aclose()
 
+    def _pause(self) -> float:
+        pause = self.interval * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
+        if elapsed_clock() - self._last_ack > self.interval:
+            # A failed beat is tried again soon: the fence is near.
+            pause = min(pause, 1.0)
+        left = self._left()
+        return min(pause, left) if left > 0 else pause
+
+    def _left(self) -> float:
+        """Seconds until the fence."""
+        fence = self._settings.self_fence_after.total_seconds()
+        return fence - (elapsed_clock() - self._last_ack)
+
     async def _beat(self, link: Link) -> bool:
         """Beat once; False if the row is gone."""
         started = elapsed_clock()
+        left = self._left()
         try:
-            answer = await link.beat()
+            # No answer must not keep the fence from closing in time.
+            async with asyncio.timeout(left if left > 0 else None):
+                answer = await link.beat()
         except NotRegistered:
             if not self._stopping:
                 self._call(self._on_evicted)
@@ -145,8 +158,7 @@ class HeartbeatThread(threading.Thread):
         return True
 
     def _check_fence(self) -> None:
-        age = elapsed_clock() - self._last_ack
-        fenced = age > self._settings.self_fence_after.total_seconds()
+        fenced = self._left() <= 0
         if fenced != self._fenced:
             self._fenced = fenced
             self._call(lambda: self._on_fence(fenced))
