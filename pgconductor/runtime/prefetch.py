@@ -26,14 +26,18 @@ class Prefetch:
     slots: int
     size: int = 0
     _last: float | None = None
+    _full: bool = False
 
     def fetched(self, count: int, asked: int, now: float) -> None:
         """A fetch has asked for so many and got so many, at this monotonic second."""
         elapsed = None if self._last is None else now - self._last
+        # After a fetch that found little there was no batch to be used up: the first batch of long
+        # handlers must not be followed by a second one.
+        used_up, self._full = self._full, count == asked
         self._last = now
         if elapsed is None:
             return
-        if count == asked and elapsed < _BUSY:
+        if count == asked and used_up and elapsed < _BUSY:
             self.size = min(max(self.size * 2, self.slots), _MOST)
         elif elapsed > _SLOW:
             self.size //= 2
