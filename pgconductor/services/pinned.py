@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, QueuePool
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pgconductor.repositories import Repositories, sql_repositories
@@ -26,7 +26,11 @@ def sibling_engine(engine: AsyncEngine) -> AsyncEngine:
         engine: Whose address, TLS settings, driver arguments and events are taken over.
     """
     source = engine.sync_engine
-    return AsyncEngine(Engine(source.pool.recreate(), source.dialect, source.url))
+    pool = source.pool.recreate()
+    if isinstance(pool, QueuePool):
+        # The user's limits are for the user's connections: ours are few, and each has its purpose.
+        pool._max_overflow = -1  # pyright: ignore[reportPrivateUsage] - recreate() takes no options
+    return AsyncEngine(Engine(pool, source.dialect, source.url))
 
 
 class PinnedUnitOfWork:
