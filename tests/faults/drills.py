@@ -89,12 +89,12 @@ class Drill:
 
     def execute(self, statement: str, *arguments: Any) -> None:
         with connect(self.url) as connection:
-            connection.execute(statement, arguments)
+            connection.execute(statement.encode(), arguments)
 
     def rows(self, statement: str, *arguments: Any) -> list[dict[str, Any]]:
         with connect(self.url) as connection:
             cursor = connection.cursor(row_factory=dict_row)
-            return cursor.execute(statement, arguments).fetchall()
+            return cursor.execute(statement.encode(), arguments).fetchall()
 
     def value(self, statement: str, *arguments: Any) -> Any:
         (row,) = self.rows(statement, *arguments)
