@@ -55,11 +55,13 @@ def check_contents() -> None:
 
 
 def command(*arguments: str, database_url: str, cwd: Path, code: int = 0) -> str:
+    # A PYTHONPATH of the caller's could lead to the source.
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     executable = Path(sys.executable).parent / arguments[0]
     done = subprocess.run(
         [str(executable), *arguments[1:]],
         cwd=cwd,
-        env={**os.environ, "PGCONDUCTOR_DATABASE_URL": database_url},
+        env={**kept, "PGCONDUCTOR_DATABASE_URL": database_url},
         capture_output=True,
         text=True,
         timeout=120,
