@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,10 +20,16 @@ def _seconds(value: Any) -> Any:
     if isinstance(value, str):
         try:
             return timedelta(seconds=float(value))
-        except ValueError:
+        except (ValueError, OverflowError):
             return value
     return value
 
+
+_UNREADABLE: Final = (
+    "the database URL cannot be read; it should look like "
+    "postgresql://user:password@host:5432/database, other characters as %40, and several hosts as "
+    "postgresql://user:password@/database?host=h1:5432&host=h2:5433"
+)
 
 Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
 
@@ -33,6 +39,7 @@ def normalise_url(url: str | URL, *, driver: str = "asyncpg") -> URL:
 
     ``postgres://`` and ``postgresql://`` with any driver are accepted; several hosts go into the
     query, as in ``postgresql:///db?host=h1:5432&host=h2:5432&target_session_attrs=primary``.
+    ``sslmode`` is asyncpg's ``ssl``, and either may be given.
 
     Args:
         url: What the user gave.
@@ -45,15 +52,18 @@ def normalise_url(url: str | URL, *, driver: str = "asyncpg") -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         # The message would repeat the text, or what looks like a port: it may hold a password.
-        raise ConfigurationError(
-            "the database URL cannot be read; it should look like "
-            "postgresql://user:password@host:5432/database, other characters as %40"
-        ) from None
+        raise ConfigurationError(_UNREADABLE) from None
+    if parsed.host is not None and "," in parsed.host:
+        raise ConfigurationError(_UNREADABLE)
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
         raise ConfigurationError(
             f"the database URL is for {parsed.get_backend_name()!r}; pgconductor needs postgresql"
         )
-    return parsed.set(drivername=f"postgresql+{driver}")
+    query = dict(parsed.query)
+    theirs, ours = ("sslmode", "ssl") if driver == "asyncpg" else ("ssl", "sslmode")
+    if theirs in query:
+        query[ours] = query.pop(theirs)
+    return parsed.set(drivername=f"postgresql+{driver}", query=query)
 
 
 class Settings(BaseSettings):
@@ -85,6 +95,9 @@ class Settings(BaseSettings):
         max_payload_bytes: Largest payload, as JSON.
         max_result_bytes: Largest result, as JSON.
         strict_queues: Whether invoking into a queue that no task declares is refused.
+
+    Raises:
+        ConfigurationError: Some of them cannot work together.
     """
 
     model_config = SettingsConfigDict(
@@ -93,6 +106,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
+        hide_input_in_errors=True,  # it may hold a password
         populate_by_name=True,
     )
 
@@ -120,7 +134,8 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         if not self.heartbeat_interval < self.self_fence_after < self.stale_after:
-            raise ValueError(
+            # Not a ValueError: pydantic's own error would carry all values, the URL's password too.
+            raise ConfigurationError(
                 "heartbeat_interval < self_fence_after < stale_after must hold, not "
                 f"{self.heartbeat_interval}, {self.self_fence_after}, {self.stale_after}"
             )
