@@ -90,8 +90,8 @@ class LiveDisplay:
 
     def _states(self) -> Table:
         view, grid = self.view, Table.grid(expand=True)
-        for justify in ("left", "center", "right"):
-            grid.add_column(justify=justify)
+        grid.add_column()
+        grid.add_column(justify="right", no_wrap=True)
         states = Text("   ").join(
             Text.assemble(("● ", colour), f"{view.sample.states.get(state, 0):,} {state}")
             for state, colour in _STATES
@@ -103,7 +103,8 @@ class LiveDisplay:
             (f"{sample.crashed} recovered", "red" if sample.crashed else "bright_black"),
         )
         speed = Text.assemble((f"{view.rate:,.0f}", "bold"), " files/s")
-        grid.add_row(states, trouble, speed)
+        grid.add_row(states, speed)
+        grid.add_row(trouble, f"{sample.completed * 100 // view.total} %")
         return grid
 
     def _workers(self) -> Table:
@@ -112,9 +113,9 @@ class LiveDisplay:
             style = {"works": "green", "killed": "bold red"}.get(seat.state, "bright_black")
             holds = f"holds {seat.holds}" if seat.holds else ""
             if seat.state == "works":
-                shown = Text("▪" * min(seat.holds, 40), style="yellow")
+                shown = Text("▪" * seat.holds, style="yellow", no_wrap=True, overflow="crop")
             else:
-                shown = Text("✗" * min(seat.holds, 40), style="red")
+                shown = Text("✗" * seat.holds, style="red", no_wrap=True, overflow="crop")
             table.add_row(
                 f"worker {seat.number}", f"pid {seat.pid}", Text(seat.state, style), holds, shown
             )

@@ -124,6 +124,8 @@ class Play:
                 display.say(f"worker {worker.number} starts: pgconductor worker, pid {worker.pid}")
             sample = await self._until_finished(stage)
             seconds = time.monotonic() - began
+            if script.kill and self.crash is None:
+                display.say("too quick: no worker held anything that it could be killed over")
             display.say("all files are counted; a last execution sums up what they left", "good")
             summary = await self._summarise()
             await self._look(stage)
@@ -175,9 +177,11 @@ class Play:
 
     async def _direct(self, stage: Stage, sample: Sample) -> None:
         for worker in [*stage.workers]:
-            if worker.code is not None and not worker.killed and worker.number > 0:
+            if worker.code is not None and not worker.killed:
                 await self._replace(stage, worker)
-        due = sample.completed >= _KILL_AT * len(self.script.sources)
+        # So few files that all are held at once: it is now or never.
+        all_held = sample.states.get("available", 0) == 0
+        due = sample.completed >= _KILL_AT * len(self.script.sources) or all_held
         if not self.script.kill or self.crash is not None or not due:
             return
         victim = max(stage.living, key=lambda one: sample.held_by(one.pid), default=None)
@@ -223,6 +227,7 @@ class Play:
         )
 
     def _seat(self, worker: WorkerProcess, sample: Sample) -> Seat:
+        worker.registered |= worker.pid in sample.holders
         if worker.killed:
             state = "killed" if worker.pid in sample.holders else "killed, recovered"
         elif worker.pid in sample.holders:

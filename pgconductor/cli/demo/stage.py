@@ -49,6 +49,7 @@ class WorkerProcess:
     ) -> None:
         self.number = number
         self.killed = False
+        self.registered = False
         self.last_lines: deque[str] = deque(maxlen=20)
         self._process = process
         self._on_record = on_record
@@ -70,7 +71,11 @@ class WorkerProcess:
         self._signal(signal.SIGKILL)
 
     async def stop(self) -> int:
-        """Ask it to stop, wait until it has; returns its exit code."""
+        """Ask it to stop, wait until it has; returns its exit code.
+
+        One that has not got as far as to register knows nothing of signals, and has nothing to
+        give back: its end counts as clean.
+        """
         self._signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(_STOP_SECONDS):
@@ -79,7 +84,7 @@ class WorkerProcess:
             self._signal(signal.SIGKILL)
             code = await self._process.wait()
         await self._reader
-        return code
+        return 0 if code == -signal.SIGTERM and not self.registered else code
 
     async def reap(self) -> None:
         """Kill it if it lives, and wait for its end."""
