@@ -7,41 +7,44 @@ from typing import Final
 
 __all__ = ["Prefetch"]
 
-_BUSY: Final = 0.1
-_SLOW: Final = 1.0
+#: What is held ready should last for so many seconds: long enough to hide a fetch.
+_HORIZON: Final = 0.2
 _MOST: Final = 500
+#: A shorter look than this tells nothing of the pace.
+_LEAST_LOOK: Final = 0.001
 
 
 @dataclass(slots=True)
 class Prefetch:
-    """Doubles while a batch is used up within a tenth of a second, halves when it lasts a second.
+    """Holds ready what the handlers of the queue are seen to end within a fifth of a second.
 
     Short handlers so get large batches, and long ones hoard nothing that others could execute.
 
     Attributes:
-        slots: How many executions are executed at once.
-        size: How many to hold ready beyond that.
+        size: How many to hold ready beyond those that are being executed.
     """
 
-    slots: int
     size: int = 0
-    _last: float | None = None
-    _full: bool = False
+    _pace: float = 0.0
+    _ended: int = 0
+    _looked: float | None = None
 
-    def fetched(self, count: int, asked: int, now: float) -> None:
-        """A fetch has asked for so many and got so many, at this monotonic second."""
-        elapsed = None if self._last is None else now - self._last
-        # After a fetch that found little there was no batch to be used up: the first batch of long
-        # handlers must not be followed by a second one.
-        used_up, self._full = self._full, count == asked
-        self._last = now
-        if elapsed is None:
+    def ended(self) -> None:
+        """A handler has ended."""
+        self._ended += 1
+
+    def look(self, now: float) -> None:
+        """Take the pace since the last look, at this monotonic second, and set ``size`` by it."""
+        elapsed = None if self._looked is None else now - self._looked
+        if elapsed is not None and elapsed < _LEAST_LOOK:
             return
-        if count == asked and used_up and elapsed < _BUSY:
-            self.size = min(max(self.size * 2, self.slots), _MOST)
-        elif elapsed > _SLOW:
-            self.size //= 2
+        if elapsed is not None:
+            self._pace = (self._pace + self._ended / elapsed) / 2
+            self.size = min(int(self._pace * _HORIZON), _MOST)
+        self._looked = now
+        self._ended = 0
 
     def shrink(self) -> None:
-        """What was held ready was not started in time."""
+        """What was held ready was not started in time: start over."""
         self.size = 0
+        self._pace = 0.0

@@ -76,7 +76,7 @@ class Worker:
         # By owner too: a plain handler that has outlived its time-out keeps its slot, while its
         # execution may be tried again here.
         self._attempts: dict[tuple[UUID, int], Attempt] = {}
-        self._prefetch = Prefetch(concurrency)
+        self._prefetch = Prefetch()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -194,6 +194,7 @@ class Worker:
         """Fetch a batch and start it; whether there is likely to be more at once."""
         process = self._process
         seen = process.activity
+        self._prefetch.look(time.monotonic())
         claim = process.registration.next_claim()
         self.fetching.add(claim.number)
         try:
@@ -208,7 +209,6 @@ class Worker:
             self._ready.extend((fetched, now) for fetched in batch)
         finally:
             self.fetching.discard(claim.number)
-        self._prefetch.fetched(len(batch), room, now)
         if batch:
             process.activity += 1
             self._idle.clear()
@@ -245,6 +245,7 @@ class Worker:
 
     def _ended(self, attempt: Attempt) -> None:
         del self._attempts[attempt.fetched.id, attempt.fetched.claim.number]
+        self._prefetch.ended()
         self._process.activity += 1
         self._process.gate.leave(attempt.fetched)
         self._start_ready()

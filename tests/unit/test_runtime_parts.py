@@ -403,22 +403,33 @@ async def test_an_observer_that_could_not_look_starts_anew() -> None:
 # --- prefetch and gate ---------------------------------------------------------------------------
 
 
-def test_the_first_batch_of_long_handlers_is_not_followed_by_another() -> None:
-    """C: whoever hoards keeps others idle: a full batch right after an empty look says nothing."""
-    prefetch = Prefetch(4)
-    prefetch.fetched(0, 4, 10.00)
-    prefetch.fetched(4, 4, 10.01)
+def test_long_handlers_hold_nothing_ready() -> None:
+    """C: whoever hoards keeps others idle: only what ends says anything of the pace."""
+    prefetch = Prefetch()
+    for number in range(50):
+        prefetch.look(10 + number * 0.01)
     assert prefetch.size == 0
 
 
-def test_short_handlers_get_large_batches_and_long_ones_small() -> None:
-    prefetch = Prefetch(4)
-    for number in range(12):
-        prefetch.fetched(4 + prefetch.size, 4 + prefetch.size, 10 + number * 0.01)
+def test_what_is_held_ready_lasts_a_fifth_of_a_second() -> None:
+    prefetch = Prefetch()
+    for number in range(40):
+        prefetch.look(10 + number * 0.1)
+        for _ in range(10):
+            prefetch.ended()
+    assert prefetch.size in range(18, 21)  # 100 a second
+    prefetch.look(20)
+    prefetch.look(30)
+    assert prefetch.size < 5
+
+
+def test_short_handlers_get_large_batches() -> None:
+    prefetch = Prefetch()
+    for number in range(40):
+        prefetch.look(10 + number * 0.01)
+        for _ in range(200):
+            prefetch.ended()
     assert prefetch.size == 500
-    for number in range(12):
-        prefetch.fetched(10, 10, 20 + number * 2)
-    assert prefetch.size == 0
 
 
 def test_a_suspect_is_alone_behind_the_gate() -> None:
