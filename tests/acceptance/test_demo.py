@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -107,6 +111,32 @@ def _lives(process: psutil.Process) -> bool:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+@pytest.mark.slow
+def test_on_a_terminal(folder: Path) -> None:
+    pytest.importorskip("rich")
+    ours, theirs = os.openpty()
+    options = ("--files", "30", "--no-kill", "--pause", "0.05", "--workers", "1")
+    with subprocess.Popen(
+        [sys.executable, "-m", "pgconductor", "demo", folder, *options],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        env=environment(TERM="xterm", COLUMNS="80"),
+        cwd="/",
+    ) as process:
+        os.close(theirs)
+        shown = bytearray()
+        # The other end is closed when the process and its children have ended: EIO.
+        with contextlib.suppress(OSError):
+            while part := os.read(ours, 65536):
+                shown += part
+        os.close(ours)
+        assert process.wait(60) == 0, shown.decode()
+    text = shown.decode()
+    assert "worker 1" in text
+    assert "Nothing was lost" in text
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor stays hidden"
 
 
 # --- its parts -----------------------------------------------------------------------------------
