@@ -26,8 +26,21 @@ __all__ = [
 
 def storable(text: str, limit: int) -> str:
     """``text`` as Postgres can store it: no NUL, no lone surrogate, at most ``limit`` long."""
-    clean = text.replace("\x00", "\\0").encode(errors="backslashreplace").decode()
+    clean = _clean(text)
     return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
+
+
+def _clean(text: str) -> str:
+    return text.replace("\x00", "\\0").encode(errors="backslashreplace").decode()
+
+
+def _stack(error: BaseException) -> str:
+    try:
+        lines = traceback.format_exception(error)
+    except Exception as broken:  # noqa: BLE001 - its notes or its fields may be anything
+        return f"<its stack cannot be shown: {type(broken).__name__}>"
+    # The end of a stack is the part that tells; an innocent head may be cut.
+    return _clean("".join(lines))[-MAX_TRACEBACK_CHARS:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +64,10 @@ class Failure:
             message = str(error)
         except Exception as broken:  # noqa: BLE001 - a user's __str__ may raise anything
             message = f"<its message cannot be shown: {type(broken).__name__}>"
-        # The end of a stack is the part that tells; an innocent head may be cut.
-        stack = "".join(traceback.format_exception(error))[-MAX_TRACEBACK_CHARS:]
         return cls(
             storable(type(error).__name__, 200),
             storable(message, MAX_ERROR_CHARS),
-            storable(stack, MAX_TRACEBACK_CHARS),
+            _stack(error),
         )
 
 

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from datetime import timedelta
 
-from pgconductor.domain.limits import check_duration
+from pgconductor.domain.limits import MAX_DELAY, check_duration
 from pgconductor.exceptions import DoNotRetry, InvalidInput, RetryAfter
 
 __all__ = ["RetryPolicy"]
@@ -69,5 +69,13 @@ class RetryPolicy:
         if isinstance(error, (DoNotRetry, *self.fatal)):
             return None
         if isinstance(error, RetryAfter):
-            return error.delay
+            asked = _bounded(error.delay)
+            return self.delay(attempt) if asked is None else asked
         return self.delay(attempt) if isinstance(error, self.retryable) else None
+
+
+def _bounded(delay: object) -> timedelta | None:
+    """A handler's own delay as the database can add it to an instant; None if it is none."""
+    if not isinstance(delay, timedelta):
+        return None
+    return max(timedelta(0), min(delay, MAX_DELAY))
