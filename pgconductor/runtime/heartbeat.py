@@ -79,8 +79,19 @@ class HeartbeatThread(threading.Thread):
         self._last_ack = elapsed_clock()
         self._main_alive_at = elapsed_clock()
         self._stall_reported = False
-        #: Beat as often as this, in seconds; the orchestrator shortens it while nobody listens.
-        self.interval = settings.heartbeat_interval.total_seconds()
+        self._interval = settings.heartbeat_interval.total_seconds()
+
+    @property
+    def interval(self) -> float:
+        """Beat as often as this, in seconds; the orchestrator shortens it while nobody listens."""
+        return self._interval
+
+    @interval.setter
+    def interval(self, seconds: float) -> None:
+        shorter, self._interval = seconds < self._interval, seconds
+        if shorter:
+            # Not only after a pause of the old length.
+            self._nudge()
 
     def main_is_alive(self) -> None:
         """The main loop says so, every second or so."""
