@@ -20,7 +20,12 @@ from pgconductor.cli.output import clean
 __all__ = ["LiveDisplay"]
 
 _TONES: Final = {"plain": "", "bad": "bold red", "good": "green"}
-_STATES: Final = (("completed", "green"), ("running", "yellow"), ("available", "bright_black"))
+_STATES: Final = (
+    ("completed", "green"),
+    ("failed", "red"),
+    ("running", "yellow"),
+    ("available", "bright_black"),
+)
 _EVENTS: Final = 9
 _WIDTH: Final = 100
 
@@ -95,6 +100,7 @@ class LiveDisplay:
         states = Text("   ").join(
             Text.assemble(("● ", colour), f"{view.sample.states.get(state, 0):,} {state}")
             for state, colour in _STATES
+            if state != "failed" or state in view.sample.states  # None ever should.
         )
         sample = view.sample
         trouble = Text.assemble(
