@@ -211,7 +211,7 @@ def record_stamp(ctx: MigrationContext, step: MigrationInfo, **_: Any) -> None:
     statements = [
         f"DELETE FROM {SCHEMA}.schema_migrations WHERE version > {top};",  # noqa: S608 - a number
         *(
-            f"INSERT INTO {SCHEMA}.schema_migrations (version, name, breaking)"  # noqa: S608
+            f"INSERT INTO {SCHEMA}.schema_migrations (version, name, breaking)"  # noqa: S608 - checked
             f" VALUES ({one.version}, {_quoted(one.name)}, {one.breaking})"
             " ON CONFLICT (version) DO NOTHING;"
             for one in known.values()
