@@ -31,11 +31,20 @@ from pgconductor.runtime.attempt import Runnable
 from pgconductor.runtime.handler import Codec, Handler
 from pgconductor.runtime.orchestrator import Orchestrator
 from pgconductor.services.backend import Backend
+from pgconductor.services.engines import bound_engine, check_driver
 from pgconductor.services.executions import ExecutionService
 from pgconductor.services.identity import DatabaseIdentity
 from pgconductor.services.orchestrators import OrchestratorService
 from pgconductor.settings import Settings, normalise_url
-from pgconductor.tasks import Task, TaskRef
+from pgconductor.tasks import (
+    AsyncHandler,
+    AsyncHandlerAlone,
+    PlainHandler,
+    PlainHandlerAlone,
+    Task,
+    TaskDecorator,
+    TaskRef,
+)
 
 __all__ = ["Conductor"]
 
@@ -77,9 +86,9 @@ class Conductor:
             settings = Settings(database_url=SecretStr(database_url))
         self.settings = settings or Settings()
         if sessionmaker is not None:
-            engine = _bound_engine(sessionmaker)
+            engine = bound_engine(sessionmaker)
         if engine is not None:
-            _check_driver(engine)
+            check_driver(engine)
         self._engine = engine
         self._owns_engine = engine is None
         self._sessionmaker = sessionmaker
@@ -168,8 +177,13 @@ class Conductor:
         return tuple(sorted({task.queue for task in self._tasks.values()}))
 
     @overload
-    def task(self, name: Callable[..., Any], /) -> Task[Any, Any]: ...
-
+    def task(self, name: AsyncHandler[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, name: AsyncHandlerAlone[R], /) -> Task[None, R]: ...
+    @overload
+    def task(self, name: PlainHandler[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, name: PlainHandlerAlone[R], /) -> Task[None, R]: ...
     @overload
     def task(
         self,
@@ -180,7 +194,7 @@ class Conductor:
         max_crashes: int = 3,
         retry: RetryPolicy | None = None,
         timeout: timedelta | None = None,
-    ) -> Callable[[Callable[..., Any]], Task[Any, Any]]: ...
+    ) -> TaskDecorator: ...
 
     def task(
         self,
@@ -230,14 +244,22 @@ class Conductor:
             return declare(name)
         return declare
 
+    @overload
     def task_ref(
-        self,
-        name: str,
-        *,
-        queue: str = "default",
-        payload: type[P] | Any = Any,
-        result: type[R] | Any = Any,
-    ) -> TaskRef[P, R]:
+        self, name: str, *, queue: str = ..., payload: type[P], result: type[R]
+    ) -> TaskRef[P, R]: ...
+    @overload
+    def task_ref(self, name: str, *, queue: str = ..., payload: type[P]) -> TaskRef[P, Any]: ...
+    @overload
+    def task_ref(self, name: str, *, queue: str = ..., result: type[R]) -> TaskRef[Any, R]: ...
+    @overload
+    def task_ref(
+        self, name: str, *, queue: str = ..., payload: Any = ..., result: Any = ...
+    ) -> TaskRef[Any, Any]: ...
+
+    def task_ref(
+        self, name: str, *, queue: str = "default", payload: Any = Any, result: Any = Any
+    ) -> TaskRef[Any, Any]:
         """A task whose handler lives in another service.
 
         Args:
@@ -373,21 +395,3 @@ class Conductor:
         if isinstance(concurrency, bool) or not 1 <= concurrency <= 10_000:
             raise ConfigurationError(f"concurrency must be 1 to 10,000, not {concurrency!r}")
         return concurrency
-
-
-def _bound_engine(sessionmaker: async_sessionmaker[AsyncSession]) -> AsyncEngine:
-    bind = sessionmaker.kw.get("bind")
-    if not isinstance(bind, AsyncEngine):
-        raise ConfigurationError("the sessionmaker must be bound to an AsyncEngine")
-    return bind
-
-
-def _check_driver(engine: AsyncEngine) -> None:
-    if not isinstance(engine, AsyncEngine):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers need not be typed
-        raise ConfigurationError(
-            f"an AsyncEngine is due (create_async_engine), not {type(engine).__name__}"
-        )
-    if engine.dialect.driver != "asyncpg":
-        raise ConfigurationError(
-            f"the engine must be on asyncpg (postgresql+asyncpg://), not {engine.dialect.driver}"
-        )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
@@ -13,12 +13,27 @@ from pgconductor.domain.invocations import DedupeScope, Invocation, Invoked
 from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import InvalidInput, InvalidPayload
 from pgconductor.handles import ExecutionHandle, Waiter
+from pgconductor.runtime.context import TaskContext
 from pgconductor.runtime.handler import Codec, Handler
 
-__all__ = ["Invoker", "Task", "TaskRef"]
+__all__ = [
+    "AsyncHandler",
+    "AsyncHandlerAlone",
+    "Invoker",
+    "PlainHandler",
+    "PlainHandlerAlone",
+    "Task",
+    "TaskDecorator",
+    "TaskRef",
+]
 
 P = TypeVar("P")
 R = TypeVar("R")
+
+AsyncHandler = Callable[[TaskContext, P], Coroutine[Any, Any, R]]
+AsyncHandlerAlone = Callable[[TaskContext], Coroutine[Any, Any, R]]
+PlainHandler = Callable[[TaskContext, P], R]
+PlainHandlerAlone = Callable[[TaskContext], R]
 
 
 class Invoker(Waiter, Protocol):
@@ -293,3 +308,16 @@ class Task(TaskRef[P, R]):
 
     def _encode(self, payload: Any) -> str | None:
         return self.handler.encode_payload(payload, max_bytes=self._invoker.max_payload_bytes)
+
+
+class TaskDecorator(Protocol):
+    """Makes a task of a handler, typed by the handler's hints."""
+
+    @overload
+    def __call__(self, function: AsyncHandler[P, R], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: AsyncHandlerAlone[R], /) -> Task[None, R]: ...
+    @overload
+    def __call__(self, function: PlainHandler[P, R], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: PlainHandlerAlone[R], /) -> Task[None, R]: ...
