@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from pgconductor import Conductor, RetryPolicy, Settings, TaskContext
@@ -48,7 +49,7 @@ def drill_conductor(url: str, **settings: Any) -> Conductor:
     short = {
         k: v for k, v in DRILL_SETTINGS.items() if f"PGCONDUCTOR_{k.upper()}" not in os.environ
     }
-    conductor = Conductor(Settings(database_url=url, **{**short, **settings}))
+    conductor = Conductor(Settings(database_url=SecretStr(url), **{**short, **settings}))
     declare_harmless(conductor)
     declare_deadly(conductor)
     return conductor

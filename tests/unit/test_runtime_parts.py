@@ -311,8 +311,7 @@ class HangingLink:
         self.beats += 1
         if self.beats == 1:
             return ANSWER
-        while not self.gone:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: self.gone, timeout=60)
         raise NotRegistered(CLAIM.orchestrator_id)
 
     async def aclose(self) -> None:
@@ -420,7 +419,7 @@ def test_what_is_held_ready_lasts_a_fifth_of_a_second() -> None:
     assert prefetch.size in range(18, 21)  # 100 a second
     prefetch.look(20)
     prefetch.look(30)
-    assert prefetch.size < 5
+    assert prefetch.size <= 5
 
 
 def test_short_handlers_get_large_batches() -> None:
