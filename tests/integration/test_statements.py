@@ -155,12 +155,20 @@ def test_every_method_of_every_repository_is_called() -> None:
     assert expected == set(CALLS)
 
 
+NO_SEARCH_PATH: dict[str, dict[str, Any]] = {
+    "asyncpg": {"server_settings": {"search_path": ""}},
+    "psycopg": {"options": "-c search_path="},
+}
+
+
+@pytest.mark.parametrize("driver", NO_SEARCH_PATH)
 @pytest.mark.parametrize("name", CALLS)
-async def test_every_statement_of_a_repository_executes(database_url: str, name: str) -> None:
-    """A1, A7: those of the query builder included."""
-    engine = create_async_engine(
-        database_url, connect_args={"server_settings": {"search_path": ""}}
-    )
+async def test_every_statement_of_a_repository_executes(
+    database_url: str, name: str, driver: str
+) -> None:
+    """A1, A7: those of the query builder included; every driver sends the same types."""
+    url = database_url.replace("+asyncpg", f"+{driver}", 1)
+    engine = create_async_engine(url, connect_args=NO_SEARCH_PATH[driver])
     seen: list[str] = []
 
     @event.listens_for(engine.sync_engine, "before_cursor_execute")
