@@ -23,7 +23,7 @@ from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.domain.limits import check_queue
 from pgconductor.domain.retry import RetryPolicy
 from pgconductor.domain.tasks import TaskOptions
-from pgconductor.exceptions import ConfigurationError, UnknownQueue, UnknownTask, WrongSession
+from pgconductor.exceptions import ConfigurationError, UnknownQueue, UnknownTask
 from pgconductor.handles import ExecutionHandle, FinishedWatch
 from pgconductor.repositories.errors import translated
 from pgconductor.repositories.invoking import invoke_parameters, invoked_from
@@ -31,7 +31,12 @@ from pgconductor.runtime.attempt import Runnable
 from pgconductor.runtime.handler import Codec, Handler
 from pgconductor.runtime.orchestrator import Orchestrator
 from pgconductor.services.backend import Backend
-from pgconductor.services.engines import bound_engine, check_driver
+from pgconductor.services.engines import (
+    bound_engine,
+    check_async_session,
+    check_driver,
+    check_sync_session,
+)
 from pgconductor.services.executions import ExecutionService
 from pgconductor.services.identity import DatabaseIdentity
 from pgconductor.services.orchestrators import OrchestratorService
@@ -315,6 +320,7 @@ class Conductor:
         """
         if session is None:
             return await self.executions.invoke_many(invocations)
+        check_async_session(session)
         service = ExecutionService(session)
         if self._has_database:
             await self._identity.check(self.engine, session)
@@ -326,10 +332,7 @@ class Conductor:
         Raises:
             WrongSession: The session is an async one, or bound to another database.
         """
-        if not isinstance(session, Session):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers need not be typed
-            raise WrongSession(
-                f"invoke_sync takes a sync Session, not {type(session).__name__}; await invoke()"
-            )
+        check_sync_session(session)
         if self._has_database:
             self._identity.check_sync(self.engine.url, session)
         with translated():

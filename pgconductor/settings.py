@@ -81,9 +81,11 @@ class Settings(BaseSettings):
         poll_interval: How often a worker looks without having been woken.
         heartbeat_interval: How often an orchestrator proves that it lives.
         stale_after: How long its heartbeat may be silent before others take its executions back.
-        self_fence_after: How long after its last acknowledged heartbeat an orchestrator stops
-            itself; less than ``stale_after``.
-        sweep_interval: How often an orchestrator looks for stale ones.
+        self_fence_after: How long after its last acknowledged heartbeat an orchestrator interrupts
+            its handlers and starts nothing, until one is acknowledged again; less than
+            ``stale_after``.
+        sweep_interval: How often an orchestrator looks for stale ones; at most half of
+            ``stale_after``.
         shutdown_grace: How long handlers may go on after a stop was asked for.
         give_back_after: How long a fetched execution may wait for a free slot before it is given
             back to others.
@@ -138,6 +140,11 @@ class Settings(BaseSettings):
             raise ConfigurationError(
                 "heartbeat_interval < self_fence_after < stale_after must hold, not "
                 f"{self.heartbeat_interval}, {self.self_fence_after}, {self.stale_after}"
+            )
+        if self.sweep_interval * 2 > self.stale_after:
+            raise ValueError(
+                "sweep_interval must be at most half of stale_after, not "
+                f"{self.sweep_interval} of {self.stale_after}: who looks less often sees nobody die"
             )
         return self
 

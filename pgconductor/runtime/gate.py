@@ -15,9 +15,9 @@ __all__ = ["StartGate"]
 class StartGate:
     """Keeps a suspect alone, and everything still while the process may not work.
 
-    An execution that is one crash short of its limit starts only when no other suspect is at work,
-    and nothing else starts in the process until it ends: if it takes the process down, it is known
-    to be the one.
+    From the fetch of an execution that is one crash short of its limit until its outcome is in the
+    database, nothing else is fetched or started in the process: if the process dies meanwhile, it
+    is known to be the one, and no other suspect is counted with it.
 
     Attributes:
         on_open: Called when something may start again.
@@ -29,20 +29,21 @@ class StartGate:
 
     @property
     def open(self) -> bool:
-        """Whether anything may be fetched and started."""
+        """Whether anything may be fetched."""
         return self._suspect is None and not self._closed_for
 
-    def enter(self, fetched: Fetched) -> bool:
-        """Whether an execution may start now; a suspect that may closes the gate behind it."""
-        if not self.open:
-            return False
+    def admit(self, fetched: Fetched) -> None:
+        """An execution was fetched; if it is a suspect, nothing else starts from now on."""
         if fetched.alone:
             self._suspect = fetched.id
-        return True
 
-    def leave(self, fetched: Fetched) -> None:
-        """An execution that had started has ended."""
-        if self._suspect == fetched.id:
+    def lets_start(self, fetched: Fetched) -> bool:
+        """Whether an execution may start now."""
+        return not self._closed_for and self._suspect in {None, fetched.id}
+
+    def settle(self, execution_id: UUID) -> None:
+        """An outcome is in the database: from now on a crash is not this execution's any more."""
+        if self._suspect == execution_id:
             self._suspect = None
             self.on_open()
 

@@ -36,7 +36,8 @@ class ExitReason(StrEnum):
 
     Attributes:
         CLEAN: It was stopped, or drained, and everything ended or was given back in time.
-        FORCED: Some handler did not end within the grace period, or a second signal came.
+        FORCED: Some handler was interrupted, or left behind, because the grace period was over or a
+            second signal came.
         SHUTDOWN: The database asked for it, for instance because of a breaking migration.
         EVICTED: Others found it stale and took its executions.
     """
@@ -196,6 +197,8 @@ class Machine:
 
     def _on_written(self, verdicts: list[Verdict]) -> None:
         self.process.activity += len(verdicts)
+        for verdict in verdicts:
+            self.process.gate.settle(verdict.execution_id)
         if self._draining and all(worker.quiet for worker in self.workers):
             # What was just given back, or is to be retried at once, may be due.
             self.wake_workers()

@@ -212,6 +212,7 @@ class Worker:
         if batch:
             process.activity += 1
             self._idle.clear()
+            process.gate.admit(batch[0])
         if self._stopping:
             self._give_back()
             return False
@@ -230,7 +231,7 @@ class Worker:
             self._ready
             and not self._stopping
             and len(self._attempts) < self._concurrency
-            and process.gate.enter(self._ready[0][0])
+            and process.gate.lets_start(self._ready[0][0])
         ):
             fetched, _ = self._ready.popleft()
             attempt = Attempt(
@@ -247,7 +248,6 @@ class Worker:
         del self._attempts[attempt.fetched.id, attempt.fetched.claim.number]
         self._prefetch.ended()
         self._process.activity += 1
-        self._process.gate.leave(attempt.fetched)
         self._start_ready()
         if self._starved or self._stopping:
             self._wake.set()

@@ -31,7 +31,7 @@ class HeartbeatLink:
 
     def __init__(self, engine: AsyncEngine, registration: Registration) -> None:
         self._engine = sibling_engine(engine)
-        self._pinned = PinnedUnitOfWork(self._engine, timeout=_BEAT_TIMEOUT)
+        self._pinned = PinnedUnitOfWork(self._engine, timeout=_BEAT_TIMEOUT, role="heartbeat")
         self._service = OrchestratorService(self._pinned)
         self._registration = registration
 
@@ -71,8 +71,8 @@ class Backend:
         self._source = engine
         self._engine = sibling_engine(engine)
         self._listening = sibling_engine(direct_engine or engine)
-        self._fetching = PinnedUnitOfWork(self._engine, timeout=command_timeout)
-        self._completing = PinnedUnitOfWork(self._engine, timeout=command_timeout)
+        self._fetching = PinnedUnitOfWork(self._engine, timeout=command_timeout, role="fetch")
+        self._completing = PinnedUnitOfWork(self._engine, timeout=command_timeout, role="complete")
         self.fetching: Final = ExecutionService(self._fetching)
         self.completing: Final = ExecutionService(self._completing)
         self.orchestrators: Final = OrchestratorService(

@@ -1,12 +1,13 @@
-"""What an engine must be like."""
+"""What an engine or a session must be like."""
 
 from __future__ import annotations
 
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session
 
-from pgconductor.exceptions import ConfigurationError
+from pgconductor.exceptions import ConfigurationError, WrongSession
 
-__all__ = ["bound_engine", "check_driver"]
+__all__ = ["bound_engine", "check_async_session", "check_driver", "check_sync_session"]
 
 
 def bound_engine(sessionmaker: async_sessionmaker[AsyncSession]) -> AsyncEngine:
@@ -34,4 +35,31 @@ def check_driver(engine: object) -> None:
     if engine.dialect.driver != "asyncpg":
         raise ConfigurationError(
             f"the engine must be on asyncpg (postgresql+asyncpg://), not {engine.dialect.driver}"
+        )
+
+
+def check_async_session(session: object) -> None:
+    """Refuse whatever cannot be awaited in the caller's transaction.
+
+    Raises:
+        WrongSession: It is neither an ``AsyncSession`` nor an ``AsyncConnection``.
+    """
+    if isinstance(session, Session):
+        raise WrongSession("a sync Session cannot be awaited; use invoke_sync with it")
+    if not isinstance(session, AsyncSession | AsyncConnection):
+        raise WrongSession(
+            f"an AsyncSession or AsyncConnection is due, not {type(session).__name__}; leave it "
+            "out for a transaction of its own"
+        )
+
+
+def check_sync_session(session: object) -> None:
+    """Refuse whatever is no sync ``Session``.
+
+    Raises:
+        WrongSession: It is not.
+    """
+    if not isinstance(session, Session):
+        raise WrongSession(
+            f"invoke_sync takes a sync Session, not {type(session).__name__}; await invoke()"
         )

@@ -25,7 +25,7 @@ CONTROL: Final = "pgconductor_control"
 FINISHED: Final = "pgconductor_finished"
 _PROBE: Final = "pgconductor_probe"
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("pgconductor.listener")
 
 
 class Listener:

@@ -7,13 +7,15 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from sqlalchemy import Engine, QueuePool
+from sqlalchemy import Engine, QueuePool, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pgconductor.repositories import Repositories, sql_repositories
 from pgconductor.repositories.errors import sqlstate
 
 __all__ = ["PinnedUnitOfWork", "TimedUnitOfWork", "sibling_engine"]
+
+_NAME = text("SELECT pg_catalog.set_config('application_name', :name, false)")
 
 
 def sibling_engine(engine: AsyncEngine) -> AsyncEngine:
@@ -43,11 +45,13 @@ class PinnedUnitOfWork:
     Args:
         engine: Where the connection comes from.
         timeout: How long one use may take, connecting included.
+        role: What it is for, shown as ``application_name`` in ``pg_stat_activity``.
     """
 
-    def __init__(self, engine: AsyncEngine, *, timeout: timedelta) -> None:
+    def __init__(self, engine: AsyncEngine, *, timeout: timedelta, role: str) -> None:
         self._engine = engine
         self._timeout = timeout.total_seconds()
+        self._role = role
         self._lock = asyncio.Lock()
         self._connection: AsyncConnection | None = None
         self._repositories: Repositories | None = None
@@ -67,6 +71,7 @@ class PinnedUnitOfWork:
     async def _connect(self) -> Repositories:
         connection = await self._engine.connect()
         self._connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await self._connection.execute(_NAME, {"name": f"pgconductor {self._role}"})
         self._repositories = sql_repositories(self._connection)
         return self._repositories
 

@@ -34,7 +34,7 @@ SECOND = timedelta(seconds=30)
 
 @asynccontextmanager
 async def pinned(engine: AsyncEngine) -> AsyncIterator[Harness]:
-    work = PinnedUnitOfWork(engine, timeout=SECOND)
+    work = PinnedUnitOfWork(engine, timeout=SECOND, role="test")
     yield PostgresHarness(engine, work)
     await work.aclose()
 
@@ -203,7 +203,7 @@ async def test_a_late_completion_in_repeatable_read_is_refused(
 # --- the wrong thing -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bind", [Session(), None, "postgresql://x", 1], ids=repr)
+@pytest.mark.parametrize("bind", [Session(), None, "postgresql://x", 1], ids=lambda bind: type(bind).__name__)
 def test_what_cannot_be_worked_on_is_refused(bind: Any) -> None:
     with pytest.raises(WrongSession):
         ExecutionService(bind)

@@ -211,10 +211,7 @@ def test_no_text_is_no_value() -> None:
     "text",
     [
         "1" * 5_000,  # more digits than Python reads
-        "1e400",
         "[" * 3_000 + "]" * 3_000,
-        "[" * 100 + "]" * 100,
-        '"\\u0000"',
         '"\\ud800"',
         "NaN",
         "Infinity",

@@ -324,6 +324,7 @@ async def test_a_beat_that_hangs_does_not_keep_the_fence_open() -> None:
         heartbeat_interval=timedelta(seconds=0.05),
         self_fence_after=timedelta(seconds=0.5),
         stale_after=timedelta(seconds=1),
+        sweep_interval=timedelta(seconds=0.5),
     )
     link = HangingLink()
     told: list[str] = []
@@ -437,12 +438,16 @@ def test_a_suspect_is_alone_behind_the_gate() -> None:
     gate = StartGate(lambda: opened.append(True))
     suspect = fetched(crashes=2)
     assert suspect.alone
-    assert gate.enter(fetched())
-    assert gate.enter(suspect)
-    assert not gate.enter(fetched())
-    assert not gate.enter(fetched(crashes=2))
-    gate.leave(fetched())
+    innocent = fetched()
+    gate.admit(innocent)
+    assert gate.lets_start(innocent)
+    gate.admit(suspect)
     assert not gate.open
-    gate.leave(suspect)
+    assert gate.lets_start(suspect)
+    assert not gate.lets_start(fetched())
+    assert not gate.lets_start(fetched(crashes=2))
+    gate.settle(innocent.id)
+    assert not gate.open
+    gate.settle(suspect.id)
     assert gate.open
     assert opened == [True]

@@ -62,7 +62,7 @@ def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch, name: s
     given = {
         bool: str(not default),
         int: str((default or 0) + 1) if isinstance(default, int) else "",
-        timedelta: "19" if name == "heartbeat_interval" else "21",
+        timedelta: {"heartbeat_interval": "19", "sweep_interval": "9"}.get(name, "21"),
         type(None): URL,
     }[type(default)]
     monkeypatch.setenv(f"PGCONDUCTOR_{name.upper()}", given)
@@ -159,6 +159,7 @@ def test_all_durations_are_tried() -> None:
 @pytest.mark.parametrize(
     "given",
     [
+        {"sweep_interval": 16},
         {"stale_after": 20},
         {"self_fence_after": 30},
         {"self_fence_after": 5},
