@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import socket
 import time
@@ -23,14 +25,17 @@ from pgconductor.domain.orchestrators import (
 )
 from pgconductor.domain.revisions import KNOWN_REVISION, SchemaStatus
 from pgconductor.domain.tasks import TaskOptions
-from pgconductor.exceptions import NotRegistered, RegistrationRefused
+from pgconductor.exceptions import NotRegistered, PgconductorError, RegistrationRefused
 from pgconductor.repositories import Repositories
-from pgconductor.services.unit_of_work import Bind, unit_of_work
+from pgconductor.services.unit_of_work import Bind, JoinedUnitOfWork, unit_of_work
 
 __all__ = ["RECOVERY_BATCH", "OrchestratorService"]
 
 #: How many executions are recovered in one transaction.
 RECOVERY_BATCH: Final = 500
+_WITHDRAW_SECONDS: Final = 5.0
+
+logger = logging.getLogger("pgconductor.orchestrators")
 
 
 class OrchestratorService:
@@ -64,10 +69,22 @@ class OrchestratorService:
             SchemaTooNew: It has a breaking revision that the code does not know.
             RegistrationRefused: The gate refused it for another reason.
         """
-        identity = new_id()
+        registration = Registration(new_id(), schema_version)
+        try:
+            await self._add(registration, version)
+        except PgconductorError:
+            raise
+        except BaseException:
+            # Cancelled, or cut off: it may have committed all the same, and nobody would beat.
+            await asyncio.shield(self._withdraw(registration))
+            raise
+        return registration
+
+    async def _add(self, registration: Registration, version: str) -> None:
+        schema_version = registration.schema_version
         async with self._work.begin() as repositories:
             accepted = await repositories.orchestrators.add(
-                identity,
+                registration.orchestrator_id,
                 version=version,
                 schema_version=schema_version,
                 hostname=socket.gethostname(),
@@ -80,7 +97,15 @@ class OrchestratorService:
                     f"the gate refused an orchestrator of revision {schema_version:04d}; the "
                     f"database is at {status.installed:04d}; try again"
                 )
-        return Registration(identity, schema_version)
+
+    async def _withdraw(self, registration: Registration) -> None:
+        if isinstance(self._work, JoinedUnitOfWork):
+            return  # The caller's transaction decides.
+        try:
+            async with asyncio.timeout(_WITHDRAW_SECONDS):
+                await self.leave(registration)
+        except Exception as error:  # noqa: BLE001 - whatever it is, others will find it stale
+            logger.info("a registration in doubt could not be withdrawn: %s", type(error).__name__)
 
     async def schema_status(self) -> SchemaStatus:
         """What the database says of its schema.
