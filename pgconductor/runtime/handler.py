@@ -68,7 +68,8 @@ class Codec:
                     valid, mode="json", by_alias=True, round_trip=True, warnings="error"
                 )
             except ValidationError as error:
-                raise InvalidPayload(_explained(error, self.name), field) from error
+                # Not its cause: pydantic's message quotes the input, and tracebacks are logged.
+                raise InvalidPayload(_explained(error, self.name), field) from None
             except (PydanticSerializationError, UnicodeError, ValueError) as error:
                 raise InvalidPayload(f"{self.name} cannot be made JSON: {error}", field) from error
         return None if value is None else encode(value, max_bytes=max_bytes, field=field)
@@ -84,7 +85,7 @@ class Codec:
         try:
             return self.adapter.validate_json("null" if text is None else text)
         except ValidationError as error:
-            raise PayloadDecodeError(_explained(error, self.name)) from error
+            raise PayloadDecodeError(_explained(error, self.name)) from None
         except (ValueError, RecursionError) as error:
             raise PayloadDecodeError(f"the stored JSON cannot be read: {error}") from error
 
