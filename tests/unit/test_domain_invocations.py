@@ -53,7 +53,6 @@ def test_ids_are_ordered_by_time() -> None:
         ({"max_attempts": 1_000_001}, "max_attempts"),
         ({"max_crashes": True}, "max_crashes"),
     ],
-    ids=repr,
 )
 def test_an_invocation_that_is_not_valid_cannot_be_made(
     options: dict[str, Any], field: str
@@ -82,7 +81,6 @@ def test_a_scope_is_the_scope_however_it_is_given(scope: Any) -> None:
         ({"timeout": timedelta(0)}, "timeout"),
         ({"timeout": 30}, "timeout"),
     ],
-    ids=repr,
 )
 def test_task_options_that_are_not_valid_cannot_be_made(
     options: dict[str, Any], field: str

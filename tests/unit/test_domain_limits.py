@@ -31,7 +31,7 @@ def test_queues(name: str) -> None:
     "name",
     ["", "9a", "-a", "_a", "A", "aB", "a b", "a.b", "a\n", "a\x00", "ä", "\u0430", "a" * 49,
      "pg'; DROP TABLE x --", *NOT_STRINGS],
-    ids=repr,
+
 )  # fmt: skip
 def test_no_queues(name: Any) -> None:
     with pytest.raises(InvalidName, match="cannot name a queue; use a lower-case letter") as caught:
@@ -47,7 +47,7 @@ def test_tasks(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["", "9a", ".a", "-a", "a b", "a\t", "a\n", "a,b", "é", "a" * 129, "a\u202e", *NOT_STRINGS],
-    ids=repr,
+
 )  # fmt: skip
 def test_no_tasks(name: Any) -> None:
     with pytest.raises(InvalidName, match="cannot name a task") as caught:
@@ -153,7 +153,7 @@ def test_naive_instants(when: datetime) -> None:
     "when",
     [datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC), "2026-01-01", 0, None,
      datetime(2026, 1, 1, tzinfo=UTC).date()],
-    ids=repr,
+
 )  # fmt: skip
 def test_no_instants(when: Any) -> None:
     with pytest.raises(InvalidInput) as caught:
