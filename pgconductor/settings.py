@@ -142,7 +142,7 @@ class Settings(BaseSettings):
                 f"{self.heartbeat_interval}, {self.self_fence_after}, {self.stale_after}"
             )
         if self.sweep_interval * 2 > self.stale_after:
-            raise ValueError(
+            raise ConfigurationError(
                 "sweep_interval must be at most half of stale_after, not "
                 f"{self.sweep_interval} of {self.stale_after}: who looks less often sees nobody die"
             )
