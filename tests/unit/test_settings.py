@@ -72,7 +72,7 @@ def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch, name: s
 def test_who_looks_too_seldom_sees_nobody_die() -> None:
     """Recovery: an observer begins anew after a gap of ``stale_after``."""
     assert Settings(sweep_interval=timedelta(seconds=15)).sweep_interval == timedelta(seconds=15)
-    with pytest.raises(ValidationError, match="sweep_interval must be at most half"):
+    with pytest.raises(ConfigurationError, match="sweep_interval must be at most half"):
         Settings(sweep_interval=timedelta(seconds=16))
 
 
@@ -175,13 +175,6 @@ def test_all_durations_are_tried() -> None:
 )
 def test_a_heartbeat_must_be_in_time(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="heartbeat_interval < self_fence_after < stale_"):
-        settings_of(**given)
-
-
-@pytest.mark.parametrize("given", [{"sweep_interval": 15.001}, {"sweep_interval": 3600}])
-def test_a_sweep_must_be_in_time(given: dict[str, Any]) -> None:
-    assert settings_of(sweep_interval=15).sweep_interval * 2 == Settings().stale_after
-    with pytest.raises(ConfigurationError, match="sweep_interval must be at most half of stale_"):
         settings_of(**given)
 
 
