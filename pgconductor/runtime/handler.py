@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import PydanticSerializationError, to_json
 
 from pgconductor.domain.payloads import decode, encode
@@ -49,7 +49,7 @@ class Codec:
             return cls()
         try:
             adapter: TypeAdapter[Any] = TypeAdapter(hint)
-        except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, TypeError) as error:
+        except (PydanticUserError, PydanticUndefinedAnnotation, TypeError) as error:
             raise ConfigurationError(
                 f"{where}: pydantic cannot handle {hint!r}: {error}"
             ) from error
