@@ -6,6 +6,7 @@ from uuid import UUID
 
 import pytest
 
+from tests.faults.drill_tasks import drill_conductor
 from tests.faults.drills import Drill
 
 pytestmark = pytest.mark.faults
@@ -30,12 +31,17 @@ async def supervise(drill: Drill, *, concurrency: int = 8, most: int = 12) -> in
 
 async def take_back(drill: Drill) -> None:
     """Recover the dead, by an orchestrator that does not execute anything itself."""
-    idle = drill.conductor.orchestrator(queues=["nobody-invokes-here"], concurrency=1)
+    # The dead are dead for certain, so it need not be patient.
+    conductor = drill_conductor(
+        drill.url, heartbeat_interval=0.1, self_fence_after=0.3, stale_after=0.4, sweep_interval=0.1
+    )
+    idle = conductor.orchestrator(queues=["nobody-invokes-here"], concurrency=1)
     await idle.start()
     try:
         await drill.only_registered(drill.own_pid)
     finally:
         await idle.stop()
+        await conductor.close()
 
 
 def assert_crashed(drill: Drill, execution_id: UUID) -> None:

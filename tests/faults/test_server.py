@@ -68,7 +68,7 @@ async def test_the_server_crashes_under_load(
 async def test_every_backend_is_terminated_again_and_again(drill: Drill) -> None:
     """I3, I9: fetchers, completers, heartbeats and listeners all come back."""
     workers = [await drill.worker(), await drill.worker()]
-    for _ in range(6):
+    for _ in range(4):
         await drill.invoke_many("touch", range(50))
         drill.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {OTHERS}")
         await drill.conductor.engine.dispose()
@@ -110,7 +110,7 @@ async def test_chaos(drill: Drill) -> None:
     seed = int(os.environ.get("PGCONDUCTOR_CHAOS_SEED", "20260101"))
     chance = random.Random(seed)
     workers: list[Child] = list(await asyncio.gather(*(drill.worker() for _ in range(3))))
-    for _ in range(6):
+    for _ in range(5):
         await drill.invoke_many("touch", range(40))
         await drill.invoke_many("slow", [chance.uniform(0.0, 0.3) for _ in range(10)])
         # Not a wait for anything: the moment of the kill is what is random.
