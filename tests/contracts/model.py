@@ -1,0 +1,164 @@
+"""The engine as a pure model: what ``semantics.md`` says, in plain Python, hours for time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+Owner = tuple[UUID, int]
+
+
+@dataclass
+class ModelRow:
+    priority: int
+    due: int  # the hour from which on it may be fetched
+    max_attempts: int
+    max_crashes: int
+    key: str | None
+    run_at: datetime | None = None  # as the database has it: the model orders by it, no more
+    state: str = "available"
+    attempts: int = 0
+    crashes: int = 0
+    owner: Owner | None = None
+    finished_by: Owner | None = None
+    cancelling: bool = False
+    steps: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        return self.state in {"completed", "failed", "cancelled"}
+
+    def leave(self, state: str, by: Owner | None = None) -> None:
+        """Running no more. A cancellation that was asked for wins."""
+        self.state = "cancelled" if self.cancelling else state
+        self.owner = None
+        self.finished_by = by if self.finished else None
+
+
+@dataclass
+class ModelOrchestrator:
+    beat_at: int
+    beats: int = 0
+    asked_to_stop: bool = False
+
+
+class Model:
+    def __init__(self) -> None:
+        self.now = 0
+        self.rows: dict[UUID, ModelRow] = {}
+        self.orchestrators: dict[UUID, ModelOrchestrator] = {}
+
+    def invoke(self, new: UUID, row: ModelRow, *, retained: bool) -> UUID:
+        if row.key is not None:
+            same = {one: it for one, it in self.rows.items() if it.key == row.key}
+            for one, it in same.items():
+                if not it.finished:
+                    return one
+            if retained and same:
+                return self.latest_finished(same)
+        self.rows[new] = row
+        return new
+
+    def latest_finished(self, same: dict[UUID, ModelRow]) -> UUID:
+        # There is never more than one: the machine uses a key with one scope only.
+        (one,) = same
+        return one
+
+    def fetch(self, owner: Owner, limit: int) -> list[UUID]:
+        orchestrator = self.orchestrators.get(owner[0])
+        if orchestrator is None or orchestrator.asked_to_stop:
+            return []
+        due = [
+            (-row.priority, row.run_at, one)
+            for one, row in self.rows.items()
+            if row.state == "available" and row.due <= self.now
+        ]
+        picked = [one for *_, one in sorted(due)][:limit]
+        suspects = [one for one in picked if self.suspect(one)]
+        if suspects and suspects[0] == picked[0]:
+            picked = suspects[:1]
+        else:
+            picked = [one for one in picked if one not in suspects]
+        for one in picked:
+            row = self.rows[one]
+            row.state, row.owner = "running", owner
+            row.attempts += 1
+        return picked
+
+    def suspect(self, one: UUID) -> bool:
+        row = self.rows[one]
+        return 0 < row.crashes >= row.max_crashes - 1
+
+    def report(self, one: UUID, owner: Owner, kind: str) -> tuple[str, str | None]:
+        row = self.rows[one]
+        if row.owner != owner:
+            return ("known", row.state) if row.finished_by == owner else ("lost", None)
+        if kind == "complete":
+            row.leave("completed", owner)
+        elif kind == "release":
+            row.attempts -= 1
+            row.leave("available", owner)
+        elif kind == "retry" and row.attempts < row.max_attempts:
+            row.leave("available", owner)
+            row.due = self.now + (0 if row.finished else 1)
+        else:
+            row.leave("failed", owner)
+        return "recorded", row.state
+
+    def record_step(self, one: UUID, owner: Owner, key: str, result: str) -> str | None:
+        row = self.rows[one]
+        return row.steps.setdefault(key, result) if row.owner == owner else None
+
+    def cancel(self, one: UUID) -> bool:
+        row = self.rows[one]
+        if row.finished:
+            return False
+        row.cancelling = True
+        if row.state != "running":
+            row.leave("cancelled")
+        return True
+
+    def retry(self, one: UUID, *, from_scratch: bool) -> str:
+        row = self.rows[one]
+        if row.state not in {"failed", "cancelled"}:
+            return "refused"
+        others = [it for other, it in self.rows.items() if other != one and not it.finished]
+        if row.key is not None and any(it.key == row.key for it in others):
+            return "conflict"
+        row.cancelling, row.attempts, row.crashes = False, 0, 0
+        row.due = self.now
+        row.leave("available")
+        if from_scratch:
+            row.steps.clear()
+        return "retried"
+
+    def heartbeat(self, orchestrator: UUID) -> tuple[int, bool, set[UUID]] | None:
+        found = self.orchestrators.get(orchestrator)
+        if found is None:
+            return None
+        found.beats += 1
+        found.beat_at = self.now
+        cancelling = {one for one in self.held(orchestrator) if self.rows[one].cancelling}
+        return found.beats, found.asked_to_stop, cancelling
+
+    def held(self, orchestrator: UUID) -> list[UUID]:
+        return [one for one, row in self.rows.items() if row.owner and row.owner[0] == orchestrator]
+
+    def take_back(self, orchestrator: UUID, *, crashed: bool) -> list[str]:
+        """What becomes of the executions of an orchestrator that goes."""
+        del self.orchestrators[orchestrator]
+        held = self.held(orchestrator)
+        for one in held:
+            row = self.rows[one]
+            row.attempts -= 1
+            row.crashes += crashed
+            row.leave("failed" if crashed and row.crashes >= row.max_crashes else "available")
+        return [self.rows[one].state for one in held]
+
+    def late(self) -> set[UUID]:
+        return {one for one, it in self.orchestrators.items() if it.beat_at < self.now}
+
+    def recover(self) -> tuple[set[UUID], list[str]]:
+        late = self.late()
+        return late, [state for one in late for state in self.take_back(one, crashed=True)]

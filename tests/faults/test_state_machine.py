@@ -1,0 +1,188 @@
+"""Random lives of several orchestrators, against a pure model; the fakes and PostgreSQL alike.
+
+The machine is in ``tests/contracts/lives.py``, the model beside it. That the machine would notice
+is tested as well: each of the mutants below lacks one rule of the engine, and does not survive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from pgconductor import sql
+from pgconductor.domain.outcomes import Completed, Failed
+from pgconductor.testing import (
+    ExecutionRow,
+    FakeDatabase,
+    executions,
+    invoking,
+    orchestrators,
+    steps,
+)
+from pgconductor.types import ExecutionState
+from tests.contracts.harness import FakeHarness, PostgresHarness
+from tests.contracts.lives import Lives
+
+ORDINARY = settings(
+    max_examples=150,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+# The same examples each time, and no time spent on making the one that fails pretty.
+HUNT = settings(
+    ORDINARY,
+    max_examples=500,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    report_multiple_bugs=False,
+    print_blob=False,
+)
+TABLES = "pgconductor.executions, pgconductor.steps, pgconductor.orchestrators"
+Factory = Callable[[], Lives]
+
+
+@pytest.fixture
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that recovering a few executions takes several transactions."""
+    monkeypatch.setattr("pgconductor.services.orchestrators.RECOVERY_BATCH", 2)
+
+
+@pytest.fixture
+def fake_lives(runner: asyncio.Runner) -> Factory:
+    return lambda: Lives(FakeHarness(FakeDatabase()), runner.run)
+
+
+@pytest.fixture
+def postgres_lives(runner: asyncio.Runner, database_url: str) -> Iterator[Factory]:
+    """Makes machines over one database, which each finds empty."""
+    engine = create_async_engine(database_url)
+    harness = PostgresHarness(engine)
+
+    async def empty() -> None:
+        async with engine.begin() as connection:
+            await connection.execute(text(f"TRUNCATE {TABLES}"))
+
+    def fresh() -> Lives:
+        runner.run(empty())
+        harness.clock.reset()
+        return Lives(harness, runner.run)
+
+    yield fresh
+    runner.run(empty())
+    runner.run(engine.dispose())
+
+
+def live(factory: Factory, how: settings) -> None:
+    run_state_machine_as_test(cast("type[RuleBasedStateMachine]", factory), settings=how)
+
+
+def test_the_fakes_live_as_the_model_does(fake_lives: Factory) -> None:
+    live(fake_lives, ORDINARY)
+
+
+@pytest.mark.slow
+def test_postgres_lives_as_the_model_does(postgres_lives: Factory) -> None:
+    live(postgres_lives, settings(ORDINARY, max_examples=25, stateful_step_count=30))
+
+
+# --- mutants -------------------------------------------------------------------------------------
+
+
+def any_owner(row: ExecutionRow | None, _claim: object) -> bool:
+    return row is not None and row.state is ExecutionState.RUNNING
+
+
+def any_claim(row: ExecutionRow | None, claim: Any) -> bool:
+    return row is not None and row.held_by(claim.orchestrator_id)
+
+
+def no_cancellation(row: ExecutionRow, outcome: Any) -> ExecutionState:
+    if isinstance(outcome, Completed):
+        return ExecutionState.COMPLETED
+    if isinstance(outcome, Failed) and outcome.retry_after is None:
+        return ExecutionState.FAILED
+    return ExecutionState.AVAILABLE
+
+
+async def remove_at_once(self: Any, orchestrator_id: Any) -> bool:
+    tables = await self._transaction.write()
+    return tables.orchestrators.pop(orchestrator_id, None) is not None
+
+
+def a_crash_is_an_attempt(original: Any) -> Any:
+    def taken_back(self: Any, row: ExecutionRow, crashed: bool) -> Any:
+        return original(self, row, False)
+
+    return taken_back
+
+
+Executions, Orchestrators = executions.FakeExecutionRepository, orchestrators
+MUTANTS: dict[str, list[tuple[Any, str, Any]]] = {
+    "I1: a completion need not prove its owner": [(executions, "holds", any_owner)],
+    "I1: a completion need not prove its claim number": [(executions, "holds", any_claim)],
+    "I1: a step need not prove its owner": [(steps, "holds", any_owner)],
+    "I2: anybody may fetch": [(Executions, "_may_fetch", lambda *_: True)],
+    "I2: rows are removed whatever they hold": [
+        (orchestrators.FakeOrchestratorRepository, "remove", remove_at_once)
+    ],
+    "I8: keys are not looked at": [(invoking, "unfinished", lambda *_: None)],
+    "I8: a retry does not look for a rival": [(executions, "unfinished", lambda *_: None)],
+    "A2: crashes are not counted": [
+        (Executions, "_taken_back", a_crash_is_an_attempt(Executions._taken_back))
+    ],
+    "suspects are fetched with others": [(ExecutionRow, "suspect", False)],
+    "B4: cancellations and limits are forgotten": [(executions, "_state_after", no_cancellation)],
+    "nobody is ever late": [
+        (orchestrators.FakeOrchestratorRepository, "_is_late", lambda *_: False)
+    ],
+    "who is late is late at once": [
+        (orchestrators.FakeOrchestratorRepository, "_is_late", lambda *_: True)
+    ],
+}
+
+
+@pytest.mark.parametrize("changes", MUTANTS.values(), ids=MUTANTS.keys())
+def test_no_mutant_survives(
+    fake_lives: Factory,
+    changes: list[tuple[Any, str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for target, name, value in changes:
+        monkeypatch.setattr(target, name, value)
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whichever assertion notices
+        live(fake_lives, HUNT)
+
+
+SQL_MUTANTS = {
+    "I1: complete": (
+        "COMPLETE",
+        "AND e.locked_by = o.orchestrator_id\n      AND e.claim_number = o.claim_number",
+    ),
+    "I2: fetch": ("FETCH", "EXISTS (SELECT 1 FROM owner)\n      AND"),
+}
+
+
+@pytest.mark.parametrize(("name", "condition"), SQL_MUTANTS.values(), ids=SQL_MUTANTS.keys())
+def test_no_mutant_statement_survives(
+    postgres_lives: Factory, name: str, condition: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statement = getattr(sql, name).text
+    assert condition in statement
+    monkeypatch.setattr(sql, name, text(statement.replace(condition, "")))
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whichever assertion notices
+        live(postgres_lives, HUNT)
