@@ -95,6 +95,12 @@ def run_online() -> None:
         with given.connect() as connection:
             run_on(connection)
         return
+    if given is not None:
+        # Ignored, it would have another database migrated than the one that was meant.
+        raise TypeError(
+            f"the connection for migrations must be a Connection or an Engine of SQLAlchemy, not "
+            f"{type(given).__name__}; of an AsyncConnection, use run_sync"
+        )
     url = database_url()
     if url.drivername == "postgresql+psycopg":
         engine = sa.create_engine(url, poolclass=sa.NullPool)

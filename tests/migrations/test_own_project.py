@@ -153,6 +153,20 @@ async def test_a_connection_in_a_transaction_is_refused(empty_database_url: str)
     assert ledger(empty_database_url) == [(1, "initial", False)]
 
 
+async def test_an_async_engine_is_refused(
+    empty_database_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the database of the settings would be migrated, which nobody asked for."""
+    monkeypatch.setenv("PGCONDUCTOR_DATABASE_URL", empty_database_url)
+    engine = create_async_engine(database_url)
+    config = config_for(None)
+    config.attributes["connection"] = engine
+    with pytest.raises(TypeError, match="not AsyncEngine; of an AsyncConnection, use run_sync"):
+        in_thread(command.upgrade, config, "head")
+    await engine.dispose()
+    assert rows(empty_database_url, "SELECT to_regnamespace('pgconductor')::text") == [(None,)]
+
+
 def test_on_a_given_engine(empty_database_url: str) -> None:
     engine = create_engine(empty_database_url.replace("+asyncpg", "+psycopg", 1))
     config = config_for(None)
