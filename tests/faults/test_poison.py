@@ -90,3 +90,19 @@ async def test_a_suspect_of_another_queue_is_not_held_beside_a_suspect(drill: Dr
     drill.execute("UPDATE pgconductor.executions SET crashes = 2")
     assert await supervise(drill) == 1
     drill.assert_settled(failed=[guilty])
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="open: recovery condemns a suspect that was held beside others, whoever was guilty",
+)
+async def test_a_suspect_beside_a_fresh_poison(drill: Drill) -> None:
+    """Semantics 2 (recover): nobody is condemned for what another may have done.
+
+    The poison has never crashed before, so it runs like any other when the suspect is fetched.
+    """
+    innocent = await drill.invoke("slow", 0.6)
+    guilty = await drill.invoke("watchful_poison", str(innocent), priority=1)
+    drill.execute("UPDATE pgconductor.executions SET crashes = 2 WHERE id = %s", innocent)
+    await supervise(drill)
+    drill.assert_settled(failed=[guilty])
