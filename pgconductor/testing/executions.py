@@ -23,7 +23,7 @@ from pgconductor.domain.outcomes import (
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page
 from pgconductor.exceptions import DedupeConflict
 from pgconductor.testing.database import FakeTransaction
-from pgconductor.testing.invoking import invoke_into, unfinished
+from pgconductor.testing.invoking import check_json, invoke_into, unfinished
 from pgconductor.testing.rows import ExecutionRow, Tables
 from pgconductor.types import ExecutionState
 
@@ -150,6 +150,7 @@ class FakeExecutionRepository:
         if isinstance(outcome, Released):
             values["attempts"] = max(row.attempts - 1, 0)
         if isinstance(outcome, Completed) and state is ExecutionState.COMPLETED:
+            check_json(outcome.result, "result")
             values["result"] = outcome.result
         if state.finished:
             values["finished_at"] = now

@@ -12,7 +12,7 @@ from pgconductor.domain.limits import DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_CRASHES
 from pgconductor.exceptions import InvalidPayload
 from pgconductor.testing.rows import ExecutionRow, Tables
 
-__all__ = ["invoke_into", "unfinished"]
+__all__ = ["check_json", "invoke_into", "unfinished"]
 
 
 def unfinished(tables: Tables, dedupe: tuple[str, str, str | None]) -> ExecutionRow | None:
@@ -72,8 +72,7 @@ def _retained(tables: Tables, invocation: Invocation) -> UUID | None:
 def _row(tables: Tables, invocation: Invocation, now: datetime) -> ExecutionRow:
     if invocation.id in tables.executions:
         raise ValueError(f"the row violates executions_pkey: {invocation.id} is there already")
-    if invocation.payload is not None:
-        _check_json(invocation.payload)
+    check_json(invocation.payload, "payload")
     task = tables.tasks.get(invocation.task_key)
     return ExecutionRow(
         id=invocation.id,
@@ -90,12 +89,17 @@ def _row(tables: Tables, invocation: Invocation, now: datetime) -> ExecutionRow:
     )
 
 
-def _check_json(text: str) -> None:
-    """Refuse what ``jsonb`` refuses; like there, numbers may have any number of digits."""
+def check_json(text: str | None, field: str) -> None:
+    """Refuse what ``jsonb`` refuses; like there, numbers may have any number of digits.
+
+    Raises:
+        InvalidPayload: It is no JSON; from Postgres it would be a ``DBAPIError``.
+    """
     try:
-        json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse)
+        if text is not None:
+            json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse)
     except ValueError as error:
-        raise InvalidPayload(f"is not JSON text: {error}") from error
+        raise InvalidPayload(f"is not JSON text: {error}", field) from error
 
 
 def _refuse(constant: str) -> None:

@@ -9,6 +9,7 @@ from pgconductor.domain.claims import Claim
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.testing.database import FakeTransaction
 from pgconductor.testing.executions import holds
+from pgconductor.testing.invoking import check_json
 from pgconductor.testing.rows import StepRow
 
 __all__ = ["FakeStepRepository"]
@@ -27,6 +28,7 @@ class FakeStepRepository:
         tables = await self._transaction.write()
         if not holds(tables.executions.get(execution_id), claim):
             raise OwnershipLost(execution_id)
+        check_json(result, "result")
         row = StepRow(execution_id, key, result, self._transaction.now())
         return tables.steps.setdefault((execution_id, key), row).result
 

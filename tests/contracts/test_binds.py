@@ -203,7 +203,9 @@ async def test_a_late_completion_in_repeatable_read_is_refused(
 # --- the wrong thing -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bind", [Session(), None, "postgresql://x", 1], ids=lambda bind: type(bind).__name__)
+@pytest.mark.parametrize(
+    "bind", [Session(), None, "postgresql://x", 1], ids=lambda bind: type(bind).__name__
+)
 def test_what_cannot_be_worked_on_is_refused(bind: Any) -> None:
     with pytest.raises(WrongSession):
         ExecutionService(bind)

@@ -12,6 +12,7 @@ import pytest
 
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.domain.orchestrators import OrchestratorSnapshot
+from pgconductor.domain.outcomes import Completed
 from pgconductor.exceptions import InvalidPayload, SchemaMissing
 from pgconductor.models import Base, Execution, Orchestrator, Step
 from pgconductor.services import ExecutionService, OrchestratorService, UnitOfWork
@@ -77,12 +78,21 @@ async def test_a_rows_constraints_hold() -> None:
             replace(row, **values)
 
 
-@pytest.mark.parametrize("payload", ["", "{", "NaN", "[Infinity]", "nope", "'single'"])
-async def test_a_payload_that_is_no_json_is_refused(payload: str) -> None:
-    service = ExecutionService(FakeUnitOfWork())
-    with pytest.raises(InvalidPayload):
-        await service.invoke_many([Invocation(task_key="greet", payload=payload)])
-    assert sum((await service.count()).values()) == 0
+@pytest.mark.parametrize("value", ["", "{", "NaN", "[Infinity]", "nope", "'single'"])
+async def test_what_is_no_json_is_refused(value: str) -> None:
+    """A test must not pass on what the real column would not take."""
+    db = FakeHarness(FakeDatabase())
+    with pytest.raises(InvalidPayload, match="payload"):
+        await db.executions.invoke_many([Invocation(task_key="greet", payload=value)])
+    assert dict(db.database.executions) == {}
+    _, held = await db.running()
+    with pytest.raises(InvalidPayload, match="result"):
+        await db.report(Completed(held.id, held.claim, value))
+    async with db.begin() as repositories:
+        with pytest.raises(InvalidPayload, match="result"):
+            await repositories.steps.record(held.id, held.claim, "a", value)
+    assert (await db.get(held.id)).state is ExecutionState.RUNNING
+    assert dict(db.database.steps) == {}
 
 
 async def test_listeners_hear_commits_until_they_stop() -> None:

@@ -98,6 +98,25 @@ async def test_leaving_waits_for_a_fetch_and_gives_back_what_it_took(
     assert (await postgres.get(there)).state is ExecutionState.AVAILABLE
 
 
+async def test_leaving_does_not_wait_for_an_execution_that_is_locked(
+    postgres: PostgresHarness,
+) -> None:
+    """I9: it fetches no more, and is recovered as stale if nothing else ends what it holds."""
+    owner = await postgres.register()
+    locked, free = await postgres.invoke_several(2)
+    await postgres.fetch(owner)
+    async with postgres.begin() as canceller:
+        await canceller.executions.cancel(locked)
+        assert await postgres.orchestrators.leave(owner) == Recovery(available=1)
+    assert await postgres.fetch(owner) == []
+    (left,) = await postgres.orchestrators.list()
+    assert left.shutdown_reason == "leaving"
+    assert (await postgres.get(free)).state is ExecutionState.AVAILABLE
+    assert await postgres.orchestrators.leave(owner) == Recovery(
+        frozenset({owner.orchestrator_id}), cancelled=1
+    )
+
+
 async def test_heartbeats_and_fetches_do_not_block_one_another(postgres: PostgresHarness) -> None:
     owner = await postgres.register()
     await postgres.invoke()
