@@ -91,6 +91,18 @@ def test_the_script_back_leaves_what_the_command_leaves(
     assert current(database_url) == []
 
 
+def test_stamp_back_and_forth(empty_database_url: str, tmp_path: Path) -> None:
+    url = empty_database_url
+    succeeded(alembic(*INI, "stamp", "head", url=url, cwd=tmp_path))
+    assert current(url) == [("0001",)]
+    assert tables(url) == {"alembic_version"}
+    succeeded(alembic("stamp", "base", url=url))
+    assert current(url) == []
+    # Nothing is there, and nothing says so any more: the way is free.
+    succeeded(alembic("upgrade", "head", url=url))
+    assert (ledger(url), gate(url)) == ([(1, "initial", False)], [(1, 0)])
+
+
 def test_current_changes_nothing(empty_database_url: str) -> None:
     succeeded(alembic("current", url=empty_database_url))
     assert rows(empty_database_url, "SELECT to_regnamespace('pgconductor')::text") == [(None,)]
