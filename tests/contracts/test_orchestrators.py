@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
@@ -13,6 +15,8 @@ from pgconductor.domain.claims import Registration
 from pgconductor.domain.ids import new_id
 from pgconductor.domain.revisions import KNOWN_REVISION, SchemaStatus
 from pgconductor.exceptions import InvalidInput, NotRegistered, SchemaBehind, SchemaTooNew
+from pgconductor.repositories import Repositories
+from pgconductor.services import OrchestratorService
 from tests.contracts.harness import Harness
 
 
@@ -36,6 +40,25 @@ async def test_every_start_has_an_identity_of_its_own(db: Harness) -> None:
     assert first.orchestrator_id != second.orchestrator_id
     listed = [one.id for one in await db.orchestrators.list()]
     assert listed == [first.orchestrator_id, second.orchestrator_id]
+
+
+async def test_a_registration_whose_answer_was_lost_is_withdrawn(db: Harness) -> None:
+    """It has committed, and nobody would ever beat for it."""
+
+    class AnswerLost:
+        lost = False
+
+        @asynccontextmanager
+        async def begin(self) -> AsyncGenerator[Repositories]:
+            async with db.begin() as repositories:
+                yield repositories
+            if not self.lost:
+                self.lost = True
+                raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await OrchestratorService(AnswerLost()).register()
+    assert await db.orchestrators.list() == []
 
 
 async def test_the_gate_refuses_what_does_not_know_a_breaking_revision(db: Harness) -> None:
