@@ -184,8 +184,18 @@ async def test_an_execution_that_is_locked_when_it_is_announced(world: World) ->
         def at_rest() -> bool:
             return not worker._wake.is_set() and not worker.fetching
 
+        await eventually(at_rest)
         await machine.process.turn.acquire()  # It cannot fetch yet.
+        notified = asyncio.Event()
+        wake = worker.wake
+
+        def noted() -> None:
+            notified.set()
+            wake()
+
+        worker.wake = noted  # type: ignore[method-assign] # tells that the notification has come
         handle = await task.invoke()
+        await asyncio.wait_for(notified.wait(), 20)
         async with conductor.engine.begin() as connection:
             await ExecutionService(connection).mark_awaited(handle.id)
             await eventually(lambda: bool(machine.process.turn._waiters))
