@@ -97,11 +97,14 @@ class Crowd:
 
     async def late_reporter(self) -> None:
         """What was frozen or cut off thaws, and reports."""
-        late = {one.id: one for one in self.random.sample(self.claims, min(4, len(self.claims)))}
+        recent = self.claims[-40:]
+        late = {one.id: one for one in self.random.sample(recent, min(4, len(recent)))}
         await self.report([Completed(one.id, one.claim) for one in late.values()])
 
     async def operator(self) -> None:
-        for execution in self.random.sample(self.invoked, min(3, len(self.invoked))):
+        # Those that are in somebody's hands right now, most likely.
+        recent = self.invoked[-30:]
+        for execution in self.random.sample(recent, min(3, len(recent))):
             await self.db.executions.cancel(execution, reason="operator")
             await self.db.executions.mark_awaited(execution)
             await self.db.executions.retry(execution, from_scratch=self.random.random() < 0.5)
