@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextvars import copy_context
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from pgconductor.domain.claims import Fetched
 from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released
@@ -23,6 +24,9 @@ from pgconductor.runtime.handler import Handler
 __all__ = ["Attempt", "Runnable", "Stop"]
 
 logger = logging.getLogger("pgconductor.executions")
+
+#: Seconds that a cancelled handler has to clean up before it is cancelled again.
+_PATIENCE: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class Attempt:
         self._stop: Stop | None = None
         self._reported = False
         self._abandoned = False
+        self._told_at: float | None = None
         self._task: asyncio.Task[None] | None = None
         self._thread: asyncio.Future[Any] | None = None
         self._limit: asyncio.Timeout | None = None
@@ -98,8 +103,13 @@ class Attempt:
     def stop(self, why: Stop) -> None:
         """End the attempt at its next await; a plain handler sees ``ctx.cancelled``.
 
-        May be called again: a handler that swallowed the first cancellation gets another.
+        May be called again: a handler that swallowed the first cancellation gets another, but not
+        before it has had some seconds to clean up.
         """
+        now = time.monotonic()
+        if why is Stop.CANCELLED and self._told_at is not None and now < self._told_at + _PATIENCE:
+            return
+        self._told_at = now
         if self._stop is not Stop.LOST:
             self._stop = why
         self.context.tell_cancelled()

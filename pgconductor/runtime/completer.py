@@ -39,6 +39,7 @@ class Completer:
     capacity: int = 5_000
     _pending: dict[UUID, Outcome] = field(default_factory=dict[UUID, Outcome])
     _writing: dict[UUID, Outcome] = field(default_factory=dict[UUID, Outcome])
+    _limit: int = _MAX_BATCH
     _more: asyncio.Event = field(default_factory=asyncio.Event)
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -88,6 +89,8 @@ class Completer:
                 await self._write(list(self._writing.values()))
                 backoff.reset()
             except Exception as error:
+                if isinstance(error, TimeoutError):
+                    self._limit = max(1, len(self._writing) // 2)
                 # Nothing is lost: what may have been written is recognised when it comes again.
                 for outcome in self._writing.values():
                     self._pending.setdefault(outcome.execution_id, outcome)
@@ -107,7 +110,7 @@ class Completer:
         for execution_id, outcome in self._pending.items():
             batch[execution_id] = outcome
             size += len(outcome.result or "") if isinstance(outcome, Completed) else 0
-            if len(batch) >= _MAX_BATCH or size >= _MAX_BYTES:
+            if len(batch) >= self._limit or size >= _MAX_BYTES:
                 break
         for execution_id in batch:
             del self._pending[execution_id]
@@ -117,14 +120,19 @@ class Completer:
         try:
             verdicts = await self.backend.completing.complete(batch)
         except Exception as error:
-            if not self.backend.is_data_error(error):
+            # A lost connection says nothing of the batch; anything else may be its size, or one
+            # of its outcomes.
+            if self.backend.is_lost(error) or (
+                len(batch) == 1 and self.backend.is_transient(error)
+            ):
                 raise
             await self._write_halves(batch, error)
             return
+        self._limit = min(self._limit * 2, _MAX_BATCH)
         for verdict in verdicts:
             if verdict.disposition is Disposition.LOST:
                 logger.warning(
-                    "ownership lost: the outcome of an execution was refused",
+                    "the outcome of an execution was refused: it is settled already, or lost",
                     extra={"execution_id": str(verdict.execution_id)},
                 )
         self.on_written(verdicts)
@@ -132,6 +140,7 @@ class Completer:
     async def _write_halves(self, batch: list[Outcome], error: Exception) -> None:
         """One outcome that the database cannot store must not hold up the others."""
         if len(batch) > 1:
+            self._limit = max(1, len(batch) // 2)
             middle = len(batch) // 2
             await self._write(batch[:middle])
             await self._write(batch[middle:])
@@ -141,6 +150,7 @@ class Completer:
         if failure is None:
             # Nothing smaller can be said of it: its owner's end gives it back.
             logger.error("the database refuses to take an execution back: %s", describe(error))
+            self.on_written([Verdict(outcome.execution_id, Disposition.LOST, None)])
             return
         logger.error(
             "the database refused an outcome, the execution fails: %s",

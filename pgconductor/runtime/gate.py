@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -12,19 +13,35 @@ __all__ = ["StartGate"]
 
 
 @dataclass(slots=True)
+class _Suspect:
+    """The suspect that the process holds, and how far it is."""
+
+    execution_id: UUID
+    since: float
+    at_work: bool = False
+    written: bool = False
+
+
+@dataclass(slots=True)
 class StartGate:
     """Keeps a suspect alone, and everything still while the process may not work.
 
-    From the fetch of an execution that is one crash short of its limit until its outcome is in the
-    database, nothing else is fetched or started in the process: if the process dies meanwhile, it
-    is known to be the one, and no other suspect is counted with it.
+    From the fetch of an execution that is one crash short of its limit until its handler has ended
+    and its outcome is in the database, nothing else is fetched or started in the process. The
+    suspect itself waits for the handlers that are at work: one of them might take it along. If
+    they go on for longer than ``patience`` it starts beside them, for it must not wait for ever.
 
     Attributes:
-        on_open: Called when something may start again.
+        on_open: Called when something may start that could not before.
+        patience: For how many seconds a suspect waits for the handlers that are at work.
+        clock: Monotonic seconds.
     """
 
     on_open: Callable[[], None]
-    _suspect: UUID | None = None
+    patience: float
+    clock: Callable[[], float] = time.monotonic
+    _suspect: _Suspect | None = None
+    _at_work: int = 0
     _closed_for: set[str] = field(default_factory=set[str])
 
     @property
@@ -35,15 +52,45 @@ class StartGate:
     def admit(self, fetched: Fetched) -> None:
         """An execution was fetched; if it is a suspect, nothing else starts from now on."""
         if fetched.alone:
-            self._suspect = fetched.id
+            self._suspect = _Suspect(fetched.id, self.clock())
 
     def lets_start(self, fetched: Fetched) -> bool:
         """Whether an execution may start now."""
-        return not self._closed_for and self._suspect in {None, fetched.id}
+        if self._closed_for:
+            return False
+        if self._suspect is None:
+            return True
+        if self._suspect.execution_id != fetched.id:
+            return False
+        return self._at_work == 0 or self.clock() - self._suspect.since >= self.patience
+
+    def started(self, fetched: Fetched) -> None:
+        """An execution has started."""
+        self._at_work += 1
+        if self._suspect is not None and self._suspect.execution_id == fetched.id:
+            self._suspect.at_work = True
+
+    def ended(self, fetched: Fetched) -> None:
+        """The handler of an execution has ended."""
+        self._at_work -= 1
+        suspect = self._suspect
+        if suspect is None:
+            return
+        if suspect.execution_id == fetched.id:
+            suspect.at_work = False
+            self._open_behind(suspect)
+        elif self._at_work == 0:
+            self.on_open()
 
     def settle(self, execution_id: UUID) -> None:
         """An outcome is in the database: from now on a crash is not this execution's any more."""
-        if self._suspect == execution_id:
+        suspect = self._suspect
+        if suspect is not None and suspect.execution_id == execution_id:
+            suspect.written = True
+            self._open_behind(suspect)
+
+    def _open_behind(self, suspect: _Suspect) -> None:
+        if suspect.written and not suspect.at_work:
             self._suspect = None
             self.on_open()
 

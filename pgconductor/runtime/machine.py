@@ -37,7 +37,7 @@ class ExitReason(StrEnum):
     Attributes:
         CLEAN: It was stopped, or drained, and everything ended or was given back in time.
         FORCED: Some handler was interrupted, or left behind, because the grace period was over or a
-            second signal came.
+            second signal came; or outcomes could not be written, and others take them over.
         SHUTDOWN: The database asked for it, for instance because of a breaking migration.
         EVICTED: Others found it stale and took its executions.
     """
@@ -83,13 +83,14 @@ class Machine:
         self._on_stop = on_stop
         self._on_drained = on_drained
         self._draining = draining
+        self._told = False
         self.process = Process(
             backend=backend,
             settings=settings,
             registration=registration,
             runnables=runnables,
             completer=Completer(backend, self._on_written),
-            gate=StartGate(self._on_gate_open),
+            gate=StartGate(self._on_gate_open, settings.stale_after.total_seconds()),
             threads=HandlerThreads(concurrency * len(queues)),
         )
         self.workers = [
@@ -146,7 +147,9 @@ class Machine:
             for worker in self.workers:
                 if worker.cancel(execution_id):
                     break
-        if answer.shutdown_requested or answer.schema_floor > KNOWN_REVISION:
+        told = answer.shutdown_requested or answer.schema_floor > KNOWN_REVISION
+        if told and not self._told:
+            self._told = True
             logger.warning("asked to shut down: %s", answer.shutdown_reason or "breaking migration")
             self._on_stop(ExitReason.SHUTDOWN)
 

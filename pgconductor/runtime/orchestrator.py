@@ -242,12 +242,16 @@ class Orchestrator:
                 calm = await shutdown.end_handlers(
                     self._machine.workers, grace=grace, hurry=self._hurry
                 )
-                if not calm and self._reason is ExitReason.CLEAN:
-                    self._reason = ExitReason.FORCED
                 if self._reason is not ExitReason.EVICTED:
-                    await shutdown.flush(self._machine)
+                    calm = await shutdown.flush(self._machine) and calm
+                self._note(calm)
         finally:
             await self._end()
+
+    def _note(self, calm: bool) -> None:
+        """Whoever waits for a clean end is told if something had to be left to others."""
+        if not calm and self._reason is ExitReason.CLEAN:
+            self._reason = ExitReason.FORCED
 
     async def _end(self) -> None:
         """Leave and close; a start that failed leaves no row behind either."""
@@ -255,7 +259,7 @@ class Orchestrator:
             if self._machine is not None:
                 self._machine.heartbeat.stop()
                 if self._reason is not ExitReason.EVICTED:
-                    await shutdown.leave(self._machine)
+                    self._note(await shutdown.leave(self._machine))
         finally:
             if self._machine is not None:
                 await shutdown.close(self._machine)

@@ -63,17 +63,19 @@ async def _all_ended(workers: Sequence[Worker]) -> None:
         await worker.ended()
 
 
-async def flush(machine: Machine) -> None:
-    """Wait until every outcome is written, within reason."""
+async def flush(machine: Machine) -> bool:
+    """Wait until every outcome is written, within reason; whether they all are."""
     try:
         async with asyncio.timeout(_FLUSH_SECONDS):
             await machine.process.completer.flushed()
     except TimeoutError:
         logger.error("outcomes could not be written in time; others will take them over")
+        return False
+    return True
 
 
-async def leave(machine: Machine) -> None:
-    """Give back what is still held, and remove the orchestrator's row, within reason."""
+async def leave(machine: Machine) -> bool:
+    """Give back what is held and remove the orchestrator's row, within reason; whether it went."""
     backend = machine.process.backend
     backoff = Backoff()
     try:
@@ -83,13 +85,15 @@ async def leave(machine: Machine) -> None:
                     await backend.orchestrators.leave(machine.registration)
                 except Exception as error:
                     if not backend.is_transient(error):
-                        raise
+                        logger.exception("could not leave; others will find this one stale")
+                        return False
                     logger.warning("leaving is delayed, no database: %s", describe(error))
                 else:
-                    return
+                    return True
                 await asyncio.sleep(backoff.next())
     except TimeoutError:
         logger.error("could not leave in time; others will find this orchestrator stale")
+        return False
 
 
 async def close(machine: Machine) -> None:

@@ -7,9 +7,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 __all__ = ["stop_on_signals"]
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Several orchestrators of one process may wait for the same signals.
+_waiting: list[Callable[[], None]] = []
+_installation = ExitStack()
 
 
 @contextmanager
@@ -22,10 +27,23 @@ def stop_on_signals(on_signal: Callable[[], None]) -> Generator[None]:
     Args:
         on_signal: Called on the event loop.
     """
-    loop = asyncio.get_running_loop()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    if not _waiting:
+        _installation.enter_context(_installed())
+    _waiting.append(on_signal)
+    try:
+        yield
+    finally:
+        _waiting.remove(on_signal)
+        if not _waiting:
+            _installation.close()
+
+
+@contextmanager
+def _installed() -> Generator[None]:
+    loop = asyncio.get_running_loop()
     count = 0
 
     def received() -> None:
@@ -33,12 +51,12 @@ def stop_on_signals(on_signal: Callable[[], None]) -> Generator[None]:
         count += 1
         if count >= 3:
             os._exit(1)
-        on_signal()
+        for on_signal in list(_waiting):
+            on_signal()
 
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = {one: signal.getsignal(one) for one in signals}
+    before = {one: signal.getsignal(one) for one in _SIGNALS}
     try:
-        for one in signals:
+        for one in _SIGNALS:
             loop.add_signal_handler(one, received)
     except NotImplementedError:
         # Windows: Ctrl-C raises KeyboardInterrupt instead.
@@ -47,7 +65,7 @@ def stop_on_signals(on_signal: Callable[[], None]) -> Generator[None]:
     try:
         yield
     finally:
-        for one in signals:
+        for one in _SIGNALS:
             loop.remove_signal_handler(one)
             if before[one] is not None:
                 signal.signal(one, before[one])

@@ -151,6 +151,7 @@ class Worker:
         while not self._stopping:
             # Cleared before looking: whatever happens from now on is looked at again.
             self._wake.clear()
+            self._start_ready()
             self._return_stale()
             room = self._room()
             self._starved = room <= 0
@@ -205,6 +206,9 @@ class Worker:
                 task_keys=list(process.runnables),
                 claim=claim,
             )
+            if batch and batch[0].alone:
+                # Nothing else starts before it has ended: others may start it meanwhile.
+                self._give_back()
             now = time.monotonic()
             self._ready.extend((fetched, now) for fetched in batch)
         finally:
@@ -242,12 +246,14 @@ class Worker:
                 max_result_bytes=process.settings.max_result_bytes,
             )
             self._attempts[fetched.id, fetched.claim.number] = attempt
+            process.gate.started(fetched)
             attempt.start(self._ended)
 
     def _ended(self, attempt: Attempt) -> None:
         del self._attempts[attempt.fetched.id, attempt.fetched.claim.number]
         self._prefetch.ended()
         self._process.activity += 1
+        self._process.gate.ended(attempt.fetched)
         self._start_ready()
         if self._starved or self._stopping:
             self._wake.set()
@@ -264,7 +270,8 @@ class Worker:
     def _return_stale(self) -> None:
         """Give back what has been waiting for a slot for too long: others may be free."""
         limit = time.monotonic() - self._process.settings.give_back_after.total_seconds()
-        if self._ready and self._ready[0][1] < limit:
+        # A suspect stays: the gate sees to it that it starts in time.
+        if self._ready and self._ready[0][1] < limit and not self._ready[0][0].alone:
             self._prefetch.shrink()
             self._give_back()
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pgconductor.domain.claims import Registration
 from pgconductor.domain.orchestrators import Heartbeat
-from pgconductor.repositories.errors import is_data_error, is_transient
+from pgconductor.repositories.errors import is_data_error, is_lost, is_transient
 from pgconductor.services.executions import ExecutionService
 from pgconductor.services.listener import AVAILABLE, CONTROL, Listener
 from pgconductor.services.orchestrators import OrchestratorService
@@ -94,6 +94,11 @@ class Backend:
     def is_transient(error: BaseException) -> bool:
         """Whether the same call may succeed later."""
         return is_transient(error)
+
+    @staticmethod
+    def is_lost(error: BaseException) -> bool:
+        """Whether the connection or the server is gone, whatever was sent."""
+        return is_lost(error)
 
     @staticmethod
     def is_data_error(error: BaseException) -> bool:

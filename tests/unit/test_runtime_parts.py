@@ -254,6 +254,7 @@ class PickyBackend:
         ]
 
     is_data_error = staticmethod(Backend.is_data_error)
+    is_lost = staticmethod(Backend.is_lost)
     is_transient = staticmethod(Backend.is_transient)
 
 
@@ -389,7 +390,7 @@ async def test_an_observer_that_could_not_look_starts_anew() -> None:
         registration=Registration(uuid4(), 1),
         runnables={},
         completer=Completer(backend, lambda _: None),
-        gate=StartGate(lambda: None),
+        gate=StartGate(lambda: None, 1.0),
         threads=ThreadPoolExecutor(1),
     )
     running = asyncio.create_task(Maintenance(process, []).run())
@@ -435,19 +436,38 @@ def test_short_handlers_get_large_batches() -> None:
 def test_a_suspect_is_alone_behind_the_gate() -> None:
     """Semantics 2 (recover): nothing starts until the suspect has ended."""
     opened: list[bool] = []
-    gate = StartGate(lambda: opened.append(True))
+    gate = StartGate(lambda: opened.append(True), 10.0)
     suspect = fetched(crashes=2)
     assert suspect.alone
-    innocent = fetched()
-    gate.admit(innocent)
-    assert gate.lets_start(innocent)
     gate.admit(suspect)
     assert not gate.open
     assert gate.lets_start(suspect)
+    gate.started(suspect)
     assert not gate.lets_start(fetched())
     assert not gate.lets_start(fetched(crashes=2))
-    gate.settle(innocent.id)
-    assert not gate.open
     gate.settle(suspect.id)
+    assert not gate.open, "its thread is still at work"
+    gate.ended(suspect)
     assert gate.open
+    gate.admit(suspect)
+    gate.settle(suspect.id)
+    assert gate.open, "it was given back without having started"
+    assert opened == [True, True]
+
+
+def test_a_suspect_waits_for_those_at_work_but_not_for_ever() -> None:
+    """Semantics 2 (recover): a neighbour that kills the process must not condemn the suspect."""
+    now = [100.0]
+    opened: list[bool] = []
+    gate = StartGate(lambda: opened.append(True), 10.0, clock=lambda: now[0])
+    neighbour, suspect = fetched(), fetched(crashes=2)
+    gate.started(neighbour)
+    gate.admit(suspect)
+    assert not gate.lets_start(suspect)
+    gate.ended(neighbour)
     assert opened == [True]
+    assert gate.lets_start(suspect)
+    gate.started(neighbour)
+    assert not gate.lets_start(suspect)
+    now[0] = 110.0
+    assert gate.lets_start(suspect)
