@@ -11,7 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pgconductor.exceptions import SchemaMissing
 
-__all__ = ["is_data_error", "is_transient", "sqlstate", "translated"]
+__all__ = ["is_data_error", "is_lost", "is_transient", "sqlstate", "translated"]
 
 # undefined_table, invalid_schema_name: only these mean that nothing is installed.
 _MISSING: Final = frozenset({"42P01", "3F000"})
@@ -52,6 +52,14 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(
         error, OSError | TimeoutError | InterfaceError | OperationalError | PoolTimeout
     )
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether it says nothing of what was sent: a conflict, or the database out of reach.
+
+    A statement that was cancelled for taking too long (57014) may have been too large.
+    """
+    return is_transient(error) and sqlstate(error) != "57014"
 
 
 def is_data_error(error: BaseException) -> bool:
