@@ -181,28 +181,29 @@ async def test_an_execution_that_is_locked_when_it_is_announced(world: World) ->
         await asyncio.wait_for(machine._listener.healthy.wait(), 20)
         (worker,) = machine.workers
 
-        def at_rest() -> bool:
-            return not worker._wake.is_set() and not worker.fetching
+        looked = asyncio.Event()
+        fetch = worker._fetch
 
-        await eventually(at_rest)
-        await machine.process.turn.acquire()  # It cannot fetch yet.
-        notified = asyncio.Event()
-        wake = worker.wake
+        async def noted(room: int) -> bool:
+            async with locked:
+                more = await fetch(room)
+            looked.set()
+            return more
 
-        def noted() -> None:
-            notified.set()
-            wake()
-
-        worker.wake = noted  # type: ignore[method-assign] # tells that the notification has come
-        handle = await task.invoke()
-        await asyncio.wait_for(notified.wait(), 20)
-        async with conductor.engine.begin() as connection:
+        # Whatever looks from now on looks while the row is locked.
+        locked = asyncio.Lock()
+        worker._fetch = noted  # type: ignore[method-assign] # tells when it has looked
+        async with locked:
+            handle = await task.invoke()
+            connection = await conductor.engine.connect()
             await ExecutionService(connection).mark_awaited(handle.id)
-            await eventually(lambda: bool(machine.process.turn._waiters))
-            machine.process.turn.release()
-            # Notified, it looks, and passes over the locked row.
-            await eventually(lambda: not machine.process.turn.locked() and at_rest())
-            assert worker.quiet
+            looked.clear()
+        # Notified, it looks, and passes over the locked row.
+        await asyncio.wait_for(looked.wait(), 20)
+        await eventually(lambda: not worker._wake.is_set() and not worker.fetching)
+        assert worker.quiet
+        await connection.commit()
+        await connection.close()
         assert await handle.result(timedelta(seconds=3)) == "done"
 
 
