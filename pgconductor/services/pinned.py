@@ -7,8 +7,10 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from sqlalchemy import Engine, QueuePool, text
+from sqlalchemy import Engine, NullPool, StaticPool, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from pgconductor.repositories import Repositories, sql_repositories
 from pgconductor.repositories.errors import sqlstate
@@ -19,20 +21,54 @@ _NAME = text("SELECT pg_catalog.set_config('application_name', :name, false)")
 
 
 def sibling_engine(engine: AsyncEngine) -> AsyncEngine:
-    """An engine that connects as ``engine`` does, with a pool of its own.
+    """An engine that connects as ``engine`` does, each time anew, and never waits for its pool.
 
     The engine's loops must work when handlers hold every connection of the user's pool; and a
-    pool belongs to one event loop, so the heartbeat's thread needs its own.
+    connection belongs to one event loop, so the heartbeat's thread needs its own.
+
+    Taken over are the address, the driver's arguments, what listens to the dialect, what listens
+    to the pool by now, and whether parameters are logged. What listens to the engine is not.
 
     Args:
-        engine: Whose address, TLS settings, driver arguments and events are taken over.
+        engine: Whose connections are to be like.
     """
     source = engine.sync_engine
-    pool = source.pool.recreate()
-    if isinstance(pool, QueuePool):
-        # The user's limits are for the user's connections: ours are few, and each has its purpose.
-        pool._max_overflow = -1  # pyright: ignore[reportPrivateUsage] - recreate() takes no options
-    return AsyncEngine(Engine(pool, source.dialect, source.url))
+    connect = source.pool._invoke_creator  # pyright: ignore[reportPrivateUsage] - of any pool
+
+    def connect_initialised(rec: ConnectionPoolEntry) -> DBAPIConnection:
+        made = connect(rec)
+        if not hasattr(source.dialect, "default_isolation_level"):
+            # SQLAlchemy does so once, and only connections of the same pool wait for it.
+            _initialise(source, made)
+        return made
+
+    pool = NullPool(
+        connect_initialised,
+        dialect=source.dialect,
+        _dispatch=source.pool.dispatch,
+    )
+    return AsyncEngine(
+        Engine(
+            pool,
+            source.dialect,
+            source.url,
+            logging_name=source.logging_name,
+            echo=bool(source.echo),
+            hide_parameters=source.hide_parameters,
+        )
+    )
+
+
+def _initialise(source: Engine, made: DBAPIConnection) -> None:
+    """Have the dialect ask the server, on a connection that nobody has yet."""
+    dialect = source.dialect
+    engine = Engine(StaticPool(lambda: made, dialect=dialect), dialect, source.url)
+    try:
+        with engine.connect() as connection:
+            dialect.initialize(connection)
+    except BaseException:
+        dialect.do_terminate(made)
+        raise
 
 
 class PinnedUnitOfWork:
