@@ -252,7 +252,8 @@ class PostgresHarness(Harness):
         task = asyncio.create_task(awaitable)
 
         async def waits() -> bool:
-            assert not task.done(), f"it did not wait: {task!r}"
+            if task.done():
+                raise RuntimeError(f"it did not wait: {task!r}")
             async with self.engine.connect() as connection:
                 return bool(await connection.scalar(text(WAITERS)))
 

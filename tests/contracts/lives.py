@@ -144,9 +144,11 @@ class Lives(RuleBasedStateMachine):
         execution = self._execution(index, *states)
         assert self.do(self.db.executions.cancel(execution)) is self.model.cancel(execution)
 
-    @rule(index=INDEX, from_scratch=st.booleans())
-    def retry(self, index: int, from_scratch: bool) -> None:
+    @rule(index=INDEX, from_scratch=st.booleans(), rivalled=st.booleans())
+    def retry(self, index: int, from_scratch: bool, rivalled: bool) -> None:
         execution = self._execution(index, "failed", "cancelled")
+        if rivalled and (found := self.model.rivalled()):
+            execution = pick(found, index)
         expected = self.model.retry(execution, from_scratch=from_scratch)
         try:
             done = self.do(self.db.executions.retry(execution, from_scratch=from_scratch))

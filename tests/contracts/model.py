@@ -119,12 +119,16 @@ class Model:
             row.leave("cancelled")
         return True
 
+    def rivalled(self) -> list[UUID]:
+        """Finished executions whose dedupe key an unfinished one has."""
+        taken = {row.key for row in self.rows.values() if not row.finished} - {None}
+        return [one for one, row in self.rows.items() if row.finished and row.key in taken]
+
     def retry(self, one: UUID, *, from_scratch: bool) -> str:
         row = self.rows[one]
         if row.state not in {"failed", "cancelled"}:
             return "refused"
-        others = [it for other, it in self.rows.items() if other != one and not it.finished]
-        if row.key is not None and any(it.key == row.key for it in others):
+        if one in self.rivalled():
             return "conflict"
         row.cancelling, row.attempts, row.crashes = False, 0, 0
         row.due = self.now

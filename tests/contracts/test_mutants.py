@@ -1,0 +1,174 @@
+"""The contracts have teeth: a statement that lacks one of its conditions fails the test named."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from pgconductor import sql
+from pgconductor.domain.outcomes import Completed
+from pgconductor.repositories.errors import sqlstate
+from pgconductor.types import ExecutionState
+from tests.contracts import (
+    test_cancel,
+    test_complete,
+    test_fetch,
+    test_old_snapshots,
+    test_orchestrators,
+    test_races,
+    test_recovery,
+    test_retry,
+    test_steps,
+)
+from tests.contracts.harness import PostgresHarness
+
+Contract = Callable[[Any], Awaitable[None]]
+RUNNING = ExecutionState.RUNNING
+
+
+async def another_completes(db: PostgresHarness) -> None:
+    await test_complete.test_another_orchestrators_write_changes_nothing(
+        db, lambda one: Completed(one.id, one.claim)
+    )
+
+
+async def an_earlier_claim_completes(db: PostgresHarness) -> None:
+    await test_complete.test_a_stale_owners_write_changes_nothing(
+        db, test_complete.fetched_again_by_the_same, lambda one: Completed(one.id, one.claim)
+    )
+
+
+async def a_released_one_is_completed(db: PostgresHarness) -> None:
+    await test_complete.test_a_stale_owners_write_changes_nothing(
+        db, test_complete.released, lambda one: Completed(one.id, one.claim)
+    )
+
+
+async def an_acknowledgement_is_lost(db: PostgresHarness) -> None:
+    await test_complete.test_a_finish_whose_acknowledgement_was_lost_is_recognised(
+        db, "complete", lambda one: Completed(one.id, one.claim)
+    )
+
+
+async def completed_is_cancelled(db: PostgresHarness) -> None:
+    await test_cancel.test_a_cancellation_wins_over_what_the_handler_did(
+        db, lambda one: Completed(one.id, one.claim)
+    )
+
+
+async def an_earlier_claim_records(db: PostgresHarness) -> None:
+    await test_steps.test_a_stale_owners_step_is_refused(db, "fetched again")
+
+
+async def another_records(db: PostgresHarness) -> None:
+    await test_steps.test_a_stale_owners_step_is_refused(db, "other orchestrator")
+
+
+async def what_runs_is_retried(db: PostgresHarness) -> None:
+    await test_retry.test_nothing_else_can_be_retried(db, RUNNING)
+
+
+async def a_threshold_is_not_reached(db: PostgresHarness) -> None:
+    await test_recovery.test_lateness_is_measured_by_the_threshold(db, 25, late=False)
+
+
+#: Statement, condition, what it is replaced by, and who notices.
+MUTANTS: list[tuple[str, str, str, Contract]] = [
+    ("COMPLETE", "AND e.locked_by = o.orchestrator_id", "", another_completes),
+    ("COMPLETE", "AND e.claim_number = o.claim_number", "", an_earlier_claim_completes),
+    ("COMPLETE", "FOR NO KEY UPDATE OF e", "",
+     test_races.test_a_completion_waits_for_recovery_and_is_refused),
+    ("COMPLETE", "AND f.finished_claim = o.claim_number", "AND false", an_acknowledgement_is_lost),
+    ("COMPLETE", "WHEN e.cancel_requested_at IS NOT NULL THEN 'cancelled'", "",
+     completed_is_cancelled),
+    ("COMPLETE", "AND e.attempts < e.max_attempts", "",
+     test_complete.test_the_last_attempts_failure_is_final),
+    ("COMPLETE", "cancel_requested_at = h.cancel_requested_at,", "",
+     test_old_snapshots.test_a_cancellation_slips_in_before_a_completion),
+    ("COMPLETE", "greatest(e.attempts - 1, 0)", "e.attempts",
+     test_complete.test_a_release_gives_the_attempt_back),
+    ("FETCH", "WHERE EXISTS (SELECT 1 FROM owner)", "WHERE true",
+     test_fetch.test_who_never_registered_gets_nothing),
+    ("FETCH", "AND o.shutdown_requested_at IS NULL", "",
+     test_fetch.test_who_is_asked_to_stop_gets_nothing),
+    ("FETCH", "AND o.schema_version >= (SELECT g.floor FROM pgconductor.schema_gate g)", "",
+     test_fetch.test_who_is_below_the_floor_gets_nothing),
+    ("FETCH", "FOR KEY SHARE OF o", "",
+     test_races.test_a_fetch_waits_for_the_removal_of_its_orchestrator),
+    ("FETCH", "FOR KEY SHARE OF o", "FOR SHARE OF o",
+     test_races.test_heartbeats_and_fetches_do_not_block_one_another),
+    ("FETCH", "SKIP LOCKED", "", test_races.test_fetchers_neither_block_one_another_nor_share),
+    ("FETCH", "AND e.attempts < e.max_attempts", "",
+     test_fetch.test_the_fetch_itself_passes_over_what_is_used_up),
+    ("FETCH", "AND e.crashes < e.max_crashes", "",
+     test_fetch.test_the_fetch_itself_passes_over_what_is_used_up),
+    ("FETCH", "ELSE NOT p.suspect", "ELSE true",
+     test_fetch.test_a_suspect_that_does_not_come_first_waits),
+    ("FETCH", "THEN p.place = 1", "THEN true",
+     test_fetch.test_a_suspect_that_comes_first_is_fetched_alone),
+    ("FETCH", "ORDER BY -e.priority,", "ORDER BY e.priority,",
+     test_fetch.test_the_order_is_priority_then_run_at_then_id),
+    ("TAKE_BACK", "SKIP LOCKED", "",
+     test_races.test_recovery_passes_over_a_step_that_is_committing),
+    ("TAKE_BACK", "AND e.locked_by = CAST(:orchestrator_id AS uuid)",
+     "AND CAST(:orchestrator_id AS uuid) IS NOT NULL",
+     test_recovery.test_only_the_named_orchestrators_are_taken),
+    ("TAKE_BACK", "WHEN e.cancel_requested_at IS NOT NULL THEN 'cancelled'", "",
+     test_cancel.test_a_cancellation_wins_over_a_crash),
+    ("TAKE_BACK", "greatest(e.attempts - 1, 0)", "e.attempts",
+     test_fetch.test_attempts_used_up_by_crashes),
+    ("TAKE_BACK", "cancel_requested_at = h.cancel_requested_at,", "",
+     test_old_snapshots.test_a_cancellation_slips_in_before_a_recovery),
+    ("RECORD_STEP", "AND e.locked_by = CAST(:orchestrator_id AS uuid)",
+     "AND CAST(:orchestrator_id AS uuid) IS NOT NULL", another_records),
+    ("RECORD_STEP", "AND e.claim_number = (SELECT CAST(:claim_number AS bigint))",
+     "AND CAST(:claim_number AS bigint) IS NOT NULL", an_earlier_claim_records),
+    ("RECORD_STEP", "FOR SHARE OF e", "",
+     test_races.test_recovery_passes_over_a_step_that_is_committing),
+    ("RECORD_STEP", "FOR SHARE OF e", "FOR NO KEY UPDATE OF e",
+     test_races.test_steps_of_one_execution_do_not_block_one_another),
+    ("RETRY", "AND e.state IN ('failed', 'cancelled')", "", what_runs_is_retried),
+    ("RETRY", "AND r.finished_at IS NULL", "",
+     test_retry.test_a_finished_one_of_the_same_key_is_no_rival),
+    ("RETRY", "AND r.queue = t.queue", "",
+     test_retry.test_what_only_looks_like_a_rival_does_not),
+    ("REMOVE_ORCHESTRATOR", "AND NOT EXISTS", "AND true OR EXISTS",
+     test_recovery.test_a_row_is_removed_only_when_nothing_is_held),
+    ("LOCK_STALE", "AND s.heartbeat_number = CAST(:heartbeat_number AS bigint)",
+     "AND CAST(:heartbeat_number AS bigint) IS NOT NULL",
+     test_recovery.test_who_has_beaten_since_it_was_observed_is_spared),
+    ("LOCK_STALE", "pgconductor.wall_clock() - CAST(:stale_after AS interval)",
+     "pgconductor.wall_clock() + CAST(:stale_after AS interval)", a_threshold_is_not_reached),
+    ("LOCK_STALE", "SKIP LOCKED", "",
+     test_races.test_an_orchestrator_that_is_fetching_is_not_stale),
+    ("LOCK_ORCHESTRATOR", "FOR UPDATE OF o", "",
+     test_races.test_leaving_waits_for_a_fetch_and_gives_back_what_it_took),
+    ("REGISTER", "WHERE CAST(:schema_version AS integer) >= gate.floor\n  AND", "WHERE",
+     test_orchestrators.test_the_gate_refuses_what_does_not_know_a_breaking_revision),
+    ("REGISTER", "FOR SHARE OF g", "",
+     test_races.test_a_registration_waits_for_a_migration_and_is_refused),
+    ("HEARTBEAT", "AND e.locked_by = CAST(:id AS uuid)", "",
+     test_cancel.test_what_somebody_holds_is_asked_to_end),
+]  # fmt: skip
+
+
+@pytest.mark.orphans_expected
+@pytest.mark.parametrize(
+    "mutant", MUTANTS, ids=[f"{name}-{old[:40]}-{new[:9]}" for name, old, new, _ in MUTANTS]
+)
+async def test_no_mutant_survives(
+    postgres: PostgresHarness,
+    mutant: tuple[str, str, str, Contract],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name, condition, replacement, contract = mutant
+    statement = getattr(sql, name).text
+    assert condition in statement
+    monkeypatch.setattr(sql, name, text(statement.replace(condition, replacement)))
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - pytest's own Failed is none less
+        await contract(postgres)
+    state = sqlstate(caught.value) or ""
+    assert not state.startswith("42"), f"the mutant is no valid statement: {caught.value}"
