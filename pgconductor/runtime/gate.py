@@ -17,7 +17,6 @@ class _Suspect:
     """The suspect that the process holds, and how far it is."""
 
     execution_id: UUID
-    since: float
     at_work: bool = False
     written: bool = False
 
@@ -26,10 +25,11 @@ class _Suspect:
 class StartGate:
     """Keeps a suspect alone, and everything still while the process may not work.
 
-    From the fetch of an execution that is one crash short of its limit until its handler has ended
-    and its outcome is in the database, nothing else is fetched or started in the process. The
-    suspect itself waits for the handlers that are at work: one of them might take it along. If
-    they go on for longer than ``patience`` it starts beside them, for it must not wait for ever.
+    An execution that is one crash short of its limit is not held beside handlers that are at work:
+    one of them might take it along. If it is fetched then, it is given back at once, and nothing
+    is fetched or started until they have ended; if they go on for longer than ``patience``, it is
+    taken beside them after all, for it must not wait for ever. From then on until its handler has
+    ended and its outcome is in the database, nothing else is fetched or started in the process.
 
     Attributes:
         on_open: Called when something may start that could not before.
@@ -41,28 +41,40 @@ class StartGate:
     patience: float
     clock: Callable[[], float] = time.monotonic
     _suspect: _Suspect | None = None
+    _room_since: float | None = None
     _at_work: int = 0
     _closed_for: set[str] = field(default_factory=set[str])
 
     @property
     def open(self) -> bool:
         """Whether anything may be fetched."""
-        return self._suspect is None and not self._closed_for
+        return self._suspect is None and not self._closed_for and not self._making_room
 
-    def admit(self, fetched: Fetched) -> None:
-        """An execution was fetched; if it is a suspect, nothing else starts from now on."""
+    @property
+    def _making_room(self) -> bool:
+        return self._room_since is not None and not self._room_is_made
+
+    @property
+    def _room_is_made(self) -> bool:
+        since = self._room_since
+        return self._at_work == 0 or (since is not None and self.clock() - since >= self.patience)
+
+    def admit(self, fetched: Fetched) -> bool:
+        """Whether an execution that was fetched may be kept; if not, give it back."""
+        if fetched.alone and not self._room_is_made:
+            if self._room_since is None:
+                self._room_since = self.clock()
+            return False
+        self._room_since = None
         if fetched.alone:
-            self._suspect = _Suspect(fetched.id, self.clock())
+            self._suspect = _Suspect(fetched.id)
+        return True
 
     def lets_start(self, fetched: Fetched) -> bool:
         """Whether an execution may start now."""
-        if self._closed_for:
+        if self._closed_for or self._making_room:
             return False
-        if self._suspect is None:
-            return True
-        if self._suspect.execution_id != fetched.id:
-            return False
-        return self._at_work == 0 or self.clock() - self._suspect.since >= self.patience
+        return self._suspect is None or self._suspect.execution_id == fetched.id
 
     def started(self, fetched: Fetched) -> None:
         """An execution has started."""
@@ -74,12 +86,10 @@ class StartGate:
         """The handler of an execution has ended."""
         self._at_work -= 1
         suspect = self._suspect
-        if suspect is None:
-            return
-        if suspect.execution_id == fetched.id:
+        if suspect is not None and suspect.execution_id == fetched.id:
             suspect.at_work = False
             self._open_behind(suspect)
-        elif self._at_work == 0:
+        elif self._room_since is not None and self._at_work == 0:
             self.on_open()
 
     def settle(self, execution_id: UUID) -> None:

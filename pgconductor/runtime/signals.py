@@ -51,7 +51,7 @@ def _installed() -> Generator[None]:
         count += 1
         if count >= 3:
             os._exit(1)
-        for on_signal in list(_waiting):
+        for on_signal in _waiting:
             on_signal()
 
     before = {one: signal.getsignal(one) for one in _SIGNALS}

@@ -209,6 +209,7 @@ class Worker:
             if batch and batch[0].alone:
                 # Nothing else starts before it has ended: others may start it meanwhile.
                 self._give_back()
+            kept = not batch or process.gate.admit(batch[0])
             now = time.monotonic()
             self._ready.extend((fetched, now) for fetched in batch)
         finally:
@@ -216,8 +217,7 @@ class Worker:
         if batch:
             process.activity += 1
             self._idle.clear()
-            process.gate.admit(batch[0])
-        if self._stopping:
+        if self._stopping or not kept:
             self._give_back()
             return False
         self._start_ready()

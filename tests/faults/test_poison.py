@@ -91,10 +91,6 @@ async def test_a_suspect_of_another_queue_is_not_held_beside_a_suspect(drill: Dr
     drill.assert_settled(failed=[guilty])
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="open: recovery condemns a suspect that was held beside others, whoever was guilty",
-)
 async def test_a_suspect_beside_a_fresh_poison(drill: Drill) -> None:
     """Semantics 2 (recover): nobody is condemned for what another may have done.
 

@@ -439,7 +439,7 @@ def test_a_suspect_is_alone_behind_the_gate() -> None:
     gate = StartGate(lambda: opened.append(True), 10.0)
     suspect = fetched(crashes=2)
     assert suspect.alone
-    gate.admit(suspect)
+    assert gate.admit(suspect)
     assert not gate.open
     assert gate.lets_start(suspect)
     gate.started(suspect)
@@ -449,7 +449,7 @@ def test_a_suspect_is_alone_behind_the_gate() -> None:
     assert not gate.open, "its thread is still at work"
     gate.ended(suspect)
     assert gate.open
-    gate.admit(suspect)
+    assert gate.admit(suspect)
     gate.settle(suspect.id)
     assert gate.open, "it was given back without having started"
     assert opened == [True, True]
@@ -462,12 +462,16 @@ def test_a_suspect_waits_for_those_at_work_but_not_for_ever() -> None:
     gate = StartGate(lambda: opened.append(True), 10.0, clock=lambda: now[0])
     neighbour, suspect = fetched(), fetched(crashes=2)
     gate.started(neighbour)
-    gate.admit(suspect)
-    assert not gate.lets_start(suspect)
+    assert not gate.admit(suspect)
+    assert not gate.open
+    assert not gate.lets_start(fetched())
     gate.ended(neighbour)
     assert opened == [True]
-    assert gate.lets_start(suspect)
+    assert gate.open
     gate.started(neighbour)
-    assert not gate.lets_start(suspect)
+    assert not gate.admit(suspect)
     now[0] = 110.0
+    assert gate.open
+    assert gate.admit(suspect)
     assert gate.lets_start(suspect)
+    assert not gate.lets_start(fetched())
