@@ -17,7 +17,12 @@ from pgconductor.repositories.errors import sqlstate
 
 __all__ = ["PinnedUnitOfWork", "TimedUnitOfWork", "sibling_engine"]
 
-_NAME = text("SELECT pg_catalog.set_config('application_name', :name, false)")
+# Our statements read what was committed while they waited for a lock: whatever level the role or
+# the database has by default, they must not end in a conflict instead.
+_PREPARE = text(
+    "SELECT pg_catalog.set_config('application_name', :name, false),"
+    " pg_catalog.set_config('default_transaction_isolation', 'read committed', false)"
+)
 
 
 def sibling_engine(engine: AsyncEngine) -> AsyncEngine:
@@ -105,10 +110,14 @@ class PinnedUnitOfWork:
                 raise
 
     async def _connect(self) -> Repositories:
-        connection = await self._engine.connect()
-        self._connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
-        await self._connection.execute(_NAME, {"name": f"pgconductor {self._role}"})
-        self._repositories = sql_repositories(self._connection)
+        self._connection = connection = await self._engine.connect()
+        try:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await connection.execute(_PREPARE, {"name": f"pgconductor {self._role}"})
+        except BaseException:
+            await self._discard()
+            raise
+        self._repositories = sql_repositories(connection)
         return self._repositories
 
     async def _discard(self) -> None:
@@ -137,7 +146,7 @@ def _in_doubt(error: BaseException) -> bool:
 
 
 class TimedUnitOfWork:
-    """A transaction of its own for each use, bounded in time.
+    """A transaction of its own for each use, READ COMMITTED and bounded in time.
 
     Args:
         engine: Where connections come from.
@@ -145,7 +154,8 @@ class TimedUnitOfWork:
     """
 
     def __init__(self, engine: AsyncEngine, *, timeout: timedelta) -> None:
-        self._engine = engine
+        # A snapshot from before a lock was waited for would hide what was committed meanwhile (I2).
+        self._engine = engine.execution_options(isolation_level="READ COMMITTED")
         self._timeout = timeout.total_seconds()
 
     @asynccontextmanager

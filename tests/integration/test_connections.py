@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, make_url, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
 from pgconductor import Conductor, TaskContext
-from pgconductor.services.pinned import sibling_engine
+from pgconductor.services import ExecutionService, OrchestratorService
+from pgconductor.services.pinned import PinnedUnitOfWork, TimedUnitOfWork, sibling_engine
+from pgconductor.types import ExecutionState
+from tests.support.servers import connect
+from tests.support.waiting import eventually
 
+PATIENCE = timedelta(seconds=30)
+LEVEL = text("SELECT current_setting('transaction_isolation')")
+WAITING = text(
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
 Make = Callable[..., AsyncEngine]
 
 
@@ -82,3 +94,60 @@ async def test_a_sibling_has_connections_of_its_own(make: Make) -> None:
     assert len(opened) == 3
     assert sibling.sync_engine.hide_parameters
     await sibling.dispose()
+
+
+@pytest.fixture(params=["engine", "database"])
+def strict(request: pytest.FixtureRequest, database_url: str, make: Make) -> AsyncEngine:
+    """An engine whose transactions are REPEATABLE READ unless they say otherwise."""
+    if request.param == "engine":
+        return make(isolation_level="REPEATABLE READ")
+    with connect(database_url) as connection:
+        name = make_url(database_url).database
+        connection.execute(
+            f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'repeatable read'".encode()
+        )
+    return make()
+
+
+async def test_leaving_sees_what_was_fetched_meanwhile(strict: AsyncEngine, make: Make) -> None:
+    """I2: a snapshot from before the lock would show nothing that is held."""
+    orchestrators = OrchestratorService(TimedUnitOfWork(sibling_engine(strict), timeout=PATIENCE))
+    registration = await orchestrators.register()
+    plain = make()
+    executions = ExecutionService(plain)
+    invoked = await executions.invoke("send")
+    async with plain.connect() as connection, plain.connect() as watcher:
+        assert len(await ExecutionService(connection).fetch(registration)) == 1
+        leaving = asyncio.create_task(orchestrators.leave(registration))
+
+        async def waits() -> bool:
+            found = await watcher.scalar(WAITING)
+            await watcher.rollback()
+            return bool(found)
+
+        await eventually(waits)
+        await connection.commit()
+    assert (await leaving).executions == 1
+    assert (await executions.get(invoked.id)).state is ExecutionState.AVAILABLE
+
+
+async def test_a_pinned_connection_reads_what_is_committed(strict: AsyncEngine) -> None:
+    work = PinnedUnitOfWork(sibling_engine(strict), timeout=PATIENCE, role="test")
+    async with work.begin():
+        assert work._connection is not None
+        assert await work._connection.scalar(LEVEL) == "read committed"
+    await work.aclose()
+
+
+async def test_a_connection_that_could_not_be_prepared_is_not_kept(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the error was: without its name and its level it is not what it should be."""
+    monkeypatch.setattr(
+        "pgconductor.services.pinned._PREPARE", text("SELECT 1 / (:name = '')::int")
+    )
+    work = PinnedUnitOfWork(sibling_engine(make()), timeout=PATIENCE, role="test")
+    with pytest.raises(DBAPIError, match="division by zero"):
+        async with work.begin():
+            raise AssertionError
+    assert work._connection is None
