@@ -90,7 +90,7 @@ class Lives(RuleBasedStateMachine):
     # --- callers and operators -------------------------------------------------------------------
 
     @rule(
-        keys=st.lists(st.sampled_from([None, "a", ONCE]), min_size=1, max_size=3),
+        keys=st.lists(st.sampled_from([None, "a", "a", ONCE]), min_size=1, max_size=3),
         priority=st.integers(-1, 1),
         delay=st.sampled_from([0, 0, 0, 2]),
         max_attempts=st.integers(1, 3),
