@@ -187,7 +187,9 @@ class OrchestratorRepository(Protocol):
         ...
 
     async def remove(self, orchestrator_id: UUID) -> bool:
-        """Remove an orchestrator that holds nothing.
+        """Remove an orchestrator that holds nothing; lock it in this transaction first.
+
+        A removal that had to wait for a fetch would not see what that has taken.
 
         Returns:
             False if it has no row, or still holds something.
