@@ -112,7 +112,7 @@ class PinnedUnitOfWork:
     async def _connect(self) -> Repositories:
         self._connection = connection = await self._engine.connect()
         try:
-            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
             await connection.execute(_PREPARE, {"name": f"pgconductor {self._role}"})
         except BaseException:
             await self._discard()

@@ -103,9 +103,8 @@ def strict(request: pytest.FixtureRequest, database_url: str, make: Make) -> Asy
         return make(isolation_level="REPEATABLE READ")
     with connect(database_url) as connection:
         name = make_url(database_url).database
-        connection.execute(
-            f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'repeatable read'".encode()
-        )
+        setting = "SET default_transaction_isolation = 'repeatable read'"
+        connection.execute(f'ALTER DATABASE "{name}" {setting}'.encode())
     return make()
 
 
