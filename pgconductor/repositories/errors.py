@@ -1,7 +1,8 @@
-"""What a database error means, by its SQLSTATE and never by its text."""
+"""What a database error means, by its SQLSTATE; its text only tells whose object is missing."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
@@ -13,8 +14,10 @@ from pgconductor.exceptions import SchemaMissing
 
 __all__ = ["is_data_error", "is_lost", "is_transient", "sqlstate", "translated"]
 
-# undefined_table, invalid_schema_name: only these mean that nothing is installed.
-_MISSING: Final = frozenset({"42P01", "3F000"})
+# undefined_table, invalid_schema_name, undefined_function: only these mean that nothing is there.
+_MISSING: Final = frozenset({"42P01", "3F000", "42883"})
+# However the server words it, in whatever language: the name stands in it as it is.
+_OURS: Final = re.compile(r"(?<![\w.])pgconductor(?!\w)")
 # Conflicts, a server that stops, starts or is full, a statement that took too long, a server that
 # has become a read-only standby: another try may succeed, on another connection if need be.
 _TRANSIENT: Final = frozenset(
@@ -68,12 +71,21 @@ def is_data_error(error: BaseException) -> bool:
     return code is not None and code[:2] in {"22", "23", "54"}
 
 
+def _first_line(error: DBAPIError) -> str:
+    """What the server says, without the statement that the driver may quote below it."""
+    return str(error.orig).partition("\n")[0]
+
+
 @contextmanager
 def translated() -> Generator[None]:
-    """Raise ``SchemaMissing`` where the database says that our schema is not there."""
+    """Raise ``SchemaMissing`` where the database says that our schema is not there.
+
+    What is missing may be the user's: his session is flushed before our statement, and his triggers
+    are executed within it. Those errors are left as they are.
+    """
     try:
         yield
     except DBAPIError as error:
-        if sqlstate(error) in _MISSING:
+        if sqlstate(error) in _MISSING and _OURS.search(_first_line(error)):
             raise SchemaMissing from error
         raise

@@ -294,7 +294,6 @@ async def test_a_damaged_table_is_no_empty_database(
     assert sqlstate(caught.value) in codes
 
 
-@pytest.mark.xfail(reason="translated() goes by the SQLSTATE alone", strict=True)
 async def test_a_missing_table_of_the_users_is_not_ours(database_url: str) -> None:
     """SQLAlchemy flushes what is pending before our statement: his own table may be missing."""
     engine = create_async_engine(database_url)
@@ -303,6 +302,49 @@ async def test_a_missing_table_of_the_users_is_not_ours(database_url: str) -> No
             session.add(Forgotten(id=1))
             with pytest.raises(DBAPIError, match="forgotten"):
                 await ExecutionService(session).invoke("send")
+    finally:
+        await engine.dispose()
+
+
+async def test_a_missing_table_of_the_users_trigger_is_not_ours(database_url: str) -> None:
+    execute(
+        database_url,
+        """CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS
+           'BEGIN INSERT INTO pgconductor_forgotten DEFAULT VALUES; RETURN NULL; END';
+           CREATE TRIGGER tell AFTER INSERT ON pgconductor.executions EXECUTE FUNCTION tell()""",
+    )
+    engine = create_async_engine(database_url)
+    try:
+        with pytest.raises(DBAPIError, match="forgotten"):
+            await ExecutionService(engine).invoke("send")
+    finally:
+        await engine.dispose()
+
+
+@pytest.mark.parametrize("missing", ["TABLE pgconductor.executions", "SCHEMA pgconductor"])
+async def test_what_is_missing_of_ours_is_told(database_url: str, missing: str) -> None:
+    """Also where a function has been taken away, but its schema has not."""
+    execute(database_url, f"DROP {missing} CASCADE")
+    engine = create_async_engine(database_url)
+    try:
+        with pytest.raises(SchemaMissing):
+            await ExecutionService(engine).invoke("send")
+    finally:
+        await engine.dispose()
+
+
+async def test_a_missing_function_of_ours_is_told(database_url: str) -> None:
+    """As after a downgrade to nothing, where the schema itself stays."""
+    with connect(database_url) as connection:
+        connection.execute(
+            "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT p.oid FROM pg_proc p"
+            " WHERE p.pronamespace = 'pgconductor'::regnamespace AND p.proname LIKE 'invoke%'"
+            " LOOP EXECUTE format('DROP FUNCTION %s CASCADE', f); END LOOP; END $$"
+        )
+    engine = create_async_engine(database_url)
+    try:
+        with pytest.raises(SchemaMissing):
+            await ExecutionService(engine).invoke("send")
     finally:
         await engine.dispose()
 
