@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Final
 
 from pydantic_core import from_json, to_json
@@ -14,6 +15,8 @@ __all__ = ["DEFAULT_MAX_BYTES", "MAX_DEPTH", "decode", "encode"]
 MAX_DEPTH: Final = 64
 DEFAULT_MAX_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
+# No float has more digits before its point, and jsonb writes them all out.
+_MANY_DIGITS: Final = re.compile(r"\d{309}", re.ASCII)
 _Container = dict[Any, Any] | list[Any] | tuple[Any, ...]
 
 
@@ -54,9 +57,25 @@ def decode(text: str | None) -> Any:
         return None
     try:
         # No walk as in encode(): jsonb holds no NUL, no lone surrogate and no NaN.
-        return from_json(text, allow_inf_nan=False)
+        value = from_json(text, allow_inf_nan=False)
+        if _MANY_DIGITS.search(text):
+            # A fraction beyond every float is read as infinity, without complaint.
+            _refuse_infinity(value)
+        return value
     except (ValueError, RecursionError) as error:
         raise PayloadDecodeError(f"the stored JSON cannot be read: {error}") from error
+
+
+def _refuse_infinity(root: Any) -> None:
+    todo = [root]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("a number is larger than any float")
+        if isinstance(value, dict):
+            todo.extend(value.values())  # pyright: ignore[reportUnknownArgumentType] - plain JSON
+        elif isinstance(value, list):
+            todo.extend(value)  # pyright: ignore[reportUnknownArgumentType] - plain JSON
 
 
 def _check(root: object, field: str) -> None:
