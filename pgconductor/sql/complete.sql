@@ -35,6 +35,8 @@ held AS MATERIALIZED (
     WHERE e.state = 'running'
       AND e.locked_by = o.orchestrator_id
       AND e.claim_number = o.claim_number
+    -- Outcomes come as they arrive: without an order, whoever locks rows by id would wait in a circle.
+    ORDER BY o.id
     FOR NO KEY UPDATE OF e
 ),
 changed AS (

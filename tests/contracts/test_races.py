@@ -338,3 +338,19 @@ async def test_batches_that_overlap_end_every_execution_once(postgres: PostgresH
     answers = await asyncio.gather(*(postgres.executions.complete(outcomes) for _ in range(4)))
     for verdicts in zip(*answers, strict=True):
         assert sorted(one.disposition for one in verdicts) == ["known"] * 3 + ["recorded"]
+
+
+async def test_a_batch_and_one_who_cancels_by_id_do_not_wait_in_a_circle(
+    postgres: PostgresHarness,
+) -> None:
+    """Outcomes come in the order in which handlers end; rows are locked in that of their ids."""
+    owner = await postgres.register()
+    first, second = sorted(await postgres.invoke_several(2))
+    held = {one.id: one for one in await postgres.fetch(owner)}
+    outcomes = [Completed(one, held[one].claim, None) for one in (second, first)]
+    async with postgres.begin() as user:
+        assert await user.executions.cancel(first, None)
+        batch = await postgres.blocked(postgres.executions.complete(outcomes))
+        # The batch waits for the first, and must not have locked the second by then.
+        assert await user.executions.cancel(second, None)
+    assert {verdict.state for verdict in await batch} == {CANCELLED}
