@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from pgconductor.domain.limits import check_delay
 from pgconductor.domain.snapshots import ExecutionSnapshot
 from pgconductor.exceptions import ExecutionCancelled, ExecutionFailed, ResultTimeout
+from pgconductor.repositories.errors import is_transient
 from pgconductor.runtime.handler import Codec
 from pgconductor.services.executions import ExecutionService
 from pgconductor.services.listener import FINISHED, Listener
@@ -47,7 +48,8 @@ class FinishedWatch:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = sibling_engine(engine)
-        self._waiting: dict[UUID, set[asyncio.Event]] = {}
+        # By the id as it is notified: anybody may notify, and any text.
+        self._waiting: dict[str, set[asyncio.Event]] = {}
         self._listener = Listener(self._engine, (FINISHED,), self._notified, self._restored)
         self._task = asyncio.create_task(self._listener.run(), name="pgconductor-finished")
 
@@ -60,17 +62,18 @@ class FinishedWatch:
     async def on(self, execution_id: UUID) -> AsyncGenerator[asyncio.Event]:
         """An event that is set when the execution may have finished."""
         event = asyncio.Event()
-        self._waiting.setdefault(execution_id, set()).add(event)
+        key = str(execution_id)
+        self._waiting.setdefault(key, set()).add(event)
         try:
             yield event
         finally:
-            events = self._waiting[execution_id]
+            events = self._waiting[key]
             events.discard(event)
             if not events:
-                del self._waiting[execution_id]
+                del self._waiting[key]
 
     def _notified(self, _channel: str, payload: str) -> None:
-        for event in self._waiting.get(UUID(payload), ()):
+        for event in self._waiting.get(payload, ()):
             event.set()
 
     def _restored(self) -> None:
@@ -152,34 +155,57 @@ class ExecutionHandle(Generic[R]):
         if timeout is None:
             return await self._wait()
         check_delay(timeout, "timeout")
+        limit = asyncio.timeout(timeout.total_seconds())
         try:
-            async with asyncio.timeout(timeout.total_seconds()):
+            async with limit:
                 return await self._wait()
         except TimeoutError as error:
+            if not limit.expired():
+                raise  # It is somebody else's.
             raise ResultTimeout(self._id, timeout) from error
 
     async def _wait(self) -> R:
-        found = await self.snapshot()
-        if found.state.finished:
+        found = await self._look()
+        if found is not None and found.state.finished:
             return self._read(found)
         watch = self._waiter.watch()
         if watch is None:
             return await self._poll(lambda: False, asyncio.Event())
         async with watch.on(self._id) as event:
+            marked = await self._mark()
+            return await self._poll(lambda: marked and watch.healthy.is_set(), event)
+
+    async def _look(self) -> ExecutionSnapshot | None:
+        """Its snapshot; None while the database is out of reach."""
+        try:
+            return await self.snapshot()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            return None
+
+    async def _mark(self) -> bool:
+        """Ask to be told of its end; where that fails, looking must do."""
+        try:
             await self._waiter.executions.mark_awaited(self._id)
-            return await self._poll(watch.healthy.is_set, event)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            return False
+        return True
 
     async def _poll(self, listening: Callable[[], bool], event: asyncio.Event) -> R:
         """Look, wait to be told or for a growing while, look again."""
         pause = 0.02
         while True:
             event.clear()
-            found = await self.snapshot()
-            if found.state.finished:
+            found = await self._look()
+            if found is not None and found.state.finished:
                 return self._read(found)
             # Where notifications arrive, looking is but a net.
+            patience = 5.0 if found is not None and listening() else pause
             with suppress(TimeoutError):
-                async with asyncio.timeout(5.0 if listening() else pause):
+                async with asyncio.timeout(patience):
                     await event.wait()
             pause = min(pause * 1.5, 1.0)
 

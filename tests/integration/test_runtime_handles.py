@@ -219,7 +219,7 @@ async def test_a_waiter_that_gives_up_leaves_nothing(world: World) -> None:
     waiting = [asyncio.create_task(handle.result()) for _ in range(5)]
     watch = conductor.watch()
     assert watch is not None
-    await eventually(lambda: len(watch._waiting.get(handle.id, ())) == 5)
+    await eventually(lambda: len(watch._waiting.get(str(handle.id), ())) == 5)
     for one in waiting:
         one.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
