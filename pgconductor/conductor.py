@@ -88,7 +88,7 @@ class Conductor:
             )
         if database_url is not None:
             normalise_url(database_url)
-            settings = Settings(database_url=SecretStr(database_url))
+            settings = Settings(database_url=SecretStr(database_url), direct_url=None)
         self.settings = settings or Settings()
         if sessionmaker is not None:
             engine = bound_engine(sessionmaker)
@@ -135,7 +135,7 @@ class Conductor:
     @property
     def orchestrators(self) -> OrchestratorService:
         """The registered orchestrators, each call in a transaction of its own."""
-        return OrchestratorService(self.engine)
+        return OrchestratorService(self.engine.execution_options(isolation_level="READ COMMITTED"))
 
     async def close(self) -> None:
         """Close what the conductor has opened itself. It may be used again afterwards."""
@@ -162,8 +162,8 @@ class Conductor:
         await self.close()
 
     def _direct(self) -> AsyncEngine:
-        """An engine that leads around any pooler."""
-        if self.settings.direct_url is None:
+        """An engine that leads around any pooler, never to another database than was given."""
+        if self.settings.direct_url is None or not self._owns_engine:
             return self.engine
         if self._direct_engine is None:
             self._direct_engine = create_async_engine(self.settings.require_url(direct=True))

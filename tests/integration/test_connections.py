@@ -8,12 +8,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import event, make_url, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import StaticPool
 
-from pgconductor import Conductor, TaskContext
+from pgconductor import Conductor, Settings, TaskContext
 from pgconductor.services import ExecutionService, OrchestratorService
 from pgconductor.services.pinned import PinnedUnitOfWork, TimedUnitOfWork, sibling_engine
 from pgconductor.types import ExecutionState
@@ -150,3 +151,20 @@ async def test_a_connection_that_could_not_be_prepared_is_not_kept(
         async with work.begin():
             raise AssertionError
     assert work._connection is None
+
+
+async def test_a_way_around_the_pooler_is_that_of_the_same_settings(
+    database_url: str, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the environment would lead LISTEN to another database than was given."""
+    monkeypatch.setenv("PGCONDUCTOR_DIRECT_URL", "postgresql://localhost:1/elsewhere")
+    engine = make()
+    assert Conductor(engine=engine)._direct() is engine
+    assert Conductor(sessionmaker=async_sessionmaker(engine))._direct() is engine
+    by_url = Conductor(database_url=database_url)
+    assert by_url._direct() is by_url.engine
+    settings = Settings(database_url=SecretStr(database_url))
+    both = Conductor(settings)
+    assert both._direct().url.database == "elsewhere"
+    for one in (by_url, both):
+        await one.close()
