@@ -77,7 +77,8 @@ class DatabaseIdentity:
         """Raise unless a sync session names the database of ``own``.
 
         The conductor's own engine cannot be asked from sync code, so names decide: two databases
-        of different names are different.
+        of different names are different. A database of the same name on another server is not
+        noticed: the execution is written there.
 
         Raises:
             WrongSession: It names another one.
