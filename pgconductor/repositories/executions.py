@@ -18,7 +18,7 @@ from pgconductor.domain.orchestrators import Recovery
 from pgconductor.domain.outcomes import Completed, Disposition, Failed, Outcome, Verdict
 from pgconductor.domain.payloads import decode
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page
-from pgconductor.exceptions import DedupeConflict, PayloadDecodeError
+from pgconductor.exceptions import DedupeConflict, InvalidInput, PayloadDecodeError
 from pgconductor.models import Execution
 from pgconductor.repositories.errors import sqlstate
 from pgconductor.repositories.executor import SqlRepository
@@ -28,6 +28,7 @@ from pgconductor.types import ExecutionState
 __all__ = ["SqlExecutionRepository"]
 
 _UNIQUE_VIOLATION: Final = "23505"
+_PRIMARY_KEY: Final = "executions_pkey"
 _PLAIN: Final = tuple(
     name
     for name in ExecutionSnapshot.__dataclass_fields__
@@ -50,7 +51,14 @@ class SqlExecutionRepository(SqlRepository):
         if not invocations:
             return []
         check_count(len(invocations), "invocations", most=MAX_BATCH)
-        return invoked_from(await self._rows(sql.INVOKE, invoke_parameters(invocations)))
+        try:
+            return invoked_from(await self._rows(sql.INVOKE, invoke_parameters(invocations)))
+        except IntegrityError as error:
+            if sqlstate(error) != _UNIQUE_VIOLATION or _PRIMARY_KEY not in str(error.orig):
+                raise
+            raise InvalidInput(
+                "invocations", "an execution of the same id is there already"
+            ) from error
 
     async def fetch(
         self, claim: Claim, queue: str, *, limit: int, task_keys: Sequence[str] | None = None

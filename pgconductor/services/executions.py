@@ -97,11 +97,10 @@ class ExecutionService:
             As many, in the same order; invocations of the same dedupe key lead to one execution.
 
         Raises:
-            InvalidInput: There are too many.
+            InvalidInput: There are too many, or the id of one is used already.
             SchemaMissing: The database has no pgconductor schema.
         """
-        if len(invocations) > MAX_BATCH:
-            raise InvalidInput("invocations", f"at most {MAX_BATCH} at once")
+        distinct(invocations, lambda one: one.id, "invocations")
         if not invocations:
             return []
         async with self._work.begin() as repositories:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pgconductor.domain.invocations import DedupeScope, Invocation, Invoked
 from pgconductor.domain.limits import DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_CRASHES
-from pgconductor.exceptions import InvalidPayload
+from pgconductor.exceptions import InvalidInput, InvalidPayload
 from pgconductor.testing.rows import ExecutionRow, Tables
 
 __all__ = ["check_json", "invoke_into", "unfinished"]
@@ -71,7 +71,7 @@ def _retained(tables: Tables, invocation: Invocation) -> UUID | None:
 
 def _row(tables: Tables, invocation: Invocation, now: datetime) -> ExecutionRow:
     if invocation.id in tables.executions:
-        raise ValueError(f"the row violates executions_pkey: {invocation.id} is there already")
+        raise InvalidInput("invocations", "an execution of the same id is there already")
     check_json(invocation.payload, "payload")
     task = tables.tasks.get(invocation.task_key)
     return ExecutionRow(

@@ -133,7 +133,7 @@ async def test_others_see_nothing_before_the_commit(db: Harness) -> None:
 async def test_an_id_is_never_used_twice(db: Harness) -> None:
     invocation = Invocation(task_key="greet")
     await db.executions.invoke_many([invocation])
-    with pytest.raises(Exception, match="executions_pkey"):
+    with pytest.raises(InvalidInput, match="is there already"):
         await db.executions.invoke_many([Invocation(task_key="other"), invocation])
     assert sum((await db.executions.count()).values()) == 1
 
@@ -226,3 +226,10 @@ async def test_the_id_is_known_before_the_commit_and_ordered_by_time(db: Harness
     assert ids == sorted(ids)
     assert {one.version for one in ids} == {7}
     assert all(isinstance(one, UUID) for one in ids)
+
+
+async def test_the_same_invocation_twice_in_a_batch_is_refused(db: Harness) -> None:
+    invocation = Invocation(task_key="greet")
+    with pytest.raises(InvalidInput, match="invocations"):
+        await db.executions.invoke_many([invocation, invocation])
+    assert not (await db.executions.list()).items
