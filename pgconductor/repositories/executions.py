@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Text, cast, func, literal_column, select, update
+from sqlalchemy import ColumnElement, Row, Text, cast, func, literal_column, select
 from sqlalchemy.exc import IntegrityError
 
 from pgconductor import sql
@@ -170,16 +170,7 @@ class SqlExecutionRepository(SqlRepository):
 
     async def mark_awaited(self, execution_id: UUID) -> None:
         """See the protocol."""
-        await self._write(
-            update(Execution)
-            .where(
-                Execution.id == execution_id,
-                Execution.finished_at.is_(None),
-                Execution.awaited.is_(False),
-            )
-            .values(awaited=True)
-            .execution_options(synchronize_session=False)
-        )
+        await self._write(sql.MARK_AWAITED, {"id": execution_id})
 
 
 def _conditions(where: ExecutionFilter) -> list[ColumnElement[bool]]:

@@ -20,6 +20,7 @@ __all__ = [
     "INVOKE",
     "LOCK_ORCHESTRATOR",
     "LOCK_STALE",
+    "MARK_AWAITED",
     "ORPHANS",
     "RECORD_STEP",
     "REGISTER",
@@ -44,6 +45,7 @@ HEARTBEAT: Final = _load("heartbeat")
 INVOKE: Final = _load("invoke")
 LOCK_ORCHESTRATOR: Final = _load("lock_orchestrator")
 LOCK_STALE: Final = _load("lock_stale")
+MARK_AWAITED: Final = _load("mark_awaited")
 ORPHANS: Final = _load("orphans")
 RECORD_STEP: Final = _load("record_step")
 REGISTER: Final = _load("register")

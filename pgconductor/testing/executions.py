@@ -290,8 +290,11 @@ class FakeExecutionRepository:
         """See the protocol."""
         tables = await self._transaction.write()
         row = tables.executions.get(execution_id)
-        if row is not None and not row.state.finished:
-            tables.executions[row.id] = replace(row, awaited=True)
+        if row is None or row.state.finished or row.awaited:
+            return
+        tables.executions[row.id] = replace(row, awaited=True)
+        if row.state is _AVAILABLE and row.run_at <= self._transaction.now():
+            self._transaction.notify("pgconductor_available", row.queue)
 
 
 def _state_after(row: ExecutionRow, outcome: Outcome) -> ExecutionState:

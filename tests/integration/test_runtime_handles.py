@@ -165,7 +165,6 @@ async def test_waiting_does_not_hide_an_execution_from_its_worker(world: World) 
             await asyncio.gather(*(one(start + offset) for offset in range(4)))
 
 
-@pytest.mark.xfail(strict=True, reason="open: mark_awaited does not announce the row again")
 async def test_an_execution_that_is_locked_when_it_is_announced(world: World) -> None:
     """The same, made certain: the mark commits after the worker has looked."""
     conductor = world.conductor(poll_interval=3600)
