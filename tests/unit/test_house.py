@@ -209,6 +209,7 @@ def wanted(*, extras: tuple[str, ...] = (), groups: tuple[str, ...] = ()) -> lis
     ids=["dev", "demo", "build"],
 )
 def test_every_direct_dependency_is_locked(name: str, direct: list[Requirement]) -> None:
+    """Q2: the locks are the only generated files here, and they follow what they are made from."""
     locked = pins(name)
     for requirement in direct:
         for pin in locked[canonicalize_name(requirement.name)]:
