@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -162,11 +163,12 @@ class Keeper:
             KeeperGoneError: The keeper has been killed, so that nothing was stopped or removed.
         """
         with self._busy:
-            try:
+            # Gone, or told already by a call that was interrupted.
+            with suppress(BrokenPipeError, ValueError):
                 self._send("end", number=int(SIGNALS[mode]))
+            # Apart, for what could not be sent would be sent again when the pipe is collected.
+            with suppress(BrokenPipeError):
                 self._input.close()
-            except (BrokenPipeError, ValueError):
-                pass  # Gone, or told already by a call that was interrupted.
             self._process.wait()
             self._output.close()
         if self._process.returncode != 0:
