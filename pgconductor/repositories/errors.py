@@ -68,7 +68,8 @@ def is_lost(error: BaseException) -> bool:
 def is_data_error(error: BaseException) -> bool:
     """Whether some value in the statement is at fault, so that the rest would pass without it."""
     code = sqlstate(error)
-    return code is not None and code[:2] in {"22", "23", "54"}
+    # P0: raised by a trigger of the user's on our table.
+    return code is not None and code[:2] in {"22", "23", "54", "P0"}
 
 
 def _first_line(error: DBAPIError) -> str:

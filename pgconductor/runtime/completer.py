@@ -120,11 +120,10 @@ class Completer:
         try:
             verdicts = await self.backend.completing.complete(batch)
         except Exception as error:
-            # A lost connection says nothing of the batch; anything else may be its size, or one
-            # of its outcomes.
-            if self.backend.is_lost(error) or (
-                len(batch) == 1 and self.backend.is_transient(error)
-            ):
+            # Only what is wrong with an outcome, or with the size of the batch, is mended by
+            # halving. A full disk or a missing privilege is not: the results are kept.
+            too_large = self.backend.is_transient(error) and not self.backend.is_lost(error)
+            if not (self.backend.is_data_error(error) or (too_large and len(batch) > 1)):
                 raise
             await self._write_halves(batch, error)
             return
