@@ -35,6 +35,7 @@ def compile_locks(session: nox.Session, target: Path, *options: str) -> None:
         session.run(
             "uv", "pip", "compile", "--quiet", *what, *options,
             "--universal", "--python-version=3.11", "--generate-hashes",
+            "--no-strip-extras",  # older pips resolve package[extra] apart from the pinned package
             "--no-emit-index-url", "--no-emit-find-links", "--custom-compile-command=nox -s lock",
             f"--output-file={target / name}",
             silent=True,
