@@ -116,7 +116,8 @@ def create_executions() -> None:
             name=op.f("executions_finished_check"),
         ),
         sa.CheckConstraint(
-            "queue ~ '^[a-z][a-z0-9_-]{0,47}$'", name=op.f("executions_queue_check")
+            "state <> 'available' OR queue ~ '^[a-z][a-z0-9_-]{0,47}$'",
+            name=op.f("executions_queue_check"),
         ),
         sa.CheckConstraint(
             "result IS NULL OR state = 'completed'", name=op.f("executions_result_check")
@@ -133,7 +134,7 @@ def create_executions() -> None:
             name=op.f("executions_state_check"),
         ),
         sa.CheckConstraint(
-            "task_key ~ '^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$'",
+            "state <> 'available' OR task_key ~ '^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$'",
             name=op.f("executions_task_key_check"),
         ),
         sa.CheckConstraint("claim_number > 0", name=op.f("executions_claim_number_check")),

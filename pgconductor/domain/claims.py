@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
-__all__ = ["Claim", "Fetched", "Registration"]
+__all__ = ["Claim", "Fetched", "Position", "Registration"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +86,22 @@ class Fetched:
     def alone(self) -> bool:
         """Whether nothing else may start in the process until it ends; see above."""
         return self.crashes > 0 and self.crashes >= self.max_crashes - 1
+
+
+class Position(NamedTuple):
+    """A place in the order in which a queue's executions are due.
+
+    Attributes:
+        rank: The priority with its sign changed, so that all three count upwards.
+        run_at: When it was due.
+        id: The execution.
+    """
+
+    rank: int
+    run_at: datetime
+    id: UUID
+
+    @classmethod
+    def of(cls, fetched: Fetched) -> Position:
+        """Where an execution stood."""
+        return cls(-fetched.priority, fetched.run_at, fetched.id)

@@ -1,6 +1,7 @@
 """Storage: protocols, and their implementation over a SQLAlchemy session or connection."""
 
 from pgconductor.repositories.catalog import SqlQueueRepository, SqlTaskRepository
+from pgconductor.repositories.driver import DriverExecutor
 from pgconductor.repositories.executions import SqlExecutionRepository
 from pgconductor.repositories.executor import Executor
 from pgconductor.repositories.orchestrators import SqlOrchestratorRepository, SqlSchemaRepository
@@ -16,6 +17,7 @@ from pgconductor.repositories.protocols import (
 from pgconductor.repositories.steps import SqlStepRepository
 
 __all__ = [
+    "DriverExecutor",
     "ExecutionRepository",
     "Executor",
     "OrchestratorRepository",

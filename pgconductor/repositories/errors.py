@@ -7,6 +7,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
 
+from asyncpg.exceptions import InterfaceError as DriverInterfaceError
+from asyncpg.exceptions import InternalClientError, PostgresError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -53,7 +55,14 @@ def is_transient(error: BaseException) -> bool:
         return True
     # A driver whose connection breaks raises its own errors, without a SQLSTATE.
     return isinstance(
-        error, OSError | TimeoutError | InterfaceError | OperationalError | PoolTimeout
+        error,
+        OSError
+        | TimeoutError
+        | InterfaceError
+        | OperationalError
+        | PoolTimeout
+        | DriverInterfaceError
+        | InternalClientError,
     )
 
 
@@ -72,9 +81,10 @@ def is_data_error(error: BaseException) -> bool:
     return code is not None and code[:2] in {"22", "23", "54", "P0"}
 
 
-def _first_line(error: DBAPIError) -> str:
+def _first_line(error: DBAPIError | PostgresError) -> str:
     """What the server says, without the statement that the driver may quote below it."""
-    return str(error.orig).partition("\n")[0]
+    said = error.orig if isinstance(error, DBAPIError) else error
+    return str(said).partition("\n")[0]
 
 
 @contextmanager
@@ -86,7 +96,7 @@ def translated() -> Generator[None]:
     """
     try:
         yield
-    except DBAPIError as error:
+    except (DBAPIError, PostgresError) as error:
         if sqlstate(error) in _MISSING and _OURS.search(_first_line(error)):
             raise SchemaMissing from error
         raise

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from operator import attrgetter
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Text, cast, func, literal_column, select
+from asyncpg.exceptions import UniqueViolationError
+from sqlalchemy import ColumnElement, Text, cast, func, literal_column, select
 from sqlalchemy.exc import IntegrityError
 
 from pgconductor import sql
-from pgconductor.domain.claims import Claim, Fetched
+from pgconductor.domain.claims import Claim, Fetched, Position
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.domain.limits import MAX_BATCH, check_count
 from pgconductor.domain.orchestrators import Recovery
@@ -27,6 +29,8 @@ from pgconductor.types import ExecutionState
 
 __all__ = ["SqlExecutionRepository"]
 
+_COMPLETED: Final = (Disposition.RECORDED, ExecutionState.COMPLETED)
+_by_id: Final = attrgetter("execution_id")
 _UNIQUE_VIOLATION: Final = "23505"
 _PRIMARY_KEY: Final = "executions_pkey"
 _PLAIN: Final = tuple(
@@ -53,15 +57,21 @@ class SqlExecutionRepository(SqlRepository):
         check_count(len(invocations), "invocations", most=MAX_BATCH)
         try:
             return invoked_from(await self._rows(sql.INVOKE, invoke_parameters(invocations)))
-        except IntegrityError as error:
-            if sqlstate(error) != _UNIQUE_VIOLATION or _PRIMARY_KEY not in str(error.orig):
+        except (IntegrityError, UniqueViolationError) as error:
+            if sqlstate(error) != _UNIQUE_VIOLATION or _PRIMARY_KEY not in str(error):
                 raise
             raise InvalidInput(
                 "invocations", "an execution of the same id is there already"
             ) from error
 
     async def fetch(
-        self, claim: Claim, queue: str, *, limit: int, task_keys: Sequence[str] | None = None
+        self,
+        claim: Claim,
+        queue: str,
+        *,
+        limit: int,
+        task_keys: Sequence[str] | None = None,
+        after: Position | None = None,
     ) -> list[Fetched]:
         """See the protocol."""
         rows = await self._rows(
@@ -72,12 +82,12 @@ class SqlExecutionRepository(SqlRepository):
                 "queue": queue,
                 "limit": limit,
                 "task_keys": None if task_keys is None else list(task_keys),
+                "after_rank": after and after.rank,
+                "after_run_at": after and after.run_at,
+                "after_id": after and after.id,
             },
         )
-        fetched = [_fetched(row, claim) for row in rows]
-        # RETURNING keeps no order.
-        fetched.sort(key=lambda one: (-one.priority, one.run_at, one.id))
-        return fetched
+        return [_fetched(row, claim, queue) for row in rows]
 
     async def held(self, orchestrator_id: UUID) -> Mapping[UUID, Claim]:
         """See the protocol."""
@@ -96,9 +106,40 @@ class SqlExecutionRepository(SqlRepository):
         """See the protocol."""
         if not outcomes:
             return []
-        rows = await self._rows(sql.COMPLETE, _outcome_parameters(outcomes))
-        found = {row.id: row for row in rows}
-        return [_verdict(found[one.execution_id]) for one in outcomes]
+        left = await self._complete_results(outcomes)
+        judged: dict[UUID, Verdict] = {}
+        if left:
+            rows = await self._rows(sql.COMPLETE, _outcome_parameters(left))
+            judged = {row.id: _verdict(row) for row in rows}
+        return [
+            judged.get(one.execution_id) or Verdict(one.execution_id, *_COMPLETED)
+            for one in outcomes
+        ]
+
+    async def _complete_results(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Write the results of one orchestrator; returns what is left to be judged one by one."""
+        owner = outcomes[0].claim.orchestrator_id
+        results = [
+            one
+            for one in outcomes
+            if isinstance(one, Completed) and one.claim.orchestrator_id == owner
+        ]
+        if not results:
+            return list(outcomes)
+        results.sort(key=_by_id)
+        rows = await self._rows(
+            sql.COMPLETE_RESULTS,
+            {
+                "orchestrator_id": owner,
+                "ids": [one.execution_id for one in results],
+                "claim_numbers": [one.claim.number for one in results],
+                "results": [one.result for one in results],
+            },
+        )
+        if not rows and len(results) == len(outcomes):
+            return []
+        done = {one.execution_id for one in results}.difference(row.id for row in rows)
+        return [one for one in outcomes if one.execution_id not in done]
 
     async def take_back(
         self,
@@ -132,7 +173,7 @@ class SqlExecutionRepository(SqlRepository):
         """See the protocol."""
         try:
             (row,) = await self._rows(sql.RETRY, {"id": execution_id, "from_scratch": from_scratch})
-        except IntegrityError as error:
+        except (IntegrityError, UniqueViolationError) as error:
             if sqlstate(error) != _UNIQUE_VIOLATION:
                 raise
             # An invocation of the same key committed after this statement had begun.
@@ -188,21 +229,9 @@ def _conditions(where: ExecutionFilter) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _fetched(row: Row[Any], claim: Claim) -> Fetched:
-    return Fetched(
-        id=row.id,
-        claim=claim,
-        task_key=row.task_key,
-        queue=row.queue,
-        payload=row.payload,
-        attempt=row.attempts,
-        max_attempts=row.max_attempts,
-        crashes=row.crashes,
-        max_crashes=row.max_crashes,
-        priority=row.priority,
-        run_at=row.run_at,
-        created_at=row.created_at,
-    )
+def _fetched(row: Any, claim: Claim, queue: str) -> Fetched:
+    execution_id, task_key, payload, attempt, *rest = row
+    return Fetched(execution_id, claim, task_key, queue, payload, attempt, *rest)
 
 
 def _outcome_parameters(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
@@ -233,7 +262,7 @@ def _outcome_parameters(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
     }
 
 
-def _verdict(row: Row[Any]) -> Verdict:
+def _verdict(row: Any) -> Verdict:
     if row.state is None:
         return Verdict(row.id, Disposition.LOST, None)
     disposition = Disposition.KNOWN if row.known else Disposition.RECORDED
@@ -248,7 +277,7 @@ def _readable(text: str | None) -> Any:
         return text
 
 
-def _snapshot(row: Row[Any]) -> ExecutionSnapshot:
+def _snapshot(row: Any) -> ExecutionSnapshot:
     return ExecutionSnapshot(
         **{name: getattr(row, name) for name in _PLAIN},
         state=ExecutionState(row.state),

@@ -1,25 +1,26 @@
-"""What the SQLAlchemy repositories need of a session: that it executes."""
+"""What the repositories need of a session: that it executes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Executable, Row
+from sqlalchemy import Executable
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from pgconductor.repositories.driver import DriverExecutor
 from pgconductor.repositories.errors import translated
 
 __all__ = ["Executor", "SqlRepository"]
 
-Executor = AsyncSession | AsyncConnection
+Executor = AsyncSession | AsyncConnection | DriverExecutor
 
 
 class SqlRepository:
-    """Base of the SQLAlchemy repositories: statements on the caller's session, never a commit.
+    """Base of the SQL repositories: statements on the caller's session, never a commit.
 
     Args:
-        session: An ``AsyncSession`` or an ``AsyncConnection``.
+        session: An ``AsyncSession``, an ``AsyncConnection``, or the driver's own connection.
     """
 
     def __init__(self, session: Executor) -> None:
@@ -27,13 +28,19 @@ class SqlRepository:
 
     async def _rows(
         self, statement: Executable, parameters: Mapping[str, Any] | None = None
-    ) -> list[Row[Any]]:
+    ) -> Sequence[Any]:
+        """Rows whose columns can be read by name and by position."""
         with translated():
+            if isinstance(self._session, DriverExecutor):
+                return await self._session.rows(statement, parameters)
             result = await self._session.execute(statement, parameters)
-            return list(result.all())
+            return result.all()
 
     async def _write(
         self, statement: Executable, parameters: Mapping[str, Any] | None = None
     ) -> None:
         with translated():
-            await self._session.execute(statement, parameters)
+            if isinstance(self._session, DriverExecutor):
+                await self._session.rows(statement, parameters)
+            else:
+                await self._session.execute(statement, parameters)

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Protocol
 from uuid import UUID
 
-from pgconductor.domain.claims import Claim, Fetched
+from pgconductor.domain.claims import Claim, Fetched, Position
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.domain.orchestrators import Beat, Heartbeat, OrchestratorSnapshot, Recovery
 from pgconductor.domain.outcomes import Outcome, Verdict
@@ -46,7 +46,13 @@ class ExecutionRepository(Protocol):
         ...
 
     async def fetch(
-        self, claim: Claim, queue: str, *, limit: int, task_keys: Sequence[str] | None = None
+        self,
+        claim: Claim,
+        queue: str,
+        *,
+        limit: int,
+        task_keys: Sequence[str] | None = None,
+        after: Position | None = None,
     ) -> list[Fetched]:
         """Take executions that are due, in the order in which they are due.
 
@@ -56,6 +62,7 @@ class ExecutionRepository(Protocol):
             queue: From which queue.
             limit: At most so many.
             task_keys: Only these tasks; None for all.
+            after: Begin at this place of the queue; None for its first one.
 
         Returns:
             A batch in which nobody is suspected of crashing processes, or a single suspect.

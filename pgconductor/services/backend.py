@@ -31,7 +31,9 @@ class HeartbeatLink:
 
     def __init__(self, engine: AsyncEngine, registration: Registration) -> None:
         self._engine = sibling_engine(engine)
-        self._pinned = PinnedUnitOfWork(self._engine, timeout=_BEAT_TIMEOUT, role="heartbeat")
+        self._pinned = PinnedUnitOfWork(
+            self._engine, timeout=_BEAT_TIMEOUT, role="heartbeat", durable=False
+        )
         self._service = OrchestratorService(self._pinned)
         self._registration = registration
 
@@ -71,7 +73,11 @@ class Backend:
         self._source = engine
         self._engine = sibling_engine(engine)
         self._listening = sibling_engine(direct_engine or engine)
-        self._fetching = PinnedUnitOfWork(self._engine, timeout=command_timeout, role="fetch")
+        # A claim that a crash of the server undoes is only made again, and whoever held it by the
+        # lost one is refused; see docs/decisions/0017-durability.md.
+        self._fetching = PinnedUnitOfWork(
+            self._engine, timeout=command_timeout, role="fetch", durable=False
+        )
         self._completing = PinnedUnitOfWork(self._engine, timeout=command_timeout, role="complete")
         self.fetching: Final = ExecutionService(self._fetching)
         self.completing: Final = ExecutionService(self._completing)

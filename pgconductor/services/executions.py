@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from pgconductor.domain.claims import Claim, Fetched, Registration
+from pgconductor.domain.claims import Claim, Fetched, Position, Registration
 from pgconductor.domain.invocations import DedupeScope, Invocation, Invoked
 from pgconductor.domain.limits import MAX_BATCH, check_count, check_queue, check_text
 from pgconductor.domain.outcomes import Disposition, Outcome, Verdict
@@ -117,6 +117,7 @@ class ExecutionService:
         limit: int = 1,
         task_keys: Sequence[str] | None = None,
         claim: Claim | None = None,
+        after: Position | None = None,
     ) -> list[Fetched]:
         """Take executions that are due; the caller then owns them.
 
@@ -126,6 +127,8 @@ class ExecutionService:
             limit: At most so many, up to 10,000.
             task_keys: Only these tasks; others are left for those who know them. None for all.
             claim: A claim made beforehand, so that the caller knows it even if the answer is lost.
+            after: Begin at this place of the queue instead of its first: a hint that spares a
+                look at what was taken before. What has come in ahead of it is not seen.
 
         Returns:
             Executions in the order in which they are due. Empty, too, if the orchestrator has been
@@ -137,7 +140,7 @@ class ExecutionService:
         claim = claim or registration.next_claim()
         async with self._work.begin() as repositories:
             return await repositories.executions.fetch(
-                claim, queue, limit=limit, task_keys=task_keys
+                claim, queue, limit=limit, task_keys=task_keys, after=after
             )
 
     async def held(self, registration: Registration) -> Mapping[UUID, Claim]:

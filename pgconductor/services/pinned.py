@@ -6,22 +6,36 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import Engine, NullPool, StaticPool, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from pgconductor.repositories import Repositories, sql_repositories
+from pgconductor.repositories import DriverExecutor, Repositories, sql_repositories
 from pgconductor.repositories.errors import sqlstate
+
+if TYPE_CHECKING:
+    import asyncpg
 
 __all__ = ["PinnedUnitOfWork", "TimedUnitOfWork", "sibling_engine"]
 
 # Our statements read what was committed while they waited for a lock: whatever level the role or
 # the database has by default, they must not end in a conflict instead.
+#
+# Their plans are made once, whatever the tables hold at that moment: so that one made on an empty
+# table does not read the whole of a full one, indexes are used wherever there is one. The price
+# that the planner puts on what it must not do would make it compile expressions, hence no JIT.
 _PREPARE = text(
     "SELECT pg_catalog.set_config('application_name', :name, false),"
-    " pg_catalog.set_config('default_transaction_isolation', 'read committed', false)"
+    " pg_catalog.set_config('default_transaction_isolation', 'read committed', false),"
+    " pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', false),"
+    " pg_catalog.set_config('enable_seqscan', 'off', false),"
+    " pg_catalog.set_config('jit', 'off', false),"
+    " pg_catalog.set_config('synchronous_commit', "
+    " CASE WHEN CAST(:durable AS boolean) THEN pg_catalog.current_setting('synchronous_commit')"
+    " ELSE 'off' END, false)"
 )
 
 
@@ -79,7 +93,7 @@ def _initialise(source: Engine, made: DBAPIConnection) -> None:
 class PinnedUnitOfWork:
     """One connection, kept, on which each statement commits by itself.
 
-    A pool would pay a round trip to reset the connection at each return. The connection is thrown
+    Statements go to the driver directly. A pool would pay a round trip to reset the connection at each return. The connection is thrown
     away after anything that leaves its state in doubt: a time-out, a cancellation, an error without
     an SQLSTATE, or a server that has become read-only.
 
@@ -87,10 +101,15 @@ class PinnedUnitOfWork:
         engine: Where the connection comes from.
         timeout: How long one use may take, connecting included.
         role: What it is for, shown as ``application_name`` in ``pg_stat_activity``.
+        durable: Whether a commit waits until it is on disk. Without, what was answered may be
+            undone by a crash of the server, the last fraction of a second of it.
     """
 
-    def __init__(self, engine: AsyncEngine, *, timeout: timedelta, role: str) -> None:
+    def __init__(
+        self, engine: AsyncEngine, *, timeout: timedelta, role: str, durable: bool = True
+    ) -> None:
         self._engine = engine
+        self._durable = durable
         self._timeout = timeout.total_seconds()
         self._role = role
         self._lock = asyncio.Lock()
@@ -113,11 +132,17 @@ class PinnedUnitOfWork:
         self._connection = connection = await self._engine.connect()
         try:
             connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
-            await connection.execute(_PREPARE, {"name": f"pgconductor {self._role}"})
+            await connection.execute(
+                _PREPARE, {"name": f"pgconductor {self._role}", "durable": self._durable}
+            )
+            raw = await connection.get_raw_connection()
+            driver = cast("asyncpg.Connection[Any]", raw.driver_connection)
         except BaseException:
             await self._discard()
             raise
-        self._repositories = sql_repositories(connection)
+        self._repositories = sql_repositories(
+            DriverExecutor(driver, self._engine.sync_engine.dialect)
+        )
         return self._repositories
 
     async def _discard(self) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import TextClause, text
 __all__ = [
     "BEATS",
     "COMPLETE",
+    "COMPLETE_RESULTS",
     "DECLARE_QUEUES",
     "DECLARE_TASKS",
     "FETCH",
@@ -38,6 +39,7 @@ def _load(name: str) -> TextClause:
 
 BEATS: Final = _load("beats")
 COMPLETE: Final = _load("complete")
+COMPLETE_RESULTS: Final = _load("complete_results")
 DECLARE_QUEUES: Final = _load("declare_queues")
 DECLARE_TASKS: Final = _load("declare_tasks")
 FETCH: Final = _load("fetch")

@@ -4,6 +4,10 @@
 -- It is locked against removal until this commits, so that no execution is ever held by an
 -- orchestrator that has just been removed (I2).
 --
+-- The row comparison starts the index scan where the fetch before has ended, past the entries of
+-- what it took: while some old transaction is open, vacuum cannot remove them. It is a hint, given
+-- by the caller; without it the scan starts at the queue's first entry.
+--
 -- An execution that is one crash short of its limit is fetched alone: if it comes first, nothing
 -- else is taken; if it does not, it is left for another time.
 --
@@ -17,13 +21,17 @@ WITH owner AS MATERIALIZED (
     FOR KEY SHARE OF o
 ),
 picked AS MATERIALIZED (
-    SELECT
-        e.id, -e.priority AS rank, e.run_at,
-        e.crashes > 0 AND e.crashes >= e.max_crashes - 1 AS suspect
+    SELECT e.id, e.crashes > 0 AND e.crashes >= e.max_crashes - 1 AS suspect
     FROM pgconductor.executions e
     WHERE EXISTS (SELECT 1 FROM owner)
       AND e.state = 'available'
       AND e.queue = CAST(:queue AS text)
+      AND (e.queue, -e.priority, e.run_at, e.id) >= (
+          CAST(:queue AS text),
+          coalesce(CAST(:after_rank AS smallint), '-32768'::smallint),
+          coalesce(CAST(:after_run_at AS timestamptz), '-infinity'::timestamptz),
+          coalesce(CAST(:after_id AS uuid), '00000000-0000-0000-0000-000000000000'::uuid)
+      )
       AND e.run_at <= pgconductor.clock()
       AND (
           CAST(:task_keys AS text[]) IS NULL
@@ -35,26 +43,25 @@ picked AS MATERIALIZED (
     LIMIT CAST(:limit AS integer)
     FOR NO KEY UPDATE OF e SKIP LOCKED
 ),
-placed AS (
-    SELECT p.id, p.suspect, row_number() OVER (ORDER BY p.rank, p.run_at, p.id) AS place
-    FROM picked p
+first AS MATERIALIZED (
+    SELECT p.id, p.suspect FROM picked p LIMIT 1
 ),
-chosen AS MATERIALIZED (
-    SELECT p.id
-    FROM placed p
-    WHERE CASE
-        WHEN (SELECT f.suspect FROM placed f WHERE f.place = 1) THEN p.place = 1
-        ELSE NOT p.suspect
-    END
+taken AS (
+    UPDATE pgconductor.executions e
+    SET state = 'running',
+        locked_by = CAST(:orchestrator_id AS uuid),
+        locked_at = (SELECT pgconductor.clock()),
+        claim_number = CAST(:claim_number AS bigint),
+        attempts = e.attempts + 1
+    FROM picked p, first f
+    WHERE e.id = p.id
+      AND CASE WHEN f.suspect THEN p.id = f.id ELSE NOT p.suspect END
+    RETURNING
+        e.id, e.task_key, CAST(e.payload AS text) AS payload, e.attempts, e.max_attempts,
+        e.crashes, e.max_crashes, e.priority, e.run_at, e.created_at
 )
-UPDATE pgconductor.executions e
-SET state = 'running',
-    locked_by = CAST(:orchestrator_id AS uuid),
-    locked_at = pgconductor.clock(),
-    claim_number = CAST(:claim_number AS bigint),
-    attempts = e.attempts + 1
-FROM chosen
-WHERE e.id = chosen.id
-RETURNING
-    e.id, e.task_key, e.queue, CAST(e.payload AS text) AS payload, e.attempts, e.max_attempts,
-    e.crashes, e.max_crashes, e.priority, e.run_at, e.created_at
+SELECT
+    t.id, t.task_key, t.payload, t.attempts, t.max_attempts,
+    t.crashes, t.max_crashes, t.priority, t.run_at, t.created_at
+FROM taken t
+ORDER BY -t.priority, t.run_at, t.id

@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import Engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from pgconductor.repositories.driver import before_each_statement
+
 __all__ = ["DatabaseClock"]
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -18,10 +20,10 @@ class DatabaseClock:
 
     Before each statement the engine's connection is told the offset, so that a connection that is
     pinned, in the middle of a transaction, or not yet made sees the same time as every other. That
-    holds for the engines that an orchestrator derives from the engine, too, and costs a round trip
-    a statement, from the first :meth:`advance` on. Statements that are sent to the driver past
-    SQLAlchemy go by the offset that their connection was told last. Other engines, and other
-    processes, keep their time.
+    holds for the connections that an orchestrator derives from the engine, too, and costs a round
+    trip a statement, from the first :meth:`advance` on. Statements of your own that are sent to the
+    driver past SQLAlchemy go by the offset that their connection was told last. Other engines, and
+    other processes, keep their time.
 
     Args:
         engine: Whose connections see another time; for as long as it lives.
@@ -35,6 +37,7 @@ class DatabaseClock:
         event.listen(sync_engine, "do_execute", self._before)
         event.listen(sync_engine, "do_executemany", self._before)
         event.listen(sync_engine, "do_execute_no_params", self._before_no_parameters)
+        before_each_statement(sync_engine.dialect, self._statement)
 
     @property
     def offset(self) -> timedelta:
@@ -64,15 +67,21 @@ class DatabaseClock:
     def _before_no_parameters(self, _cursor: Any, _statement: str, context: Any) -> None:
         self._tell(context)
 
+    def _statement(self) -> str | None:
+        if not self._moved:
+            return None
+        return (
+            "SELECT pg_catalog.set_config('pgconductor.clock_offset',"
+            f" '{self._offset // _MICROSECOND} microseconds', false)"
+        )
+
     def _tell(self, context: Any) -> None:
         # The dialect's own statements have no context, and no need of a clock.
-        if self._moved and context is not None:
+        statement = self._statement()
+        if statement is not None and context is not None:
             cursor = context.root_connection.connection.cursor()
             try:
                 # In a rolled-back transaction it is forgotten, hence again before each statement.
-                cursor.execute(
-                    "SELECT pg_catalog.set_config('pgconductor.clock_offset',"
-                    f" '{self._offset // _MICROSECOND} microseconds', false)"
-                )
+                cursor.execute(statement)
             finally:
                 cursor.close()

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from pgconductor.domain.claims import Claim, Fetched
+from pgconductor.domain.claims import Claim, Fetched, Position
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.domain.limits import MAX_BATCH, check_count
 from pgconductor.domain.orchestrators import Recovery
@@ -61,7 +61,13 @@ class FakeExecutionRepository:
         return answers
 
     async def fetch(
-        self, claim: Claim, queue: str, *, limit: int, task_keys: Sequence[str] | None = None
+        self,
+        claim: Claim,
+        queue: str,
+        *,
+        limit: int,
+        task_keys: Sequence[str] | None = None,
+        after: Position | None = None,
     ) -> list[Fetched]:
         """See the protocol."""
         tables = await self._transaction.write()
@@ -77,6 +83,7 @@ class FakeExecutionRepository:
             and (task_keys is None or row.task_key in task_keys)
             and row.attempts < row.max_attempts
             and row.crashes < row.max_crashes
+            and (after is None or row.due_order >= after)
         ]
         picked = sorted(due, key=lambda row: row.due_order)[:limit]
         if picked and picked[0].suspect:

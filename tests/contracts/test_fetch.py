@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from pgconductor.domain.claims import Claim, Registration
+from pgconductor.domain.claims import Claim, Position, Registration
 from pgconductor.domain.ids import new_id
 from pgconductor.domain.invocations import Invocation
 from pgconductor.exceptions import InvalidInput
@@ -276,3 +276,28 @@ async def test_held_lists_what_an_orchestrator_holds(db: Harness) -> None:
     await db.release(two)
     assert await db.executions.held(owner) == {}
     assert set(await db.executions.held(other)) == {third}
+
+
+async def test_a_fetch_may_begin_at_a_place(db: Harness) -> None:
+    """A hint that leads past what was taken before; what stands ahead of it is not seen."""
+    owner = await db.register()
+    now = await db.now()
+    urgent = await db.invoke(priority=5, run_at=now - timedelta(hours=1))
+    early = await db.invoke(run_at=now - timedelta(hours=3))
+    late = await db.invoke(run_at=now - timedelta(hours=2))
+    (first,) = await db.fetch(owner, 1)
+    assert first.id == urgent
+    place = Position.of(first)
+    assert place == (-5, first.run_at, urgent)
+    ahead = await db.invoke(priority=9)
+    assert await db.fetch_ids(owner, after=place) == [early, late]
+    assert await db.fetch_ids(owner, after=place) == []
+    assert await db.fetch_ids(owner) == [ahead]
+
+
+async def test_the_place_itself_is_seen(db: Harness) -> None:
+    owner = await db.register()
+    there = await db.invoke()
+    (first,) = await db.fetch(owner)
+    await db.release(first)
+    assert await db.fetch_ids(owner, after=Position.of(first)) == [there]

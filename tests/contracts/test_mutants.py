@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from pgconductor import sql
-from pgconductor.domain.outcomes import Completed
+from pgconductor.domain.claims import Fetched
+from pgconductor.domain.outcomes import Completed, Failed, Outcome
 from pgconductor.repositories.errors import sqlstate
 from pgconductor.types import ExecutionState
 from tests.contracts import (
@@ -23,39 +24,63 @@ from tests.contracts import (
     test_retry,
     test_steps,
 )
-from tests.contracts.harness import PostgresHarness
+from tests.contracts.harness import FAILURE, PostgresHarness
 
 Contract = Callable[[Any], Awaitable[None]]
 RUNNING = ExecutionState.RUNNING
 
 
+def completed(one: Fetched) -> Outcome:
+    return Completed(one.id, one.claim)
+
+
+def failed(one: Fetched) -> Outcome:
+    return Failed(one.id, one.claim, FAILURE)
+
+
 async def another_completes(db: PostgresHarness) -> None:
-    await test_complete.test_another_orchestrators_write_changes_nothing(
-        db, lambda one: Completed(one.id, one.claim)
-    )
+    await test_complete.test_another_orchestrators_write_changes_nothing(db, completed)
+
+
+async def another_fails(db: PostgresHarness) -> None:
+    await test_complete.test_another_orchestrators_write_changes_nothing(db, failed)
 
 
 async def an_earlier_claim_completes(db: PostgresHarness) -> None:
     await test_complete.test_a_stale_owners_write_changes_nothing(
-        db, test_complete.fetched_again_by_the_same, lambda one: Completed(one.id, one.claim)
+        db, test_complete.fetched_again_by_the_same, completed
     )
 
 
-async def a_released_one_is_completed(db: PostgresHarness) -> None:
+async def an_earlier_claim_fails(db: PostgresHarness) -> None:
     await test_complete.test_a_stale_owners_write_changes_nothing(
-        db, test_complete.released, lambda one: Completed(one.id, one.claim)
+        db, test_complete.fetched_again_by_the_same, failed
     )
 
 
 async def an_acknowledgement_is_lost(db: PostgresHarness) -> None:
     await test_complete.test_a_finish_whose_acknowledgement_was_lost_is_recognised(
-        db, "complete", lambda one: Completed(one.id, one.claim)
+        db, "complete", completed
     )
 
 
 async def completed_is_cancelled(db: PostgresHarness) -> None:
-    await test_cancel.test_a_cancellation_wins_over_what_the_handler_did(
-        db, lambda one: Completed(one.id, one.claim)
+    await test_cancel.test_a_cancellation_wins_over_what_the_handler_did(db, completed)
+
+
+async def failed_is_cancelled(db: PostgresHarness) -> None:
+    await test_cancel.test_a_cancellation_wins_over_what_the_handler_did(db, failed)
+
+
+async def a_cancellation_slips_in(db: PostgresHarness) -> None:
+    await test_old_snapshots.test_a_cancellation_slips_in_before_the_end(
+        db, "COMPLETE", lambda db, held: db.fail(held)
+    )
+
+
+async def a_recovery_slips_in(db: PostgresHarness) -> None:
+    await test_old_snapshots.test_a_new_owner_slips_in_before_the_end(
+        db, "COMPLETE", lambda db, held: db.fail(held)
     )
 
 
@@ -77,17 +102,20 @@ async def a_threshold_is_not_reached(db: PostgresHarness) -> None:
 
 #: Statement, condition, what it is replaced by, and who notices.
 MUTANTS: list[tuple[str, str, str, Contract]] = [
-    ("COMPLETE", "AND e.locked_by = o.orchestrator_id", "", another_completes),
-    ("COMPLETE", "AND e.claim_number = o.claim_number", "", an_earlier_claim_completes),
-    ("COMPLETE", "FOR NO KEY UPDATE OF e", "",
-     test_races.test_a_completion_waits_for_recovery_and_is_refused),
+    ("COMPLETE_RESULTS", "AND e.locked_by = CAST(:orchestrator_id AS uuid)", "",
+     another_completes),
+    ("COMPLETE_RESULTS", "AND e.claim_number = o.claim_number", "", an_earlier_claim_completes),
+    ("COMPLETE_RESULTS", "AND e.cancel_requested_at IS NULL", "", completed_is_cancelled),
+    ("COMPLETE_RESULTS", "WHERE NOT EXISTS", "WHERE EXISTS", completed_is_cancelled),
+    ("COMPLETE", "AND e.locked_by = o.orchestrator_id", "", another_fails),
+    ("COMPLETE", "AND e.claim_number = o.claim_number", "", an_earlier_claim_fails),
+    ("COMPLETE", "FOR NO KEY UPDATE OF e", "", a_recovery_slips_in),
     ("COMPLETE", "AND f.finished_claim = o.claim_number", "AND false", an_acknowledgement_is_lost),
     ("COMPLETE", "WHEN e.cancel_requested_at IS NOT NULL THEN 'cancelled'", "",
-     completed_is_cancelled),
+     failed_is_cancelled),
     ("COMPLETE", "AND e.attempts < e.max_attempts", "",
      test_complete.test_the_last_attempts_failure_is_final),
-    ("COMPLETE", "cancel_requested_at = h.cancel_requested_at,", "",
-     test_old_snapshots.test_a_cancellation_slips_in_before_a_completion),
+    ("COMPLETE", "cancel_requested_at = h.cancel_requested_at,", "", a_cancellation_slips_in),
     ("COMPLETE", "greatest(e.attempts - 1, 0)", "e.attempts",
      test_complete.test_a_release_gives_the_attempt_back),
     ("FETCH", "WHERE EXISTS (SELECT 1 FROM owner)", "WHERE true",
@@ -100,6 +128,8 @@ MUTANTS: list[tuple[str, str, str, Contract]] = [
      test_races.test_a_fetch_waits_for_the_removal_of_its_orchestrator),
     ("FETCH", "FOR KEY SHARE OF o", "FOR SHARE OF o",
      test_races.test_heartbeats_and_fetches_do_not_block_one_another),
+    ("FETCH", ">= (\n          CAST(:queue AS text)", "<= (\n          CAST(:queue AS text)",
+     test_fetch.test_a_fetch_may_begin_at_a_place),
     ("FETCH", "SKIP LOCKED", "", test_races.test_fetchers_neither_block_one_another_nor_share),
     ("FETCH", "AND e.attempts < e.max_attempts", "",
      test_fetch.test_the_fetch_itself_passes_over_what_is_used_up),
@@ -107,7 +137,7 @@ MUTANTS: list[tuple[str, str, str, Contract]] = [
      test_fetch.test_the_fetch_itself_passes_over_what_is_used_up),
     ("FETCH", "ELSE NOT p.suspect", "ELSE true",
      test_fetch.test_a_suspect_that_does_not_come_first_waits),
-    ("FETCH", "THEN p.place = 1", "THEN true",
+    ("FETCH", "THEN p.id = f.id", "THEN true",
      test_fetch.test_a_suspect_that_comes_first_is_fetched_alone),
     ("FETCH", "ORDER BY -e.priority,", "ORDER BY e.priority,",
      test_fetch.test_the_order_is_priority_then_run_at_then_id),

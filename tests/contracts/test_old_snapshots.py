@@ -6,13 +6,15 @@ before, or computed from the version in the snapshot, must not get through.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from pgconductor.domain.claims import Fetched
 from pgconductor.domain.orchestrators import Recovery
-from pgconductor.domain.outcomes import Disposition
+from pgconductor.domain.outcomes import Disposition, Verdict
 from pgconductor.types import ExecutionState
 from tests.contracts.harness import STALE_AFTER, PostgresHarness
 
@@ -20,6 +22,16 @@ AVAILABLE, RUNNING = ExecutionState.AVAILABLE, ExecutionState.RUNNING
 COMPLETED, CANCELLED = ExecutionState.COMPLETED, ExecutionState.CANCELLED
 FETCH, FETCH_OWNER = "e.attempts < e.max_attempts", "o.id = CAST(:orchestrator_id AS uuid)"
 HELD = "e.state = 'running'"
+End = Callable[[PostgresHarness, Fetched], Coroutine[Any, Any, Verdict]]
+#: Results have a statement of their own; a failure stands for all other outcomes.
+ENDS = pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("COMPLETE_RESULTS", lambda db, held: db.complete(held, "done")),
+        ("COMPLETE", lambda db, held: db.fail(held)),
+    ],
+    ids=["completed", "failed"],
+)
 
 
 async def take_back(db: PostgresHarness, held: Fetched) -> Recovery:
@@ -59,35 +71,44 @@ async def test_a_new_owner_slips_in_before_a_recovery(postgres: PostgresHarness)
     assert (await postgres.complete(again)).disposition is Disposition.RECORDED
 
 
-async def test_a_cancellation_slips_in_before_a_completion(postgres: PostgresHarness) -> None:
+@ENDS
+async def test_a_cancellation_slips_in_before_the_end(
+    postgres: PostgresHarness, name: str, end: End
+) -> None:
     _, held = await postgres.running()
-    async with postgres.paused("COMPLETE", HELD, postgres.complete(held, "done")) as complete:
+    async with postgres.paused(name, HELD, end(postgres, held)) as ended:
         assert await postgres.executions.cancel(held.id, reason="in the gap")
-    assert (await complete).state is CANCELLED
+    assert (await ended).state is CANCELLED
     found = await postgres.get(held.id)
     assert (found.state, found.result, found.cancel_reason) == (CANCELLED, None, "in the gap")
 
 
-async def test_a_new_owner_slips_in_before_a_completion(postgres: PostgresHarness) -> None:
+@ENDS
+async def test_a_new_owner_slips_in_before_the_end(
+    postgres: PostgresHarness, name: str, end: End
+) -> None:
     """I1."""
     other = await postgres.register()
     _, held = await postgres.running()
-    async with postgres.paused("COMPLETE", HELD, postgres.complete(held)) as complete:
+    async with postgres.paused(name, HELD, end(postgres, held)) as ended:
         await take_back(postgres, held)
         (again,) = await postgres.fetch(other)
-    assert (await complete).disposition is Disposition.LOST
+    assert (await ended).disposition is Disposition.LOST
     found = await postgres.get(held.id)
     assert (found.state, found.locked_by) == (RUNNING, other.orchestrator_id)
     assert again.id == held.id
 
 
-async def test_somebody_waits_for_the_end_in_the_gap(postgres: PostgresHarness) -> None:
+@ENDS
+async def test_somebody_waits_for_the_end_in_the_gap(
+    postgres: PostgresHarness, name: str, end: End
+) -> None:
     """Who asked before the row was locked is told."""
     _, held = await postgres.running()
     async with postgres.notifications() as sent:
-        async with postgres.paused("COMPLETE", HELD, postgres.complete(held)) as complete:
+        async with postgres.paused(name, HELD, end(postgres, held)) as ended:
             await postgres.executions.mark_awaited(held.id)
-        assert (await complete).accepted
+        assert (await ended).accepted
     assert sent == [("pgconductor_finished", str(held.id))]
 
 
