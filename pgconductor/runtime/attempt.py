@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -90,15 +90,14 @@ class Attempt:
         self._thread: asyncio.Future[Any] | None = None
         self._limit: asyncio.Timeout | None = None
 
-    def start(self, on_end: Callable[[Attempt], None]) -> None:
-        """Begin, in an asyncio task and a context of its own."""
-        self._task = asyncio.create_task(self._execute(), context=copy_context())
-        self._task.add_done_callback(lambda _: self._ended(on_end))
+    @property
+    def stopped(self) -> bool:
+        """Whether it was ended from outside."""
+        return self._stop is not None or (self._task is not None and self._task.cancelling() > 0)
 
-    def _ended(self, on_end: Callable[[Attempt], None]) -> None:
-        # Cancelled before its first step, it has not said anything.
+    def finish(self) -> None:
+        """It has ended: what has not said how is given back."""
         self._say(Released(self.fetched.id, self.fetched.claim))
-        on_end(self)
 
     def stop(self, why: Stop) -> None:
         """End the attempt at its next await; a plain handler sees ``ctx.cancelled``.
@@ -130,27 +129,38 @@ class Attempt:
             self._reported = True
             self._report(outcome)
 
-    async def _execute(self) -> None:
+    async def execute(self) -> None:
+        """Call the handler and report how it ended; ``stop`` cancels the task that awaits this."""
+        self._task = asyncio.current_task()
         try:
             outcome = await self._outcome()
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything at all
             outcome = self._judged(error)
         self._say(outcome)
-        await self._end_of_thread()
+        if self._thread is not None:
+            await self._end_of_thread(self._thread)
 
     async def _outcome(self) -> Outcome:
         handler = self._runnable.handler
         arguments = handler.arguments(self.fetched.payload)
-        self._limit = asyncio.timeout(_seconds(self._runnable.options.timeout))
-        async with self._limit:
-            if handler.is_async:
-                result = await handler.function(self.context, *arguments)
-            else:
-                result = await self._in_thread(arguments)
+        limit = self._runnable.options.timeout
+        if limit is None:
+            result = await self._call(arguments)
+        else:
+            self._limit = asyncio.timeout(limit.total_seconds())
+            async with self._limit:
+                result = await self._call(arguments)
         text = handler.encode_result(result, max_bytes=self._max_result_bytes)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("completed", extra=logger_fields(self.fetched))
         return Completed(self.fetched.id, self.fetched.claim, text)
+
+    def _call(self, arguments: tuple[Any, ...]) -> Awaitable[Any]:
+        handler = self._runnable.handler
+        if handler.is_async:
+            call: Awaitable[Any] = handler.function(self.context, *arguments)
+            return call
+        return self._in_thread(arguments)
 
     async def _in_thread(self, arguments: tuple[Any, ...]) -> Any:
         call = partial(
@@ -159,12 +169,12 @@ class Attempt:
         self._thread = asyncio.get_running_loop().run_in_executor(self._threads, call)
         return await asyncio.shield(self._thread)
 
-    async def _end_of_thread(self) -> None:
+    async def _end_of_thread(self, thread: asyncio.Future[Any]) -> None:
         """A thread cannot be ended from outside: its slot is taken until it ends by itself."""
-        if self._thread is None or self._thread.done() or self._abandoned:
+        if thread.done() or self._abandoned:
             return
-        await asyncio.wait([self._thread])
-        if not self._thread.cancelled() and (error := self._thread.exception()) is not None:
+        await asyncio.wait([thread])
+        if not thread.cancelled() and (error := thread.exception()) is not None:
             logger.info(
                 "a plain handler raised after its attempt had ended: %r",
                 error,
@@ -211,6 +221,3 @@ class Attempt:
         )
         return Failed(fetched.id, fetched.claim, Failure.from_exception(error), retry_after)
 
-
-def _seconds(duration: timedelta | None) -> float | None:
-    return None if duration is None else duration.total_seconds()

@@ -48,9 +48,10 @@ class Completer:
 
     def add(self, outcome: Outcome) -> None:
         """Take an outcome; it is written as soon as the batch before it is."""
+        if not self._pending:
+            self._idle.clear()
+            self._more.set()
         self._pending[outcome.execution_id] = outcome
-        self._idle.clear()
-        self._more.set()
 
     @property
     def full(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import MutableMapping
 from datetime import datetime
 from typing import Any
@@ -49,9 +48,9 @@ class TaskContext:
 
     def __init__(self, fetched: Fetched) -> None:
         self._fetched = fetched
-        # Of threading, for plain handlers look at it from their thread.
-        self._cancelled = threading.Event()
-        self._interrupt = threading.Event()
+        # Plain handlers look at them from their thread; nobody waits for them.
+        self._cancelled = False
+        self._interrupt = False
         self._logger: _ExecutionLogger | None = None
 
     @property
@@ -100,7 +99,7 @@ class TaskContext:
 
         An async handler is told by ``asyncio.CancelledError`` as well; a plain one has only this.
         """
-        return self._cancelled.is_set()
+        return self._cancelled
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -119,13 +118,13 @@ class TaskContext:
 
     def check(self) -> None:
         """The same as :meth:`checkpoint`, for plain handlers."""
-        if self._interrupt.is_set() or self._cancelled.is_set():
+        if self._interrupt or self._cancelled:
             raise Interrupted
 
     def tell_cancelled(self) -> None:
         """Have ``cancelled`` read True from now on; the engine calls it."""
-        self._cancelled.set()
+        self._cancelled = True
 
     def tell_stopping(self) -> None:
         """Have the next boundary end the attempt; the engine calls it."""
-        self._interrupt.set()
+        self._interrupt = True

@@ -82,7 +82,6 @@ class Machine:
         self.loops: list[asyncio.Task[None]] = []
         self._on_stop = on_stop
         self._on_drained = on_drained
-        self._draining = draining
         self._told = False
         self.process = Process(
             backend=backend,
@@ -92,6 +91,7 @@ class Machine:
             completer=Completer(backend, self._on_written),
             gate=StartGate(self._on_gate_open, settings.stale_after.total_seconds()),
             threads=HandlerThreads(concurrency * len(queues)),
+            draining=draining,
         )
         self.workers = [
             Worker(self.process, queue, concurrency, self._check_drained) for queue in queues
@@ -202,7 +202,7 @@ class Machine:
         self.process.activity += len(verdicts)
         for verdict in verdicts:
             self.process.gate.settle(verdict.execution_id)
-        if self._draining and all(worker.quiet for worker in self.workers):
+        if self.process.draining and all(worker.quiet for worker in self.workers):
             # What was just given back, or is to be retried at once, may be due.
             self.wake_workers()
 

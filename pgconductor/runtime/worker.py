@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Final
 from uuid import UUID
 
 from pgconductor.domain.backoff import Backoff
@@ -17,13 +18,18 @@ from pgconductor.domain.claims import Fetched, Registration
 from pgconductor.domain.outcomes import Outcome, Released
 from pgconductor.runtime.attempt import Attempt, Runnable, Stop
 from pgconductor.runtime.completer import Completer
+from pgconductor.runtime.frontier import Frontier
 from pgconductor.runtime.gate import StartGate
 from pgconductor.runtime.prefetch import Prefetch
+from pgconductor.runtime.relay import Relay
 from pgconductor.runtime.wording import describe
 from pgconductor.services.backend import Backend
 from pgconductor.settings import Settings
 
 __all__ = ["Process", "Worker"]
+
+#: A larger batch takes no less time an execution, and holds the handlers up for longer.
+_BATCH: Final = 200
 
 logger = logging.getLogger("pgconductor.worker")
 
@@ -40,6 +46,7 @@ class Process:
         completer: Where outcomes go.
         gate: Who may start.
         threads: Where plain handlers are called.
+        draining: Somebody waits until nothing is left that is due.
         activity: Counts what has happened, so that a drain can tell that nothing has.
         turn: Who may fetch: a suspect that one worker has fetched must be seen by the others.
     """
@@ -51,6 +58,7 @@ class Process:
     completer: Completer
     gate: StartGate
     threads: Executor
+    draining: bool = False
     activity: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -76,7 +84,10 @@ class Worker:
         # By owner too: a plain handler that has outlived its time-out keeps its slot, while its
         # execution may be tried again here.
         self._attempts: dict[tuple[UUID, int], Attempt] = {}
+        self._relay = Relay(self._take, self._waits, self._ended, self._start_ready)
         self._prefetch = Prefetch()
+        self._frontier = Frontier()
+        self._task_keys = list(process.runnables)
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -163,6 +174,7 @@ class Worker:
                     backoff.reset()
                     if more:
                         continue
+                    pause = min(poll, self._frontier.patience(time.monotonic()))
                 except Exception as error:
                     if self._process.backend.is_transient(error):
                         logger.warning("fetching is delayed, no database: %s", describe(error))
@@ -184,18 +196,19 @@ class Worker:
         process = self._process
         if not process.gate.open or process.completer.full:
             return 0
-        free = self._concurrency - len(self._attempts) - len(self._ready)
-        if self._prefetch.size == 0:
-            return free
-        if len(self._ready) > self._prefetch.size // 2:
+        size = self._prefetch.size
+        wanted = self._concurrency + size - len(self._attempts) - len(self._ready)
+        if self._ready and wanted * 4 < self._concurrency + size:
             return 0
-        return free + self._prefetch.size
+        return min(wanted, max(_BATCH, self._concurrency))
 
     async def _fetch(self, room: int) -> bool:
         """Fetch a batch and start it; whether there is likely to be more at once."""
         process = self._process
         seen = process.activity
-        self._prefetch.look(time.monotonic())
+        began = time.monotonic()
+        self._prefetch.look(began)
+        after = self._frontier.place(began, hasty=process.draining and self.quiet)
         claim = process.registration.next_claim()
         self.fetching.add(claim.number)
         try:
@@ -203,17 +216,20 @@ class Worker:
                 process.registration,
                 queue=self.queue,
                 limit=room,
-                task_keys=list(process.runnables),
+                task_keys=self._task_keys,
                 claim=claim,
+                after=after,
             )
             if batch and batch[0].alone:
                 # Nothing else starts before it has ended: others may start it meanwhile.
                 self._give_back()
             kept = not batch or process.gate.admit(batch[0])
             now = time.monotonic()
-            self._ready.extend((fetched, now) for fetched in batch)
+            self._ready.extend([(fetched, now) for fetched in batch])
         finally:
             self.fetching.discard(claim.number)
+        self._frontier.fetched(batch, after=after, began=began, ended=now)
+        self._prefetch.answered(now - began)
         if batch:
             process.activity += 1
             self._idle.clear()
@@ -221,7 +237,7 @@ class Worker:
             self._give_back()
             return False
         self._start_ready()
-        if not batch and self.quiet:
+        if not batch and self.quiet and after is None:
             self.drained_at = seen
             self._on_drained()
         if len(batch) == room:
@@ -230,31 +246,45 @@ class Worker:
         return bool(batch) and batch[0].alone
 
     def _start_ready(self) -> None:
-        process = self._process
-        while (
-            self._ready
+        if self._may_start():
+            self._relay.start()
+
+    def _may_start(self) -> bool:
+        return (
+            bool(self._ready)
             and not self._stopping
             and len(self._attempts) < self._concurrency
-            and process.gate.lets_start(self._ready[0][0])
-        ):
-            fetched, _ = self._ready.popleft()
-            attempt = Attempt(
-                fetched,
-                process.runnables[fetched.task_key],
-                threads=process.threads,
-                report=self._report,
-                max_result_bytes=process.settings.max_result_bytes,
-            )
-            self._attempts[fetched.id, fetched.claim.number] = attempt
-            process.gate.started(fetched)
-            attempt.start(self._ended)
+            and self._process.gate.lets_start(self._ready[0][0])
+        )
 
-    def _ended(self, attempt: Attempt) -> None:
-        del self._attempts[attempt.fetched.id, attempt.fetched.claim.number]
+    def _take(self) -> Attempt | None:
+        """The next attempt, which starts at once; None if nothing may."""
+        if not self._may_start():
+            return None
+        process = self._process
+        fetched, _ = self._ready.popleft()
+        attempt = Attempt(
+            fetched,
+            process.runnables[fetched.task_key],
+            threads=process.threads,
+            report=process.completer.add,
+            max_result_bytes=process.settings.max_result_bytes,
+        )
+        process.gate.started(fetched)
+        return attempt
+
+    def _waits(self, attempt: Attempt) -> None:
+        """Its handler waits for something: from now on others see that it is under way."""
+        self._attempts[attempt.fetched.id, attempt.fetched.claim.number] = attempt
+        self._start_ready()
+
+    def _ended(self, attempt: Attempt, waited: bool) -> None:
         self._prefetch.ended()
         self._process.activity += 1
         self._process.gate.ended(attempt.fetched)
-        self._start_ready()
+        if waited:
+            del self._attempts[attempt.fetched.id, attempt.fetched.claim.number]
+            self._start_ready()
         if self._starved or self._stopping:
             self._wake.set()
         self._mark_idle()

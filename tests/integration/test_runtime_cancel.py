@@ -139,7 +139,7 @@ async def test_prefetched_and_not_started(world: World) -> None:
         async with orchestrator._machine.process.turn:
             handles = await task.invoke_many([100, 101, 102])
             await worker._fetch(3)  # More than there are slots, as after many short handlers.
-        assert len(worker._ready) == 2
+        await eventually(lambda: len(worker._ready) == 2)
         for handle in handles[1:]:
             assert await handle.cancel()
             with pytest.raises(ExecutionCancelled):

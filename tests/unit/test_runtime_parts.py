@@ -56,7 +56,6 @@ async def outcome_of(
     function: Callable[..., Any], policy: RetryPolicy | None = None, **changes: Any
 ) -> Outcome:
     reported: list[Outcome] = []
-    ended = asyncio.Event()
     threads = HandlerThreads(1)
     attempt = Attempt(
         fetched(**changes),
@@ -65,8 +64,7 @@ async def outcome_of(
         report=reported.append,
         max_result_bytes=1000,
     )
-    attempt.start(lambda _: ended.set())
-    await asyncio.wait_for(ended.wait(), 20)
+    await asyncio.wait_for(attempt.execute(), 20)
     threads.shutdown()
     (outcome,) = reported
     return outcome
@@ -167,7 +165,6 @@ async def test_an_abandoned_thread_is_not_waited_for() -> None:
         release.wait(30)
 
     reported: list[Outcome] = []
-    ended = asyncio.Event()
     threads = HandlerThreads(1)
     attempt = Attempt(
         fetched(),
@@ -176,10 +173,10 @@ async def test_an_abandoned_thread_is_not_waited_for() -> None:
         report=reported.append,
         max_result_bytes=1000,
     )
-    attempt.start(lambda _: ended.set())
+    execution = asyncio.create_task(attempt.execute())
     await eventually(entered.is_set)
     attempt.abandon()
-    await asyncio.wait_for(ended.wait(), 10)
+    await asyncio.wait_for(execution, 10)
     assert reported == [Released(attempt.fetched.id, CLAIM)]
     release.set()
     threads.shutdown()
