@@ -104,49 +104,30 @@ def create_executions() -> None:
         ),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(
-            "(state = 'running') = (locked_by IS NOT NULL)"
+            "state IN ('available', 'running', 'waiting', 'completed', 'failed', 'cancelled')"
+            " AND (state = 'running') = (locked_by IS NOT NULL)"
             " AND (state = 'running') = (locked_at IS NOT NULL)"
-            " AND (state = 'running') = (claim_number IS NOT NULL)",
-            name=op.f("executions_owner_check"),
-        ),
-        sa.CheckConstraint(
-            "(state IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL)"
+            " AND (state = 'running') = (claim_number IS NOT NULL)"
+            " AND (claim_number IS NULL OR claim_number > 0)"
+            " AND (state IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL)"
             " AND (finished_by IS NULL OR finished_at IS NOT NULL)"
-            " AND (finished_by IS NULL) = (finished_claim IS NULL)",
-            name=op.f("executions_finished_check"),
+            " AND (finished_by IS NULL) = (finished_claim IS NULL)"
+            " AND (result IS NULL OR state = 'completed')"
+            " AND (state <> 'failed' OR last_error IS NOT NULL)"
+            " AND (state <> 'cancelled' OR cancel_requested_at IS NOT NULL)"
+            " AND max_attempts >= 1 AND attempts BETWEEN 0 AND max_attempts"
+            " AND max_crashes >= 1 AND crashes BETWEEN 0 AND max_crashes",
+            name=op.f("executions_state_check"),
         ),
         sa.CheckConstraint(
             "state <> 'available' OR queue ~ '^[a-z][a-z0-9_-]{0,47}$'",
             name=op.f("executions_queue_check"),
         ),
         sa.CheckConstraint(
-            "result IS NULL OR state = 'completed'", name=op.f("executions_result_check")
-        ),
-        sa.CheckConstraint(
-            "state <> 'cancelled' OR cancel_requested_at IS NOT NULL",
-            name=op.f("executions_cancelled_check"),
-        ),
-        sa.CheckConstraint(
-            "state <> 'failed' OR last_error IS NOT NULL", name=op.f("executions_error_check")
-        ),
-        sa.CheckConstraint(
-            "state IN ('available', 'running', 'waiting', 'completed', 'failed', 'cancelled')",
-            name=op.f("executions_state_check"),
-        ),
-        sa.CheckConstraint(
             "state <> 'available' OR task_key ~ '^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$'",
             name=op.f("executions_task_key_check"),
         ),
-        sa.CheckConstraint("claim_number > 0", name=op.f("executions_claim_number_check")),
         sa.CheckConstraint("isfinite(run_at)", name=op.f("executions_run_at_check")),
-        sa.CheckConstraint(
-            "max_attempts >= 1 AND attempts BETWEEN 0 AND max_attempts",
-            name=op.f("executions_attempts_check"),
-        ),
-        sa.CheckConstraint(
-            "max_crashes >= 1 AND crashes BETWEEN 0 AND max_crashes",
-            name=op.f("executions_crashes_check"),
-        ),
         sa.CheckConstraint(
             "octet_length(dedupe_key) BETWEEN 1 AND 512", name=op.f("executions_dedupe_key_check")
         ),

@@ -51,26 +51,26 @@ class ExecutionRow:
     finished_at: datetime | None = None
 
     def __post_init__(self) -> None:
-        for name, holds in self._constraints().items():
-            if not holds:
-                raise ValueError(f"the row violates executions_{name}_check: {self}")
+        if not self._consistent():
+            raise ValueError(f"the row violates executions_state_check: {self}")
 
-    def _constraints(self) -> dict[str, bool]:
+    def _consistent(self) -> bool:
         running = self.state is ExecutionState.RUNNING
         finished = self.finished_at is not None
         owner = (self.locked_by, self.locked_at, self.claim_number)
-        return {
-            "owner": all((value is not None) is running for value in owner),
-            "finished": self.state.finished is finished
+        return (
+            all((value is not None) is running for value in owner)
+            and self.state.finished is finished
             and (self.finished_by is None or finished)
-            and (self.finished_by is None) is (self.finished_claim is None),
-            "result": self.result is None or self.state is ExecutionState.COMPLETED,
-            "error": self.state is not ExecutionState.FAILED or self.last_error is not None,
-            "cancelled": self.state is not ExecutionState.CANCELLED
-            or self.cancel_requested_at is not None,
-            "attempts": 0 <= self.attempts <= self.max_attempts,
-            "crashes": 0 <= self.crashes <= self.max_crashes,
-        }
+            and (self.finished_by is None) is (self.finished_claim is None)
+            and (self.result is None or self.state is ExecutionState.COMPLETED)
+            and (self.state is not ExecutionState.FAILED or self.last_error is not None)
+            and (
+                self.state is not ExecutionState.CANCELLED or self.cancel_requested_at is not None
+            )
+            and 0 <= self.attempts <= self.max_attempts
+            and 0 <= self.crashes <= self.max_crashes
+        )
 
     @property
     def suspect(self) -> bool:

@@ -277,7 +277,7 @@ TOUCHED: dict[Action, dict[str, str]] = {
     invoke: {
         "table": "executions",
         "column": "max_attempts",
-        "constraint": "executions_attempts_check",
+        "constraint": "executions_state_check",
     },
 }
 
