@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import MappingProxyType, TracebackType
@@ -17,8 +18,8 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
 
-from pgconductor import sql
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.domain.limits import check_queue
 from pgconductor.domain.retry import RetryPolicy
@@ -26,7 +27,7 @@ from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import ConfigurationError, UnknownQueue, UnknownTask
 from pgconductor.handles import ExecutionHandle, FinishedWatch
 from pgconductor.repositories.errors import translated
-from pgconductor.repositories.invoking import invoke_parameters, invoked_from
+from pgconductor.repositories.invoking import Invoke
 from pgconductor.runtime.attempt import Runnable
 from pgconductor.runtime.handler import Codec, Handler
 from pgconductor.runtime.orchestrator import Orchestrator
@@ -37,8 +38,9 @@ from pgconductor.services.engines import (
     check_driver,
     check_sync_session,
 )
-from pgconductor.services.executions import ExecutionService
+from pgconductor.services.executions import ExecutionService, distinct
 from pgconductor.services.identity import DatabaseIdentity
+from pgconductor.services.intake import Intake
 from pgconductor.services.orchestrators import OrchestratorService
 from pgconductor.settings import Settings, normalise_url
 from pgconductor.tasks import (
@@ -99,6 +101,7 @@ class Conductor:
         self._sessionmaker = sessionmaker
         self._direct_engine: AsyncEngine | None = None
         self._executions: ExecutionService | None = None
+        self._intake: Intake | None = None
         self._watch: FinishedWatch | None = None
         self._identity = DatabaseIdentity()
         self._tasks: dict[str, Task[Any, Any]] = {}
@@ -142,6 +145,9 @@ class Conductor:
         if self._watch is not None:
             watch, self._watch = self._watch, None
             await watch.aclose()
+        if self._intake is not None:
+            intake, self._intake = self._intake, None
+            await intake.aclose()
         if self._direct_engine is not None:
             direct, self._direct_engine = self._direct_engine, None
             await direct.dispose()
@@ -319,12 +325,21 @@ class Conductor:
             WrongSession: The session is a sync one, or bound to another database.
         """
         if session is None:
+            if Intake.takes(invocations) and not isinstance(self.engine.pool, NullPool):
+                distinct(invocations, lambda one: one.id, "invocations")
+                return await self._intake_here().write(invocations)
             return await self.executions.invoke_many(invocations)
         check_async_session(session)
         service = ExecutionService(session)
         if self._has_database:
             await self._identity.check(self.engine, session)
         return await service.invoke_many(invocations)
+
+    def _intake_here(self) -> Intake:
+        """The intake of the running event loop; one of a loop that has ended is forgotten."""
+        if self._intake is None or self._intake.loop is not asyncio.get_running_loop():
+            self._intake = Intake(self.engine, timeout=self.settings.command_timeout)
+        return self._intake
 
     def write_sync(self, invocations: list[Invocation], session: Session) -> list[Invoked]:
         """Write invocations in a sync session's transaction.
@@ -335,8 +350,11 @@ class Conductor:
         check_sync_session(session)
         if self._has_database:
             self._identity.check_sync(self.engine.url, session)
+        if not invocations:
+            return []
+        invoke = Invoke.of(invocations)
         with translated():
-            return invoked_from(session.execute(sql.INVOKE, invoke_parameters(invocations)).all())
+            return invoke.answers(session.execute(invoke.statement, invoke.parameters).all())
 
     @property
     def _has_database(self) -> bool:

@@ -136,20 +136,35 @@ class TaskRef(Generic[P, R]):
             scope = DedupeScope(dedupe_scope)
         except ValueError as error:
             raise InvalidInput("dedupe_scope", "must be 'unfinished' or 'retained'") from error
-        own = self.options
-        return Invocation(
-            task_key=own.key,
-            payload=self._encode(payload),
-            queue=self._invoker.check_queue_known(own.queue if queue is None else queue),
+        return self._invocation(
+            self._encode(payload),
             run_at=run_at,
             delay=delay,
             priority=priority,
             dedupe_key=dedupe_key,
             dedupe_scope=scope,
+            queue=queue,
+            max_attempts=max_attempts,
+        )
+
+    def _invocation(
+        self,
+        text: str | None,
+        *,
+        queue: str | None = None,
+        max_attempts: int | None = None,
+        **options: Any,
+    ) -> Invocation:
+        own = self.options
+        return Invocation(
+            task_key=own.key,
+            payload=text,
+            queue=self._invoker.check_queue_known(own.queue if queue is None else queue),
             max_attempts=own.max_attempts
             if max_attempts is None and self._limits_known
             else max_attempts,
             max_crashes=own.max_crashes if self._limits_known else None,
+            **options,
         )
 
     async def invoke(
@@ -220,9 +235,10 @@ class TaskRef(Generic[P, R]):
                 position.
         """
         invocations: list[Invocation] = []
+        template = self._invocation(None)
         for position, one in enumerate(payloads):
             try:
-                ready = one if isinstance(one, Invocation) else self.invocation(one)
+                ready = one if isinstance(one, Invocation) else template.alike(self._encode(one))
             except InvalidPayload as error:
                 text = str(error).partition(": ")[2]
                 raise InvalidPayload(text, f"payloads[{position}]") from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from operator import attrgetter
+from typing import Any, Final
 from uuid import UUID
 
 from pgconductor.domain.ids import new_id
@@ -51,6 +53,7 @@ class Invocation:
         max_attempts: Overrides what the task declares; None leaves it to the task.
         max_crashes: Likewise.
         id: The execution's id, made here, so that it is known before the commit.
+        kind: What invocations that differ in id and payload only have in common.
 
     Raises:
         InvalidInput: Some field is out of its range; see :mod:`pgconductor.domain.limits`.
@@ -67,6 +70,7 @@ class Invocation:
     max_attempts: int | None = None
     max_crashes: int | None = None
     id: UUID = field(default_factory=new_id)
+    kind: tuple[Any, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_task_key(self.task_key)
@@ -88,6 +92,45 @@ class Invocation:
             check_count(self.max_attempts, "max_attempts")
         if self.max_crashes is not None:
             check_count(self.max_crashes, "max_crashes")
+        kind = (
+            self.task_key,
+            self.queue,
+            self.run_at,
+            self.delay,
+            self.priority,
+            self.dedupe_key,
+            self.max_attempts,
+            self.max_crashes,
+        )
+        object.__setattr__(self, "kind", kind)
+
+    def alike(self, payload: str | None) -> Invocation:
+        """Another invocation that differs in id and payload only; it has no dedupe key.
+
+        Args:
+            payload: Its payload as JSON text.
+        """
+        other = object.__new__(Invocation)
+        for name, value in zip(_COPIED, _copied(self), strict=True):
+            object.__setattr__(other, name, value)
+        object.__setattr__(other, "payload", payload)
+        object.__setattr__(other, "id", new_id())
+        return other
+
+
+_COPIED: Final = (
+    "task_key",
+    "queue",
+    "run_at",
+    "delay",
+    "priority",
+    "dedupe_key",
+    "dedupe_scope",
+    "max_attempts",
+    "max_crashes",
+    "kind",
+)
+_copied: Final = attrgetter(*_COPIED)
 
 
 @dataclass(frozen=True, slots=True)

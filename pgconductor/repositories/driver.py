@@ -13,7 +13,7 @@ from sqlalchemy.sql import ClauseElement
 
 __all__ = ["DriverExecutor", "before_each_statement"]
 
-_DIALECT: Final = dialects.dialect()
+_DIALECT: Final = dialects.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy's own
 _Compiled = tuple[str, tuple[str, ...], Mapping[str, Any]]
 # The statements of pgconductor.sql are few and live as long as the process.
 _texts: Final[dict[TextClause, _Compiled]] = {}
@@ -87,5 +87,7 @@ def _compile(statement: Executable) -> _Compiled:
     if not isinstance(statement, ClauseElement):
         raise TypeError(f"{type(statement).__name__} cannot be compiled")
     compiled = statement.compile(dialect=_DIALECT)
-    values = {} if isinstance(statement, TextClause) else compiled.construct_params()
-    return str(compiled), tuple(getattr(compiled, "positiontup", None) or ()), values
+    own: Mapping[str, Any] = {}
+    if not isinstance(statement, TextClause):
+        own = compiled.construct_params() or own
+    return str(compiled), tuple(getattr(compiled, "positiontup", None) or ()), own

@@ -7,14 +7,19 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
 
+from asyncpg.exceptions import (
+    IntegrityConstraintViolationError,
+    InternalClientError,
+    PostgresConnectionError,
+    PostgresError,
+)
 from asyncpg.exceptions import InterfaceError as DriverInterfaceError
-from asyncpg.exceptions import InternalClientError, PostgresError
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pgconductor.exceptions import SchemaMissing
 
-__all__ = ["is_data_error", "is_lost", "is_transient", "sqlstate", "translated"]
+__all__ = ["as_sqlalchemy", "is_data_error", "is_lost", "is_transient", "sqlstate", "translated"]
 
 # undefined_table, invalid_schema_name, undefined_function: only these mean that nothing is there.
 _MISSING: Final = frozenset({"42P01", "3F000", "42883"})
@@ -79,6 +84,17 @@ def is_data_error(error: BaseException) -> bool:
     code = sqlstate(error)
     # P0: raised by a trigger of the user's on our table.
     return code is not None and code[:2] in {"22", "23", "54", "P0"}
+
+
+def as_sqlalchemy(error: Exception) -> Exception:
+    """What SQLAlchemy's session would have raised for an error of the driver."""
+    if isinstance(error, IntegrityConstraintViolationError):
+        return IntegrityError(None, None, error)
+    if isinstance(error, DriverInterfaceError | InternalClientError | PostgresConnectionError):
+        return OperationalError(None, None, error)
+    if isinstance(error, PostgresError):
+        return DBAPIError(None, None, error)
+    return error
 
 
 def _first_line(error: DBAPIError | PostgresError) -> str:

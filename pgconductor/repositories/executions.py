@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from operator import attrgetter
 from typing import Any, Final
@@ -20,11 +20,11 @@ from pgconductor.domain.orchestrators import Recovery
 from pgconductor.domain.outcomes import Completed, Disposition, Failed, Outcome, Verdict
 from pgconductor.domain.payloads import decode
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page
-from pgconductor.exceptions import DedupeConflict, InvalidInput, PayloadDecodeError
+from pgconductor.exceptions import DedupeConflict, PayloadDecodeError
 from pgconductor.models import Execution
 from pgconductor.repositories.errors import sqlstate
 from pgconductor.repositories.executor import SqlRepository
-from pgconductor.repositories.invoking import invoke_parameters, invoked_from
+from pgconductor.repositories.invoking import Invoke, already_there
 from pgconductor.types import ExecutionState
 
 __all__ = ["SqlExecutionRepository"]
@@ -32,7 +32,6 @@ __all__ = ["SqlExecutionRepository"]
 _COMPLETED: Final = (Disposition.RECORDED, ExecutionState.COMPLETED)
 _by_id: Final = attrgetter("execution_id")
 _UNIQUE_VIOLATION: Final = "23505"
-_PRIMARY_KEY: Final = "executions_pkey"
 _PLAIN: Final = tuple(
     name
     for name in ExecutionSnapshot.__dataclass_fields__
@@ -50,19 +49,29 @@ _COLUMNS: Final = (
 class SqlExecutionRepository(SqlRepository):
     """Implements :class:`~pgconductor.repositories.protocols.ExecutionRepository`."""
 
-    async def add_many(self, invocations: Sequence[Invocation]) -> list[Invoked]:
+    async def add_many(
+        self, invocations: Sequence[Invocation], *, announce: bool = True
+    ) -> list[Invoked]:
         """See the protocol."""
         if not invocations:
             return []
         check_count(len(invocations), "invocations", most=MAX_BATCH)
+        invoke = Invoke.of(invocations, announce=announce)
         try:
-            return invoked_from(await self._rows(sql.INVOKE, invoke_parameters(invocations)))
+            return invoke.answers(await self._rows(invoke.statement, invoke.parameters))
         except (IntegrityError, UniqueViolationError) as error:
-            if sqlstate(error) != _UNIQUE_VIOLATION or _PRIMARY_KEY not in str(error):
-                raise
-            raise InvalidInput(
-                "invocations", "an execution of the same id is there already"
-            ) from error
+            if (known := already_there(error)) is not None:
+                raise known from error
+            raise
+
+    async def announce(self, queues: Collection[str]) -> None:
+        """See the protocol."""
+        await self._write(sql.ANNOUNCE, {"queues": sorted(queues)})
+
+    async def which_exist(self, ids: Sequence[UUID]) -> set[UUID]:
+        """See the protocol."""
+        rows = await self._rows(select(Execution.id).where(Execution.id.in_(ids)))
+        return {row.id for row in rows}
 
     async def fetch(
         self,

@@ -8,7 +8,7 @@ A repository never commits: whoever gave it the session does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -37,12 +37,26 @@ __all__ = [
 class ExecutionRepository(Protocol):
     """Executions: every write on behalf of a running one proves its owner."""
 
-    async def add_many(self, invocations: Sequence[Invocation]) -> list[Invoked]:
+    async def add_many(
+        self, invocations: Sequence[Invocation], *, announce: bool = True
+    ) -> list[Invoked]:
         """Make an execution for each invocation, or find the one that its dedupe key leads to.
+
+        Args:
+            invocations: What to make.
+            announce: Wake the workers of what is due; False only if the caller has just done so.
 
         Returns:
             As many as given, in the same order.
         """
+        ...
+
+    async def announce(self, queues: Collection[str]) -> None:
+        """Wake the workers of these queues."""
+        ...
+
+    async def which_exist(self, ids: Sequence[UUID]) -> set[UUID]:
+        """Those of the ids that executions have."""
         ...
 
     async def fetch(

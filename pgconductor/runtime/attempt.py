@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextvars import copy_context
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final
@@ -220,4 +219,3 @@ class Attempt:
             extra=logger_fields(fetched),
         )
         return Failed(fetched.id, fetched.claim, Failure.from_exception(error), retry_after)
-

@@ -25,7 +25,7 @@ class Frontier:
     leave them while some older transaction is open. A fetch from the queue's first place then reads
     them all; one that begins where the last fetch ended reads none of them, but it does not see
     what has come in ahead of that place: given back, to be tried again, or of a higher priority. So
-    the whole queue is looked at whenever that is quick, and for a tenth of the time where it is not.
+    the whole queue is looked at whenever that is quick, and for a tenth of the time where not.
     """
 
     _whole_from: float = 0.0

@@ -93,9 +93,9 @@ def _initialise(source: Engine, made: DBAPIConnection) -> None:
 class PinnedUnitOfWork:
     """One connection, kept, on which each statement commits by itself.
 
-    Statements go to the driver directly. A pool would pay a round trip to reset the connection at each return. The connection is thrown
-    away after anything that leaves its state in doubt: a time-out, a cancellation, an error without
-    an SQLSTATE, or a server that has become read-only.
+    Statements go to the driver directly. A pool would pay a round trip to reset the connection at
+    each return. The connection is thrown away after anything that leaves its state in doubt: a
+    time-out, a cancellation, an error without an SQLSTATE, or a server that has become read-only.
 
     Args:
         engine: Where the connection comes from.

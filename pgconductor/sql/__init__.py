@@ -11,6 +11,7 @@ from typing import Final
 from sqlalchemy import TextClause, text
 
 __all__ = [
+    "ANNOUNCE",
     "BEATS",
     "COMPLETE",
     "COMPLETE_RESULTS",
@@ -19,6 +20,8 @@ __all__ = [
     "FETCH",
     "HEARTBEAT",
     "INVOKE",
+    "INVOKE_ALIKE",
+    "INVOKE_ONE",
     "LOCK_ORCHESTRATOR",
     "LOCK_STALE",
     "MARK_AWAITED",
@@ -37,6 +40,7 @@ def _load(name: str) -> TextClause:
     return text((files(__name__) / f"{name}.sql").read_text(encoding="utf-8"))
 
 
+ANNOUNCE: Final = _load("announce")
 BEATS: Final = _load("beats")
 COMPLETE: Final = _load("complete")
 COMPLETE_RESULTS: Final = _load("complete_results")
@@ -45,6 +49,8 @@ DECLARE_TASKS: Final = _load("declare_tasks")
 FETCH: Final = _load("fetch")
 HEARTBEAT: Final = _load("heartbeat")
 INVOKE: Final = _load("invoke")
+INVOKE_ALIKE: Final = _load("invoke_alike")
+INVOKE_ONE: Final = _load("invoke_one")
 LOCK_ORCHESTRATOR: Final = _load("lock_orchestrator")
 LOCK_STALE: Final = _load("lock_stale")
 MARK_AWAITED: Final = _load("mark_awaited")

@@ -1,4 +1,4 @@
--- All the work is in the database's own function, so that SQL and Python invoke alike.
+-- Any mixture: all the work is in the database's own function, as for those who invoke from SQL.
 SELECT made.place, made.id, made.created
 FROM pgconductor.invoke_executions(
     CAST(:ids AS uuid[]),

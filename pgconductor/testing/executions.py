@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -48,7 +48,9 @@ class FakeExecutionRepository:
     def __init__(self, transaction: FakeTransaction) -> None:
         self._transaction = transaction
 
-    async def add_many(self, invocations: Sequence[Invocation]) -> list[Invoked]:
+    async def add_many(
+        self, invocations: Sequence[Invocation], *, announce: bool = True
+    ) -> list[Invoked]:
         """See the protocol."""
         if not invocations:
             return []
@@ -56,9 +58,18 @@ class FakeExecutionRepository:
         now = self._transaction.now()
         answers, made = invoke_into(await self._transaction.write(), invocations, now)
         for row in made:
-            if row.run_at <= now:
+            if row.run_at <= now and (announce or row.dedupe_key is not None):
                 self._transaction.notify("pgconductor_available", row.queue)
         return answers
+
+    async def announce(self, queues: Collection[str]) -> None:
+        """See the protocol."""
+        for queue in sorted(queues):
+            self._transaction.notify("pgconductor_available", queue)
+
+    async def which_exist(self, ids: Sequence[UUID]) -> set[UUID]:
+        """See the protocol."""
+        return set(ids) & self._transaction.read().executions.keys()
 
     async def fetch(
         self,

@@ -65,9 +65,7 @@ class ExecutionRow:
             and (self.finished_by is None) is (self.finished_claim is None)
             and (self.result is None or self.state is ExecutionState.COMPLETED)
             and (self.state is not ExecutionState.FAILED or self.last_error is not None)
-            and (
-                self.state is not ExecutionState.CANCELLED or self.cancel_requested_at is not None
-            )
+            and (self.state is not ExecutionState.CANCELLED or self.cancel_requested_at is not None)
             and 0 <= self.attempts <= self.max_attempts
             and 0 <= self.crashes <= self.max_crashes
         )

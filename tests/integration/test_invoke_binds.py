@@ -18,12 +18,11 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import Session
 
-from pgconductor import sql
 from pgconductor.domain.invocations import DedupeScope, Invocation
 from pgconductor.domain.outcomes import Completed
 from pgconductor.models import Execution
 from pgconductor.repositories import sql_repositories
-from pgconductor.repositories.invoking import invoke_parameters, invoked_from
+from pgconductor.repositories.invoking import Invoke
 from pgconductor.services import Bind, ExecutionService, OrchestratorService
 from tests.integration.shop import payloads
 
@@ -74,7 +73,8 @@ EVERY_KIND = [
 
 
 def invoke_sync(session: Session, *invocations: Invocation) -> list[tuple[UUID, bool]]:
-    made = invoked_from(session.execute(sql.INVOKE, invoke_parameters(invocations)))
+    invoke = Invoke.of(invocations)
+    made = invoke.answers(session.execute(invoke.statement, invoke.parameters))
     return [(one.id, one.created) for one in made]
 
 

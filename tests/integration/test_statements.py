@@ -62,9 +62,19 @@ async def recorded(repositories: Repositories) -> None:
         await repositories.steps.record(uuid4(), CLAIM, "step", "{}")
 
 
+async def added(repositories: Repositories) -> None:
+    await repositories.executions.add_many(INVOCATIONS)
+    await repositories.executions.add_many([Invocation(task_key="send", payload="1")])
+    await repositories.executions.add_many(
+        [Invocation(task_key="send"), Invocation(task_key="send")]
+    )
+
+
 # Each method of each repository, so that each statement that one builds is seen.
 CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
-    "executions.add_many": lambda all_: all_.executions.add_many(INVOCATIONS),
+    "executions.add_many": added,
+    "executions.announce": lambda all_: all_.executions.announce({"q"}),
+    "executions.which_exist": lambda all_: all_.executions.which_exist([uuid4(), uuid4()]),
     "executions.fetch": lambda all_: all_.executions.fetch(CLAIM, "q", limit=1, task_keys=["a"]),
     "executions.complete": lambda all_: all_.executions.complete(OUTCOMES),
     "executions.held": lambda all_: all_.executions.held(uuid4()),
