@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import MappingProxyType, TracebackType
@@ -18,7 +17,6 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import NullPool
 
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.domain.limits import check_queue
@@ -26,21 +24,16 @@ from pgconductor.domain.retry import RetryPolicy
 from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import ConfigurationError, UnknownQueue, UnknownTask
 from pgconductor.handles import ExecutionHandle, FinishedWatch
-from pgconductor.repositories.errors import translated
-from pgconductor.repositories.invoking import Invoke
 from pgconductor.runtime.attempt import Runnable
 from pgconductor.runtime.handler import Codec, Handler
 from pgconductor.runtime.orchestrator import Orchestrator
 from pgconductor.services.backend import Backend
 from pgconductor.services.engines import (
     bound_engine,
-    check_async_session,
     check_driver,
-    check_sync_session,
 )
-from pgconductor.services.executions import ExecutionService, distinct
-from pgconductor.services.identity import DatabaseIdentity
-from pgconductor.services.intake import Intake
+from pgconductor.services.executions import ExecutionService
+from pgconductor.services.invoking import InvocationWriter
 from pgconductor.services.orchestrators import OrchestratorService
 from pgconductor.settings import Settings, normalise_url
 from pgconductor.tasks import (
@@ -101,9 +94,13 @@ class Conductor:
         self._sessionmaker = sessionmaker
         self._direct_engine: AsyncEngine | None = None
         self._executions: ExecutionService | None = None
-        self._intake: Intake | None = None
         self._watch: FinishedWatch | None = None
-        self._identity = DatabaseIdentity()
+        self._writer = InvocationWriter(
+            engine=lambda: self.engine,
+            has_database=lambda: bool(self._engine or self.settings.database_url),
+            executions=lambda: self.executions,
+            timeout=self.settings.command_timeout,
+        )
         self._tasks: dict[str, Task[Any, Any]] = {}
 
     # The database.
@@ -145,9 +142,7 @@ class Conductor:
         if self._watch is not None:
             watch, self._watch = self._watch, None
             await watch.aclose()
-        if self._intake is not None:
-            intake, self._intake = self._intake, None
-            await intake.aclose()
+        await self._writer.aclose()
         if self._direct_engine is not None:
             direct, self._direct_engine = self._direct_engine, None
             await direct.dispose()
@@ -324,22 +319,7 @@ class Conductor:
         Raises:
             WrongSession: The session is a sync one, or bound to another database.
         """
-        if session is None:
-            if Intake.takes(invocations) and not isinstance(self.engine.pool, NullPool):
-                distinct(invocations, lambda one: one.id, "invocations")
-                return await self._intake_here().write(invocations)
-            return await self.executions.invoke_many(invocations)
-        check_async_session(session)
-        service = ExecutionService(session)
-        if self._has_database:
-            await self._identity.check(self.engine, session)
-        return await service.invoke_many(invocations)
-
-    def _intake_here(self) -> Intake:
-        """The intake of the running event loop; one of a loop that has ended is forgotten."""
-        if self._intake is None or self._intake.loop is not asyncio.get_running_loop():
-            self._intake = Intake(self.engine, timeout=self.settings.command_timeout)
-        return self._intake
+        return await self._writer.write(invocations, session)
 
     def write_sync(self, invocations: list[Invocation], session: Session) -> list[Invoked]:
         """Write invocations in a sync session's transaction.
@@ -347,19 +327,7 @@ class Conductor:
         Raises:
             WrongSession: The session is an async one, or bound to another database.
         """
-        check_sync_session(session)
-        if self._has_database:
-            self._identity.check_sync(self.engine.url, session)
-        if not invocations:
-            return []
-        invoke = Invoke.of(invocations)
-        with translated():
-            return invoke.answers(session.execute(invoke.statement, invoke.parameters).all())
-
-    @property
-    def _has_database(self) -> bool:
-        """Whether it was told of a database; a service may invoke in its sessions without."""
-        return self._engine is not None or self.settings.database_url is not None
+        return self._writer.write_sync(invocations, session)
 
     def watch(self) -> FinishedWatch | None:
         """The listening connection of the handles, opened at first use."""

@@ -86,7 +86,7 @@ def _compiled(statement: Executable) -> _Compiled:
 def _compile(statement: Executable) -> _Compiled:
     if not isinstance(statement, ClauseElement):
         raise TypeError(f"{type(statement).__name__} cannot be compiled")
-    compiled = statement.compile(dialect=_DIALECT)
+    compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
     own: Mapping[str, Any] = {}
     if not isinstance(statement, TextClause):
         own = compiled.construct_params() or own

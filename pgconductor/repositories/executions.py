@@ -9,7 +9,18 @@ from typing import Any, Final
 from uuid import UUID
 
 from asyncpg.exceptions import UniqueViolationError
-from sqlalchemy import ColumnElement, Text, cast, func, literal_column, select
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Text,
+    Uuid,
+    any_,
+    cast,
+    func,
+    literal,
+    literal_column,
+    select,
+)
 from sqlalchemy.exc import IntegrityError
 
 from pgconductor import sql
@@ -70,7 +81,9 @@ class SqlExecutionRepository(SqlRepository):
 
     async def which_exist(self, ids: Sequence[UUID]) -> set[UUID]:
         """See the protocol."""
-        rows = await self._rows(select(Execution.id).where(Execution.id.in_(ids)))
+        rows = await self._rows(
+            select(Execution.id).where(Execution.id == any_(literal(list(ids), ARRAY(Uuid))))
+        )
         return {row.id for row in rows}
 
     async def fetch(

@@ -316,7 +316,7 @@ async def test_a_missing_table_of_the_users_trigger_is_not_ours(database_url: st
     engine = create_async_engine(database_url)
     try:
         with pytest.raises(DBAPIError, match="forgotten"):
-            await ExecutionService(engine).invoke("send")
+            await ExecutionService(engine).invoke("send", dedupe_key="k")
     finally:
         await engine.dispose()
 
@@ -328,7 +328,7 @@ async def test_what_is_missing_of_ours_is_told(database_url: str, missing: str) 
     engine = create_async_engine(database_url)
     try:
         with pytest.raises(SchemaMissing):
-            await ExecutionService(engine).invoke("send")
+            await ExecutionService(engine).invoke("send", dedupe_key="k")
     finally:
         await engine.dispose()
 
@@ -344,7 +344,7 @@ async def test_a_missing_function_of_ours_is_told(database_url: str) -> None:
     engine = create_async_engine(database_url)
     try:
         with pytest.raises(SchemaMissing):
-            await ExecutionService(engine).invoke("send")
+            await ExecutionService(engine).invoke("send", dedupe_key="k")
     finally:
         await engine.dispose()
 

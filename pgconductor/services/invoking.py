@@ -1,0 +1,94 @@
+"""Where invocations are written: the caller's session, the intake, or the engine's pool."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from pgconductor.domain.invocations import Invocation, Invoked
+from pgconductor.repositories.errors import translated
+from pgconductor.repositories.invoking import Invoke
+from pgconductor.services.engines import check_async_session, check_sync_session
+from pgconductor.services.executions import ExecutionService, distinct
+from pgconductor.services.identity import DatabaseIdentity
+from pgconductor.services.intake import Intake
+
+__all__ = ["InvocationWriter"]
+
+
+class InvocationWriter:
+    """Writes what is invoked, in the caller's transaction or in one of its own.
+
+    Args:
+        engine: The conductor's engine; called when it is needed, for it may be made only then.
+        has_database: Whether there is one; a service may invoke in its sessions without.
+        executions: Executions, each call in a transaction of its own.
+        timeout: How long one statement may take.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Callable[[], AsyncEngine],
+        has_database: Callable[[], bool],
+        executions: Callable[[], ExecutionService],
+        timeout: timedelta,
+    ) -> None:
+        self._engine = engine
+        self._has_database = has_database
+        self._executions = executions
+        self._timeout = timeout
+        self._identity = DatabaseIdentity()
+        self._intake: Intake | None = None
+
+    async def write(
+        self, invocations: list[Invocation], session: AsyncSession | AsyncConnection | None
+    ) -> list[Invoked]:
+        """Write invocations, in the session's transaction or in one of their own.
+
+        Raises:
+            WrongSession: The session is a sync one, or bound to another database.
+        """
+        if session is None:
+            return await self._write_alone(invocations)
+        check_async_session(session)
+        service = ExecutionService(session)
+        if self._has_database():
+            await self._identity.check(self._engine(), session)
+        return await service.invoke_many(invocations)
+
+    async def _write_alone(self, invocations: list[Invocation]) -> list[Invoked]:
+        # Whoever has no pool wants no connection kept.
+        if not Intake.takes(invocations) or isinstance(self._engine().pool, NullPool):
+            return await self._executions().invoke_many(invocations)
+        distinct(invocations, lambda one: one.id, "invocations")
+        if self._intake is None or self._intake.loop is not asyncio.get_running_loop():
+            # One of an event loop that has ended is forgotten.
+            self._intake = Intake(self._engine(), timeout=self._timeout)
+        return await self._intake.write(invocations)
+
+    def write_sync(self, invocations: list[Invocation], session: Session) -> list[Invoked]:
+        """Write invocations in a sync session's transaction.
+
+        Raises:
+            WrongSession: The session is an async one, or bound to another database.
+        """
+        check_sync_session(session)
+        if self._has_database():
+            self._identity.check_sync(self._engine().url, session)
+        if not invocations:
+            return []
+        invoke = Invoke.of(invocations)
+        with translated():
+            return invoke.answers(session.execute(invoke.statement, invoke.parameters).all())
+
+    async def aclose(self) -> None:
+        """Give the kept connections up; a later call opens others."""
+        if self._intake is not None:
+            intake, self._intake = self._intake, None
+            await intake.aclose()
