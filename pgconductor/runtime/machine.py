@@ -180,7 +180,7 @@ class Machine:
         if channel == AVAILABLE:
             for worker in self.workers:
                 if worker.queue == payload:
-                    worker.announced()
+                    worker.wake()
         elif channel == CONTROL and payload == str(self.registration.orchestrator_id):
             self.heartbeat.beat_now()
 

@@ -28,8 +28,6 @@ from pgconductor.settings import Settings
 
 __all__ = ["Process", "Worker"]
 
-#: Seconds after a notification at which a worker looks again.
-LINGER: Final = 0.02
 #: A larger batch takes no less time an execution, and holds the handlers up for longer.
 _BATCH: Final = 200
 
@@ -94,7 +92,6 @@ class Worker:
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
-        self._look_again = 0.0
         # Waiting for room, not for work: the end of a handler is what it waits for.
         self._starved = False
         #: The claims of fetches whose answer is awaited.
@@ -115,14 +112,6 @@ class Worker:
 
     def wake(self) -> None:
         """There may be something to do."""
-        self._wake.set()
-
-    def announced(self) -> None:
-        """There is something to do, and maybe more in a moment: look now, and once more then.
-
-        A notification stands for all of some milliseconds; see :mod:`pgconductor.services.intake`.
-        """
-        self._look_again = time.monotonic() + LINGER
         self._wake.set()
 
     def stop_fetching(self) -> None:
@@ -185,11 +174,7 @@ class Worker:
                     backoff.reset()
                     if more:
                         continue
-                    now = time.monotonic()
-                    pause = min(poll, self._frontier.patience(now))
-                    if self._look_again > now:
-                        pause = min(pause, self._look_again - now)
-                        self._look_again = 0.0
+                    pause = min(poll, self._frontier.patience(time.monotonic()))
                 except Exception as error:
                     if self._process.backend.is_transient(error):
                         logger.warning("fetching is delayed, no database: %s", describe(error))

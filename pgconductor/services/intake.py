@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,6 +14,7 @@ from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.domain.limits import MAX_BATCH
 from pgconductor.exceptions import InvalidInput
 from pgconductor.repositories.errors import as_sqlalchemy, is_data_error, is_lost
+from pgconductor.services.crier import Crier
 from pgconductor.services.pinned import PinnedUnitOfWork, sibling_engine
 from pgconductor.services.unit_of_work import UnitOfWork
 
@@ -24,10 +24,6 @@ __all__ = ["Intake"]
 _FEW: Final = 20
 _MOST_GATHERED: Final = 1_000
 _MOST_BYTES: Final = 4 * 1024 * 1024
-#: Seconds for which one notification of a queue stands for others. A worker that was woken looks
-#: again after ``runtime.worker.LINGER``, which must be longer by the time that a commit may take.
-_QUIET: Final = 0.005
-_LINGER: Final = 0.015
 
 
 @dataclass(slots=True, eq=False)
@@ -47,21 +43,31 @@ class _Lane:
 
     Args:
         work: The connection.
-        announced: When each queue was last announced, in monotonic seconds.
+        crier: Who says when a statement is to wake workers.
     """
 
-    def __init__(self, work: UnitOfWork, announced: dict[str, float]) -> None:
+    def __init__(self, work: UnitOfWork, crier: Crier) -> None:
         self._work = work
-        self._announced = announced
+        self._crier = crier
         self._waiting: list[_Request] = []
+        self._busy = False
         self._writing: asyncio.Task[None] | None = None
 
     async def write(self, invocations: Sequence[Invocation]) -> list[Invoked]:
-        request = _Request(invocations)
-        self._waiting.append(request)
-        if self._writing is None:
-            self._writing = asyncio.create_task(self._write(), name="pgconductor-invoke")
-        return await request.answer
+        if self._busy:
+            request = _Request(invocations)
+            self._waiting.append(request)
+            return await request.answer
+        # Nobody else is there: the caller's own task does it, for another one costs more.
+        self._busy = True
+        try:
+            return await self._add(invocations)
+        except Exception as error:
+            raise as_sqlalchemy(error) from error
+        finally:
+            self._busy = bool(self._waiting)
+            if self._busy:
+                self._writing = asyncio.create_task(self._write(), name="pgconductor-invoke")
 
     async def _write(self) -> None:
         try:
@@ -72,7 +78,7 @@ class _Lane:
                     for one in batch:
                         one.answer.cancel()  # Where this was cancelled: nobody may wait for ever.
         finally:
-            self._writing = None
+            self._busy = False
 
     def _next(self) -> list[_Request]:
         """Requests of one kind, for one statement; whoever has gone meanwhile is left out."""
@@ -133,18 +139,11 @@ class _Lane:
 
     async def _send(self, invocations: Sequence[Invocation]) -> list[Invoked]:
         queues = {one.queue for one in invocations}
-        now = time.monotonic()
-        announce = any(now - self._announced.get(queue, 0.0) > _QUIET for queue in queues)
+        announce = self._crier.may_cry(queues)
         async with self._work.begin() as repositories:
             invoked = await repositories.executions.add_many(invocations, announce=announce)
-        written = time.monotonic()
-        if not announce and written - min(self._announced[queue] for queue in queues) > _LINGER:
-            # Whoever was woken by the last one may have looked before this was committed.
-            announce = True
-            async with self._work.begin() as repositories:
-                await repositories.executions.announce(queues)
-        if announce:
-            self._announced.update(dict.fromkeys(queues, written))
+        if not announce:
+            self._crier.cry_later(queues)
         return invoked
 
 
@@ -174,8 +173,8 @@ class Intake:
         self._works = [
             PinnedUnitOfWork(self._engine, timeout=timeout, role="invoke") for _ in range(2)
         ]
-        announced: dict[str, float] = {}
-        self._few, self._many = (_Lane(work, announced) for work in self._works)
+        self._crier = Crier(self._works[0])
+        self._few, self._many = (_Lane(work, self._crier) for work in self._works)
 
     @staticmethod
     def takes(invocations: Sequence[Invocation]) -> bool:
@@ -202,6 +201,7 @@ class Intake:
 
     async def aclose(self) -> None:
         """Give the connections up."""
+        await self._crier.aclose()
         for work in self._works:
             await work.aclose()
         await self._engine.dispose()

@@ -1,0 +1,80 @@
+"""When an invoke wakes workers, and when a notification for several does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from pgconductor.repositories.errors import is_transient
+from pgconductor.services.unit_of_work import UnitOfWork
+
+__all__ = ["Crier"]
+
+#: So many notifications of a queue in a row are sent at once.
+_BURST: Final = 8
+#: Then one in so many seconds.
+_SPACING: Final = 0.003
+
+logger = logging.getLogger("pgconductor.executions")
+
+
+class Crier:
+    """Thins out the notifications of one process.
+
+    ``NOTIFY`` takes a lock of the whole database until its transaction has committed, so that those
+    who notify cannot share a flush to disk, and each notification has every listener look. Where
+    few are invoked, each invoke carries its own notification. Where many are, most are silent, and
+    one notification follows some milliseconds later for all of them. If that one is lost, workers
+    find out at their next poll.
+
+    Args:
+        work: Where later notifications are sent.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, work: UnitOfWork, clock: Callable[[], float] = time.monotonic) -> None:
+        self._work = work
+        self._clock = clock
+        # For each queue, the monotonic second up to which its notifications have been spent.
+        self._spent: dict[str, float] = {}
+        self._silent: set[str] = set()
+        self._crying: asyncio.Task[None] | None = None
+
+    def may_cry(self, queues: Iterable[str]) -> bool:
+        """Whether a statement may notify these queues now; if so, that is taken note of."""
+        now = self._clock()
+        spent = [max(self._spent.get(queue, 0.0), now - _BURST * _SPACING) for queue in queues]
+        if any(until + _SPACING > now for until in spent):
+            return False
+        self._spent.update(
+            {queue: until + _SPACING for queue, until in zip(queues, spent, strict=True)}
+        )
+        return True
+
+    def cry_later(self, queues: Iterable[str]) -> None:
+        """Something was committed in silence: notify these queues soon."""
+        self._silent.update(queues)
+        if self._crying is None:
+            self._crying = asyncio.create_task(self._cry(), name="pgconductor-announce")
+
+    async def _cry(self) -> None:
+        try:
+            while self._silent:
+                await asyncio.sleep(_SPACING)
+                queues, self._silent = self._silent, set()
+                async with self._work.begin() as repositories:
+                    await repositories.executions.announce(queues)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            logger.info("workers find at their next poll what was invoked: %r", error)
+        finally:
+            self._crying = None
+
+    async def aclose(self) -> None:
+        """Send what is still to be sent."""
+        if self._crying is not None:
+            await asyncio.wait([self._crying])
