@@ -24,6 +24,7 @@ _TRACEBACK = "PGCONDUCTOR_TRACEBACK"
 _COMMANDS = {
     "demo": "demo.command",
     "dev": "dev",
+    "bench": "bench",
     "migrate": "schema",
     "current": "schema",
     "worker": "worker",

@@ -1,0 +1,1 @@
+"""What ``pgconductor bench`` measures, and how; see docs/benchmarks.md."""
