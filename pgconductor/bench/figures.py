@@ -126,7 +126,9 @@ class Figures:
         if not samples:
             return None
         values = [one.value for one in samples]
-        each = {f.name: median(getattr(one.costs, f.name) for one in samples) for f in fields(Costs)}
+        each = {
+            f.name: median(getattr(one.costs, f.name) for one in samples) for f in fields(Costs)
+        }
         counted = self.counted.get((measure, contestant), Costs())
         each |= {"commits": counted.commits, "round_trips": counted.round_trips}
         return Summary(

@@ -55,11 +55,15 @@ class Measure:
 
 
 def _condition(
-    key: str, title: str, units: int = 5_000, against: str = "drain", *, seed: str = "", held: bool = False
+    key: str,
+    title: str,
+    units: int = 5_000,
+    against: str = "drain",
+    *,
+    seed: str = "",
+    held: bool = False,
 ) -> Measure:
-    return Measure(
-        key, title, "drain", units, against=against, seed=seed, held=held, counted=False
-    )
+    return Measure(key, title, "drain", units, against=against, seed=seed, held=held, counted=False)
 
 
 MEASURES = (
@@ -161,7 +165,10 @@ class Bout:
 
     async def _called(self, units: int, command: str, **given: Any) -> Sample:
         async with self._process() as process:
-            await process.ask("invoke_many", count=1)
+            if self._proxy is None:
+                # The first calls prepare statements and open connections.
+                few = {name: min(value, 10) for name, value in given.items()}
+                await process.ask(command, **few)
             meter = await self._meter([process])
             seconds = await process.ask(command, **given)
             return Sample(units / seconds, await meter.costs(units))
@@ -187,7 +194,6 @@ class Bout:
                 await holder.hold_open()
             unfinished = await self._filled(executions, steps=work == "work_steps")
             watcher = await stack.enter_async_context(Watcher.of(self._url))
-            await watcher.analyze()
             workers = [
                 await stack.enter_async_context(self._process())
                 for _ in range(self._measure.workers)
@@ -212,6 +218,8 @@ class Bout:
                 await process.ask("invoke_steps" if steps else "invoke_many", count=size)
                 left -= size
             unfinished = str(await process.ask("unfinished"))
+        async with Watcher.of(self._url) as watcher:
+            await watcher.analyze()
         if self._proxy is not None:
             await self._databases.wait_until_left(self._database)
             self._commits_before = await self._databases.commits(self._database)

@@ -23,6 +23,9 @@ _CONCURRENCY = 100
 _PAYLOAD = {"n": 1}
 _LARGEST_CALL = 10_000
 _STEPS = 10
+_UNFINISHED = """
+SELECT EXISTS (SELECT FROM pgconductor.executions WHERE id >= '{}' AND finished_at IS NULL)
+"""
 _RETAINED = """
 INSERT INTO pgconductor.executions
     (id, task_key, state, attempts, payload, run_at, created_at, finished_at)
@@ -118,10 +121,7 @@ class Contestant:
 
         It looks along the primary key, beside what was there before.
         """
-        return (
-            "SELECT EXISTS (SELECT FROM pgconductor.executions"
-            f" WHERE id >= '{self._first}' AND finished_at IS NULL)"
-        )
+        return _UNFINISHED.format(self._first)
 
     async def seed(self, what: str, rows: int) -> None:
         """Fill the table with rows that a drain must get along with.

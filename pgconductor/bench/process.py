@@ -37,7 +37,7 @@ class ContestantProcess:
         self._opened = False
 
     async def __aenter__(self) -> Self:
-        self._said = tempfile.TemporaryFile()
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __aexit__
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *self._contestant.arguments,

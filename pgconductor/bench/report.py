@@ -92,9 +92,7 @@ def tables(outcome: Outcome) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
         found = {name: outcome.figures.summary(measure.key, name, OURS) for name in entered}
         measured = [(name, one) for name, one in found.items() if one is not None]
         measured.sort(key=lambda pair: pair[1].median, reverse=measure.unit != "ms")
-        rows = [
-            _row(name, summary, _without(outcome, measure, name)) for name, summary in measured
-        ]
+        rows = [_row(name, summary, _without(outcome, measure, name)) for name, summary in measured]
         for name in entered:
             reason = outcome.figures.reasons.get((measure.key, name))
             if reason is not None:

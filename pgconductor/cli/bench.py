@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,14 +12,16 @@ from pgconductor.cli.options import database_url, given_url
 from pgconductor.cli.output import print_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import URL
 
     from pgconductor.bench.contestants import Contestant
     from pgconductor.bench.harness import Outcome, Plan
 
-__all__ = ["bench_command", "execute_plan", "make_plan", "publish"]
+__all__ = ["bench_command", "bench_options", "execute_plan", "make_plan", "publish"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
 
 _SERVER_SETTINGS = {
     # No checkpoint by size in the middle of somebody's measure; each begins with one.
@@ -30,43 +32,60 @@ _SERVER_SETTINGS = {
 }
 
 
+_OPTIONS = (
+    click.option("--rounds", type=click.IntRange(1), default=3, show_default=True),
+    click.option(
+        "--scale",
+        type=click.FloatRange(0, min_open=True),
+        default=4.0,
+        show_default=True,
+        help="How much work a measure is.",
+    ),
+    click.option(
+        "--conditions",
+        is_flag=True,
+        help="Also beside finished rows, rows of next month, and a transaction held open.",
+    ),
+    click.option(
+        "--seeded-rows",
+        type=click.IntRange(1),
+        default=1_000_000,
+        show_default=True,
+        help="How many rows a condition puts there.",
+    ),
+    click.option(
+        "--measure",
+        "wanted",
+        multiple=True,
+        metavar="NAME",
+        help="Only this one, as JSON names it; may be repeated.",
+    ),
+    click.option(
+        "--json",
+        "json_file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Write all figures there too.",
+    ),
+)
+
+
+def bench_options(command: F) -> F:
+    """The options of ``bench``, for another command that measures more.
+
+    Args:
+        command: The function that takes them.
+    """
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
 @click.command("bench")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option(
-    "--scale",
-    type=click.FloatRange(0, min_open=True),
-    default=4.0,
-    show_default=True,
-    help="How much work a measure is.",
-)
-@click.option(
-    "--conditions",
-    is_flag=True,
-    help="Also beside finished rows, rows of next month, and a transaction held open.",
-)
-@click.option(
-    "--seeded-rows",
-    type=click.IntRange(1),
-    default=1_000_000,
-    show_default=True,
-    help="How many rows a condition puts there.",
-)
-@click.option(
-    "--measure",
-    "wanted",
-    multiple=True,
-    metavar="NAME",
-    help="Only this one, as JSON names it; may be repeated.",
-)
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Write all figures there too.",
-)
+@bench_options
 @database_url
 def bench_command(
+    *,
     rounds: int,
     scale: float,
     conditions: bool,
@@ -83,12 +102,20 @@ def bench_command(
     """
     from pgconductor.bench.contestants import ours_and_raw
 
-    plan = make_plan(ours_and_raw(), rounds, scale, conditions, seeded_rows, wanted)
+    plan = make_plan(
+        ours_and_raw(),
+        rounds=rounds,
+        scale=scale,
+        conditions=conditions,
+        seeded_rows=seeded_rows,
+        wanted=wanted,
+    )
     publish(execute_plan(plan, given_url(database_url)), json_file)
 
 
 def make_plan(
     contestants: Sequence[Contestant],
+    *,
     rounds: int,
     scale: float,
     conditions: bool,
