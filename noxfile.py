@@ -143,7 +143,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks."""
+    """Run the benchmarks; `nox -s bench -- --peers all` measures other engines too."""
     install(session)
     if not Path("benchmarks/__main__.py").exists():
         session.skip("there are no benchmarks yet")

@@ -1,5 +1,6 @@
 """awa, whose engine is written in Rust."""
 
+import asyncio
 from dataclasses import dataclass
 
 from awa import AsyncClient
@@ -27,6 +28,10 @@ class Contestant:
 
     async def install(self):
         await self._client.migrate()
+        # A worker that starts on a fresh schema makes the queue storage the active one.
+        await self._client.start([("default", 1)])
+        await asyncio.sleep(1)
+        await self._client.shutdown()
 
     async def invoke(self):
         await self._client.insert(Noop(1), queue="default")

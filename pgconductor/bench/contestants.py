@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ def ours_and_raw() -> list[Contestant]:
     ours = python_arguments(sys.executable, _HERE / "ours.py")
     raw = python_arguments(sys.executable, _HERE / "raw.py")
     drains = ("drain", "drain_two", *_CONDITIONS)
-    return [
+    # A checkout need not be installed.
+    path = os.pathsep.join(filter(None, [str(_HERE.parents[1]), os.environ.get("PYTHONPATH")]))
+    found = [
         Contestant(OURS, ours, measures=(*_ALL, *_CONDITIONS)),
         Contestant("raw", raw, measures=("invoke_one", "pick_up")),
         Contestant("raw, unnest", raw, measures=("bulk", "bulk_large")),
@@ -67,3 +70,4 @@ def ours_and_raw() -> list[Contestant]:
         Contestant("raw, one connection", raw, {"connections": 1}, ("steps",)),
         Contestant("raw, eight connections", raw, {"connections": 8}, ("steps",)),
     ]
+    return [replace(one, environment={"PYTHONPATH": path}) for one in found]

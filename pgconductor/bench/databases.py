@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +25,9 @@ def plain(url: URL) -> str:
     Args:
         url: SQLAlchemy's.
     """
+    mode = url.query.get("ssl")
+    if mode is not None:  # SQLAlchemy's name for it, with asyncpg
+        url = url.difference_update_query(["ssl"]).update_query_dict({"sslmode": mode})
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
@@ -143,7 +146,7 @@ class Watcher:
 
     @classmethod
     @asynccontextmanager
-    async def of(cls, url: URL) -> AsyncIterator[Self]:
+    async def of(cls, url: URL) -> AsyncGenerator[Self]:
         """A watcher for as long as a block lasts.
 
         Args:

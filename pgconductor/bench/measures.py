@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +78,7 @@ MEASURES = (
 CONDITIONS = (
     _condition("drain_retained", "Drain beside finished rows", seed="retained"),
     _condition("drain_future", "Drain beside rows of next month", seed="future"),
-    _condition("drain_large", "Drain, ten times as many", units=50_000),
+    _condition("drain_large", "Drain, ten times as many", 50_000, ""),
     _condition("drain_held", "The same, a transaction held open", 50_000, "drain_large", held=True),
 )
 
@@ -228,7 +228,7 @@ class Bout:
     # Processes and costs.
 
     @asynccontextmanager
-    async def _process(self) -> AsyncIterator[ContestantProcess]:
+    async def _process(self) -> AsyncGenerator[ContestantProcess]:
         async with ContestantProcess(self._contestant) as process:
             options = dict(self._contestant.options)
             url = self._url if self._proxy is None else self._proxy.url_of(self._url)

@@ -134,9 +134,11 @@ class Contestant:
             async with self._conductor.engine.begin() as connection:
                 await connection.execute(text(_RETAINED), {"rows": rows})
             return
-        later = self._noop.invocation(_PAYLOAD, delay=timedelta(days=30))
+        later = timedelta(days=30)
         for begin in range(0, rows, _LARGEST_CALL):
-            await self._noop.invoke_many([later] * min(_LARGEST_CALL, rows - begin))
+            size = min(_LARGEST_CALL, rows - begin)
+            many = [self._noop.invocation(_PAYLOAD, delay=later) for _ in range(size)]
+            await self._noop.invoke_many(many)
 
     async def close(self) -> None:
         """Stop what was started."""

@@ -14,7 +14,9 @@ from pgconductor.domain.ids import new_id
 __all__ = ["DISTRIBUTION", "SETTINGS", "UVLOOP", "Contestant"]
 
 DISTRIBUTION = "asyncpg"
-SETTINGS = "prepared statements on one connection, no handlers; uvloop where it is installed"
+SETTINGS = (
+    "bare asyncpg, prepared statements on one connection, no handlers; uvloop where it is installed"
+)
 UVLOOP = True
 
 _PAYLOAD = '{"n": 1}'
@@ -152,8 +154,11 @@ class Contestant:
     async def work_idle(self) -> None:
         """Wait for a notification, then fetch and finish one row; again and again."""
         connection = await self._connect()
-        await connection.add_listener("raw_ready", lambda *_: self._wake.set())
+        await connection.add_listener("raw_ready", self._woken)
         self._loops.append(asyncio.create_task(self._serve(connection)))
+
+    def _woken(self, *_: object) -> None:
+        self._wake.set()
 
     async def _serve(self, connection: asyncpg.Connection[Any]) -> None:
         while True:

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from pgconductor.bench.contestants import OURS
-from pgconductor.bench.figures import Summary
+from pgconductor.bench.figures import Summary, ratio
 from pgconductor.bench.harness import Outcome
 from pgconductor.bench.measures import Measure
 
-__all__ = ["HEADS", "as_json", "tables"]
+__all__ = ["HEADS", "as_json", "introductions", "tables"]
 
 HEADS = (
     "",
@@ -53,6 +53,20 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def introductions(outcome: Outcome) -> Iterator[str]:
+    """A line about each engine: its version, and how it is set.
+
+    Args:
+        outcome: What came of a benchmark.
+    """
+    told: set[tuple[str, ...]] = set()
+    for name, about in outcome.about.items():
+        facts = tuple(about.values())
+        if facts not in told:
+            told.add(facts)
+            yield f"{name} {about['version']}: {about['settings']}"
+
+
 def _entries(outcome: Outcome, measure: Measure) -> Iterator[tuple[str, dict[str, Any]]]:
     for contestant in outcome.plan.contestants:
         if measure.key not in contestant.measures:
@@ -71,8 +85,6 @@ def _entries(outcome: Outcome, measure: Measure) -> Iterator[tuple[str, dict[str
 
 def _without(outcome: Outcome, measure: Measure, contestant: str) -> float | None:
     """The value under a condition divided by the one without it."""
-    from pgconductor.bench.figures import ratio
-
     if not measure.against:
         return None
     figures = outcome.figures
@@ -97,7 +109,8 @@ def tables(outcome: Outcome) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
             reason = outcome.figures.reasons.get((measure.key, name))
             if reason is not None:
                 rows.append((name, f"not measured: {reason}"))
-        yield f"{measure.title}, {measure.unit}", rows
+        better = ", less is better" if measure.unit == "ms" else ""
+        yield f"{measure.title}, {measure.unit}{better}", rows
 
 
 def _row(name: str, summary: Summary, without: float | None) -> tuple[str, ...]:

@@ -185,10 +185,13 @@ def publish(outcome: Outcome, json_file: Path | None) -> None:
     """
     import json
 
-    from pgconductor.bench.report import HEADS, as_json, tables
+    from pgconductor.bench.report import HEADS, as_json, introductions, tables
 
     for name, value in outcome.machine.items():
         click.echo(f"{name} {value}")
+    click.echo()
+    for line in introductions(outcome):
+        click.echo(line)
     for title, rows in tables(outcome):
         click.echo(f"\n{title}")
         measured = [row for row in rows if len(row) == len(HEADS)]

@@ -1,0 +1,101 @@
+"""``pgconductor bench``: that it measures and tells, never how fast; figures are no tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgconductor.bench.contestants import OURS, ours_and_raw
+from pgconductor.bench.measures import CONDITIONS, MEASURES
+from pgconductor.cli import ExitCode
+from tests.acceptance.test_cli_support import call, call_process
+from tests.support.servers import connect
+
+KNOWN = {one.key: one for one in (*MEASURES, *CONDITIONS)}
+# One of each way to measure: each contestant of each measure starts a process or two.
+MEASURED = ["invoke_one", "bulk_large", "drain", "pick_up", "steps", "drain_future", "drain_held"]
+
+
+def leftovers(url: str) -> list[Any]:
+    with connect(url) as connection:
+        query = (
+            "SELECT datname FROM pg_database WHERE datname LIKE 'pgconductor!_bench!_%' ESCAPE '!'"
+        )
+        return connection.execute(query.encode()).fetchall()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_each_way_of_measuring_once_and_tiny(empty_database_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    options = ["--rounds", "1", "--scale", "0.004", "--seeded-rows", "50", "--json", str(file)]
+    for key in MEASURED:
+        options += ["--measure", key]
+    ended = call("bench", *options, "--database-url", empty_database_url).succeeds()
+
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert list(found["measures"]) == MEASURED
+    assert found["machine"]["fsync"] in {"on", "off"}
+    assert found["contestants"][OURS]["version"]
+    for measure in (KNOWN[key] for key in MEASURED):
+        entries = found["measures"][measure.key]["contestants"]
+        entered = [one.name for one in ours_and_raw() if measure.key in one.measures]
+        assert list(entries) == entered
+        for name, entry in entries.items():
+            if "not_measured" in entry:
+                assert (measure.key, name, entry["not_measured"]) == (
+                    "steps",
+                    OURS,
+                    "not built yet",
+                )
+                continue
+            assert entry["median"] > 0
+            counted = measure.counted and measure.key != "steps"
+            assert (entry["costs"]["commits"] is not None) >= counted
+            assert f"{measure.title}, {measure.unit}" in ended.out
+            assert name in ended.out
+    assert leftovers(empty_database_url) == []
+    with connect(empty_database_url) as connection:
+        (schemas,) = connection.execute("SELECT to_regnamespace('pgconductor')").fetchall()
+    assert schemas == (None,), "the database that was named stays as it is"
+
+
+def test_one_measure(empty_database_url: str) -> None:
+    options = ("--rounds", "2", "--scale", "0.01", "--measure", "invoke_one")
+    ended = call("bench", *options, "--database-url", empty_database_url).succeeds()
+    titles = [one for one in MEASURES if one.title in ended.out]
+    assert [one.key for one in titles] == ["invoke_one"]
+    heads = next(line for line in ended.out.splitlines() if "median" in line)
+    assert heads.split()[:3] == ["median", "least", "greatest"]
+    assert "round 2 of 2" in ended.err
+
+
+def test_wrong_usage(empty_database_url: str) -> None:
+    url = ("--database-url", empty_database_url)
+    call("bench", "--measure", "speed", *url).fails(ExitCode.USAGE, "speed", "invoke_one")
+    call("bench", "--scale", "0", *url).fails(ExitCode.USAGE, "scale")
+    nowhere = "postgresql://nobody@127.0.0.1:1/none"
+    call("bench", "--database-url", nowhere).fails(ExitCode.UNREACHABLE, "out of reach")
+
+
+def test_a_role_that_may_not_create_databases(empty_database_url: str) -> None:
+    from sqlalchemy import make_url
+
+    with connect(empty_database_url) as connection:
+        connection.execute("CREATE ROLE bench_guest LOGIN")
+        try:
+            url = make_url(empty_database_url).set(username="bench_guest")
+            ended = call("bench", "--database-url", url.render_as_string(hide_password=False))
+            assert ended.code == ExitCode.PRIVILEGE
+            last = ended.err.splitlines()[-1]
+            assert last == "pgconductor: the database refuses: permission denied to create database"
+        finally:
+            connection.execute("DROP ROLE bench_guest")
+
+
+def test_help_needs_no_engine() -> None:
+    ended = call_process("bench", "--help").succeeds()
+    assert "--conditions" in ended.out
