@@ -8,8 +8,8 @@ from absurdctl import BUNDLED_SCHEMA_SQL  # the SDK does not carry its schema
 
 DISTRIBUTION = "absurd-sdk"
 SETTINGS = (
-    "claims of 100, polled each 0.25 s when idle, as its defaults are; it has no call for many,"
-    " so a bulk is as many calls in one transaction"
+    "claims of 100 (best of 10, 100), polled each 0.25 s when idle, as its defaults are;"
+    " it has no call for many, so a bulk is as many calls in one transaction"
 )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from awa import AsyncClient
 
 DISTRIBUTION = "awa-pg"
-SETTINGS = "100 handlers at once, 20 connections, bulk by its COPY call"
+SETTINGS = "256 handlers at once (best of 32, 100, 256), 20 connections, bulk by its COPY call"
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Contestant:
 
     async def work(self):
         self._working = True
-        await self._client.start([("default", 100)])
+        await self._client.start([("default", 256)])
 
     async def unfinished(self):
         return "SELECT EXISTS (SELECT FROM awa.jobs WHERE finalized_at IS NULL)"

@@ -4,7 +4,9 @@ from oban import Oban, worker
 from oban.schema import install
 
 DISTRIBUTION = "oban"
-SETTINGS = "100 handlers at once, pool of 10 to 20, uvloop as its command line does"
+SETTINGS = (
+    "500 handlers at once (best of 20, 100, 500), pool of 20, uvloop as its command line does"
+)
 UVLOOP = True
 
 NOTE = []
@@ -36,7 +38,7 @@ class Contestant:
         await self._client.enqueue_many([Noop.new({"n": 1}) for _ in range(count)])
 
     async def work(self):
-        self._server = Oban(pool=self._pool, queues={"default": 100})
+        self._server = Oban(pool=self._pool, queues={"default": 500})
         await self._server.start()
 
     async def unfinished(self):

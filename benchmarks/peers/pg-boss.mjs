@@ -2,17 +2,15 @@
 
 export const DISTRIBUTION = "pg-boss";
 export const SETTINGS =
-  "batches of 1,000 handled together, polled each 0.5 s when idle, which is the least it takes";
+  "batches of 1,000 handled together, the next fetched at once while they are full, LISTEN/NOTIFY on";
 
 const QUEUE = "noop";
 
 export class Contestant {
   constructor(url, note, library) {
-    const PgBoss = library.PgBoss ?? library.default ?? library;
     this.note = note;
-    this.boss = new PgBoss({ connectionString: url, supervise: false, schedule: false });
+    this.boss = new library.PgBoss({ connectionString: url, useListenNotify: true });
     this.boss.on("error", console.error);
-    this.working = false;
   }
 
   async open() {
@@ -20,7 +18,7 @@ export class Contestant {
   }
 
   async install() {
-    await this.boss.createQueue(QUEUE);
+    await this.boss.createQueue(QUEUE, { notify: true });
   }
 
   async invoke() {
@@ -28,14 +26,11 @@ export class Contestant {
   }
 
   async invoke_many({ count }) {
-    const many = Array.from({ length: count }, () => ({ name: QUEUE, data: { n: 1 } }));
-    // Before version 11 the queue is named in each, since then it comes first.
-    await (this.boss.insert.length > 1 ? this.boss.insert(QUEUE, many) : this.boss.insert(many));
+    await this.boss.insert(QUEUE, Array.from({ length: count }, () => ({ data: { n: 1 } })));
   }
 
   async work() {
-    this.working = true;
-    await this.boss.work(QUEUE, { batchSize: 1000, pollingIntervalSeconds: 0.5 }, async (batch) => {
+    await this.boss.work(QUEUE, { batchSize: 1000, burstWhenBatchFull: true }, async (batch) => {
       for (const _ of batch) this.note();
     });
   }
@@ -45,6 +40,6 @@ export class Contestant {
   }
 
   async close() {
-    await this.boss.stop({ graceful: true, timeout: 5000, wait: false });
+    await this.boss.stop({ timeout: 5000 });
   }
 }

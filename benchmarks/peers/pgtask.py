@@ -5,7 +5,7 @@ import asyncio
 from pgtask import Client, TaskRegistry, Worker
 
 DISTRIBUTION = "pgtask"
-SETTINGS = "100 handlers at once, 20 connections; woken by notifications as its defaults are"
+SETTINGS = "100 handlers at once (best of 10, 100), 20 connections, notifications on"
 
 
 class Contestant:

@@ -5,7 +5,9 @@ import asyncio
 from procrastinate import App, PsycopgConnector
 
 DISTRIBUTION = "procrastinate"
-SETTINGS = "100 handlers at once, LISTEN on, the connector's own pool of at most 20"
+SETTINGS = (
+    "100 handlers at once (best of 10, 100), LISTEN on, the connector's own pool of at most 20"
+)
 
 
 class Contestant:
