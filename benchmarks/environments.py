@@ -38,7 +38,8 @@ def python_environment(name: str, requirements: list[str], at_least: tuple[int, 
     complete = folder / ".complete"
     if not complete.exists():
         shutil.rmtree(folder, ignore_errors=True)
-        _execute([_interpreter(at_least), "-m", "venv", str(folder)])
+        virtualenv = [sys.executable, "-m", "virtualenv", "--quiet"]  # nox brings it
+        _execute([*virtualenv, "--python", _interpreter(at_least), str(folder)])
         pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
         _execute([*pip, *requirements])
         complete.touch()

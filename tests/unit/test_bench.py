@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import environments, registry
+from benchmarks.__main__ import main as benchmarks_command
 from pgconductor.bench.contestants import OURS, Contestant, ours_and_raw
 from pgconductor.bench.cpu import seconds_of_server, seconds_of_tree
 from pgconductor.bench.figures import Costs, Figures, Sample, median, percentile, ratio
@@ -94,6 +97,36 @@ def test_contestants_and_measures_fit() -> None:
     assert {one for contestant in contestants for one in contestant.measures} == keys
     assert len({one.name for one in contestants}) == len(contestants)
     assert {one.against for one in CONDITIONS} - {""} <= keys
+
+
+# --- peers ---------------------------------------------------------------------------------------
+
+
+def test_every_peer_has_its_file_and_every_file_its_peer() -> None:
+    folder = Path(registry.__file__).parent / "peers"
+    files = {one.stem.replace("_", "-") for one in folder.iterdir() if one.is_file()}
+    assert files - {"serve"} == set(registry.PEERS)
+    keys = {one.key for one in MEASURES}
+    for peer in registry.PEERS.values():
+        assert set(peer.measures) <= keys
+        text = next(one for one in folder.iterdir() if one.stem.replace("_", "-") == peer.name)
+        assert f'DISTRIBUTION = "{peer.name}"' in text.read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_installed_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> Path:
+        raise environments.CannotInstall("no such package")
+
+    monkeypatch.setattr(registry, "python_environment", refuse)
+    found = registry.PEERS["pgqueuer"].contestant()
+    assert (found.unavailable, found.arguments) == ("no such package", ())
+    assert "drain" in found.measures
+
+
+def test_only_peers_that_exist() -> None:
+    ended = CliRunner().invoke(benchmarks_command, ["--peers", "nobody"])
+    assert ended.exit_code == 2
+    assert "no peer 'nobody'" in ended.output
 
 
 # --- report --------------------------------------------------------------------------------------
