@@ -21,6 +21,7 @@ __all__ = ["CONDITIONS", "MEASURES", "Bout", "Measure"]
 
 _STEPS = 10
 _FILL = 1_000
+_LEAST_DELAYS = 5
 _DRAIN_LIMIT = 240.0
 _LOOK = (0.001, 0.02)
 
@@ -177,7 +178,8 @@ class Bout:
         async with self._process() as process:
             await process.ask("work_idle")
             await process.ask("pick_up", count=2)
-            delays = [delay * 1000 for delay in await process.ask("pick_up", count=units)]
+            found = await process.ask("pick_up", count=max(units, _LEAST_DELAYS))
+            delays = [delay * 1000 for delay in found]
             return Sample(statistics.median(delays), p95=percentile(delays, 95))
 
     async def _drain(self, units: int) -> Sample:

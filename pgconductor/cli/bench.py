@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pgconductor.cli.options import database_url, given_url
+from pgconductor.cli.options import given_url
 from pgconductor.cli.output import print_table
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def bench_options(command: F) -> F:
 
 @click.command("bench")
 @bench_options
-@database_url
+@click.option("--database-url", metavar="URL", help="A database of the server to measure.")
 def bench_command(
     *,
     rounds: int,
