@@ -84,10 +84,11 @@ class Invocation:
                 raise InvalidInput("delay", "give run_at or delay, not both")
         if self.dedupe_key is not None:
             check_dedupe_key(self.dedupe_key)
-        if self.dedupe_scope not in tuple(DedupeScope):
-            raise InvalidInput("dedupe_scope", f"{self.dedupe_scope!r} is no DedupeScope")
         # A plain string equals a scope without being one.
-        object.__setattr__(self, "dedupe_scope", DedupeScope(self.dedupe_scope))
+        if type(self.dedupe_scope) is not DedupeScope:
+            if self.dedupe_scope not in tuple(DedupeScope):
+                raise InvalidInput("dedupe_scope", f"{self.dedupe_scope!r} is no DedupeScope")
+            object.__setattr__(self, "dedupe_scope", DedupeScope(self.dedupe_scope))
         if self.max_attempts is not None:
             check_count(self.max_attempts, "max_attempts")
         if self.max_crashes is not None:

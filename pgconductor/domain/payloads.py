@@ -10,13 +10,15 @@ from pydantic_core import from_json, to_json
 
 from pgconductor.exceptions import InvalidPayload, PayloadDecodeError
 
-__all__ = ["DEFAULT_MAX_BYTES", "MAX_DEPTH", "decode", "encode"]
+__all__ = ["DEFAULT_MAX_BYTES", "MAX_DEPTH", "decode", "encode", "encoded_strictly"]
 
 MAX_DEPTH: Final = 64
 DEFAULT_MAX_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
 # No float has more digits before its point, and jsonb writes them all out.
 _MANY_DIGITS: Final = re.compile(r"\d{309}", re.ASCII)
+#: As many digits as the largest integer of 64 bits has, in numbers or elsewhere.
+_LONG_NUMBER: Final = re.compile(rb"\d{19}")
 _Container = dict[Any, Any] | list[Any] | tuple[Any, ...]
 
 
@@ -44,6 +46,30 @@ def encode(value: object, *, max_bytes: int = DEFAULT_MAX_BYTES, field: str = "p
             "and pass a reference, or raise the limit in the settings",
             field,
         )
+    return encoded.decode()
+
+
+def encoded_strictly(encoded: bytes, *, max_bytes: int) -> str | None:
+    """JSON that pydantic has written, as text, if it is certain that :func:`encode` would take it.
+
+    A look at the bytes costs less than a walk through the value. Whatever looks as if it might be
+    something that JSON or Postgres cannot hold is left to the walk, which knows, and says where.
+
+    Args:
+        encoded: JSON in which a number that is not finite has become ``null``.
+        max_bytes: Largest size.
+
+    Returns:
+        The text, or None where only :func:`encode` can tell.
+    """
+    if (
+        len(encoded) > max_bytes
+        or b"\\u0000" in encoded
+        or b"null" in encoded
+        or encoded.count(b"[") + encoded.count(b"{") > MAX_DEPTH
+        or _LONG_NUMBER.search(encoded) is not None
+    ):
+        return None
     return encoded.decode()
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from types import NoneType
+from typing import Any, Final, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import PydanticSerializationError, to_json
 
-from pgconductor.domain.payloads import decode, encode
+from pgconductor.domain.payloads import decode, encode, encoded_strictly
 from pgconductor.exceptions import (
     ConfigurationError,
     InvalidPayload,
@@ -22,6 +23,10 @@ from pgconductor.exceptions import (
 __all__ = ["Codec", "Handler"]
 
 
+#: Kinds of pydantic's schemas whose values validation makes anew, and that serialise as they are.
+_BUILTINS: Final = frozenset({"bool", "dict", "float", "int", "list", "none", "nullable", "str"})
+
+
 @dataclass(frozen=True, slots=True)
 class Codec:
     """Turns values of one type into JSON text and back.
@@ -29,10 +34,16 @@ class Codec:
     Attributes:
         adapter: Pydantic's adapter of the type; None for plain JSON, which is taken as it is.
         name: What the type is called in messages.
+        keeps_none: Whether None stands for itself, whatever pydantic would make of it.
+        freshly_made: Whether what validation returns is of the type for certain. A model may have
+            been changed since it was validated, so its serialiser must complain, which takes it
+            longer than all the rest.
     """
 
     adapter: TypeAdapter[Any] | None = None
     name: str = "JSON"
+    keeps_none: bool = True
+    freshly_made: bool = False
 
     @classmethod
     def of(cls, hint: Any, where: str) -> Codec:
@@ -53,7 +64,12 @@ class Codec:
             raise ConfigurationError(
                 f"{where}: pydantic cannot handle {hint!r}: {error}"
             ) from error
-        return cls(adapter, getattr(hint, "__name__", str(hint)))
+        return cls(
+            adapter,
+            getattr(hint, "__name__", str(hint)),
+            keeps_none=hint is None or hint is NoneType,
+            freshly_made=_of_builtins(adapter.core_schema),
+        )
 
     def encode(self, value: object, *, max_bytes: int, field: str = "payload") -> str | None:
         """JSON text of a value of the type; None for None.
@@ -61,17 +77,29 @@ class Codec:
         Raises:
             InvalidPayload: The value is not of the type, or not strict JSON.
         """
-        if self.adapter is not None:
-            try:
-                valid = self.adapter.validate_python(value)
-                value = self.adapter.dump_python(
-                    valid, mode="json", by_alias=True, round_trip=True, warnings="error"
-                )
-            except ValidationError as error:
-                # Not its cause: pydantic's message quotes the input, and tracebacks are logged.
-                raise InvalidPayload(_explained(error, self.name), field) from None
-            except (PydanticSerializationError, UnicodeError, ValueError) as error:
-                raise InvalidPayload(f"{self.name} cannot be made JSON: {error}", field) from error
+        if value is None and self.keeps_none:
+            return None
+        if self.adapter is None:
+            return None if value is None else encode(value, max_bytes=max_bytes, field=field)
+        try:
+            valid = self.adapter.validator.validate_python(value)
+            serializer = self.adapter.serializer
+            quick = encoded_strictly(
+                serializer.to_json(valid)
+                if self.freshly_made
+                else serializer.to_json(valid, by_alias=True, round_trip=True, warnings="error"),
+                max_bytes=max_bytes,
+            )
+            if quick is not None:
+                return quick
+            value = serializer.to_python(
+                valid, mode="json", by_alias=True, round_trip=True, warnings="error"
+            )
+        except ValidationError as error:
+            # Not its cause: pydantic's message quotes the input, and tracebacks are logged.
+            raise InvalidPayload(_explained(error, self.name), field) from None
+        except (PydanticSerializationError, UnicodeError, ValueError) as error:
+            raise InvalidPayload(f"{self.name} cannot be made JSON: {error}", field) from error
         return None if value is None else encode(value, max_bytes=max_bytes, field=field)
 
     def decode(self, text: str | None) -> Any:
@@ -83,7 +111,7 @@ class Codec:
         if self.adapter is None:
             return decode(text)
         try:
-            return self.adapter.validate_json("null" if text is None else text)
+            return self.adapter.validator.validate_json("null" if text is None else text)
         except ValidationError as error:
             raise PayloadDecodeError(_explained(error, self.name)) from None
         except (ValueError, RecursionError) as error:
@@ -96,6 +124,14 @@ class Codec:
             PayloadDecodeError: It is not of the type.
         """
         return value if self.adapter is None else self.decode(to_json(value).decode())
+
+
+def _of_builtins(schema: Any) -> bool:
+    """Whether a type is made of plain JSON's own types only."""
+    if isinstance(schema, dict):
+        parts = cast("dict[str, Any]", schema)
+        return parts.get("type", "none") in _BUILTINS and all(map(_of_builtins, parts.values()))
+    return not isinstance(schema, list | tuple) or all(map(_of_builtins, cast("list[Any]", schema)))
 
 
 def _explained(error: ValidationError, name: str) -> str:

@@ -15,9 +15,11 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, TypeAdapter
 
 from pgconductor.domain.payloads import DEFAULT_MAX_BYTES, MAX_DEPTH, decode, encode
 from pgconductor.exceptions import InvalidPayload, PayloadDecodeError
+from pgconductor.runtime.handler import Codec
 
 Pair = namedtuple("Pair", ["a", "b"])
 
@@ -241,3 +243,69 @@ def test_any_text_is_read_or_refused_with_our_error(text: str) -> None:
     except PayloadDecodeError:
         return
     json.loads(text)
+
+
+class Order(BaseModel):
+    id: int
+    note: str | None = None
+    price: float = 0.5
+
+
+QUICK = [
+    (dict[str, int], {"n": 1}),
+    (list[str], ["a", "ä", "\\", '"']),
+    (float, 1e-7),
+    (dict[str, float], {"x": 0.1, "y": 1e300}),
+    (list[list[bool]], [[True], []]),
+    (Order, Order(id=1)),
+    (Order, Order(id=1, note="null")),
+    (dict[str, int | None], {"n": None}),
+    (dict[str, str], {"n": "\\u0000 is not a NUL here"}),
+    (int, 2**63 - 1),
+    (int, 10**18),
+    (str, "1" * 25),
+    (list[int], list(range(100))),
+]
+
+
+@pytest.mark.parametrize(("hint", "value"), QUICK)
+def test_a_typed_value_is_encoded_as_a_plain_one(hint: Any, value: Any) -> None:
+    """The look at the bytes and the walk through the value come to the same text."""
+    codec = Codec.of(hint, "here")
+    plain = TypeAdapter[Any](hint).dump_python(value, mode="json", by_alias=True)
+    assert codec.encode(value, max_bytes=1000) == encode(plain, max_bytes=1000)
+    assert codec.decode(codec.encode(value, max_bytes=1000)) == value
+
+
+REFUSED_TYPED = [
+    (float, math.nan),
+    (dict[str, float], {"x": math.inf}),
+    (list[float], [1.0, -math.inf]),
+    (str, "a\x00b"),
+    (dict[str, str], {"k\x00": "v"}),
+    (str, "\ud800"),
+    (int, 2**63),
+    (int, -(2**63) - 1),
+    (list[int], list(range(1000))),
+]
+
+
+@pytest.mark.parametrize(("hint", "value"), REFUSED_TYPED)
+def test_a_typed_value_that_cannot_be_stored_is_refused(hint: Any, value: Any) -> None:
+    with pytest.raises(InvalidPayload):
+        Codec.of(hint, "here").encode(value, max_bytes=1000)
+
+
+def test_a_typed_value_that_is_nested_too_deeply_is_refused() -> None:
+    deep: Any = []
+    for _ in range(64):
+        deep = [deep]
+    with pytest.raises(InvalidPayload, match="nested deeper"):
+        Codec.of(list[Any], "here").encode(deep, max_bytes=1000)
+
+
+def test_a_model_that_was_changed_for_the_worse_is_refused() -> None:
+    order = Order(id=1)
+    order.id = "one"  # type: ignore[assignment]
+    with pytest.raises(InvalidPayload):
+        Codec.of(Order, "here").encode(order, max_bytes=1000)
