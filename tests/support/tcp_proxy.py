@@ -164,6 +164,16 @@ class TcpProxy:
 
     # --- work --------------------------------------------------------------------------------
 
+    def watch(self, see: Callable[[bytes], object], direction: Direction) -> None:
+        """Have every chunk of one direction shown before it passes."""
+
+        def rule(_link: Link, way: Direction, data: bytes) -> int | None:
+            if way == direction:
+                see(data)
+            return None
+
+        self._rules.append(rule)
+
     async def __aenter__(self) -> Self:
         await self.accept()
         return self
