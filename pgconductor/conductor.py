@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, TypeVar, overload
 from uuid import UUID
 
@@ -19,7 +19,8 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session
 
 from pgconductor.domain.invocations import Invocation, Invoked
-from pgconductor.domain.limits import check_queue
+from pgconductor.domain.limits import check_concurrency, check_queue
+from pgconductor.domain.retention import Keep
 from pgconductor.domain.retry import RetryPolicy
 from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import ConfigurationError, UnknownQueue, UnknownTask
@@ -154,12 +155,7 @@ class Conductor:
     async def __aenter__(self) -> Conductor:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def _direct(self) -> AsyncEngine:
@@ -200,6 +196,8 @@ class Conductor:
         max_crashes: int = 3,
         retry: RetryPolicy | None = None,
         timeout: timedelta | None = None,
+        retain_completed: Keep | None = None,
+        retain_failed: Keep | None = None,
     ) -> TaskDecorator: ...
 
     def task(
@@ -211,6 +209,8 @@ class Conductor:
         max_crashes: int = 3,
         retry: RetryPolicy | None = None,
         timeout: timedelta | None = None,
+        retain_completed: Keep | None = None,
+        retain_failed: Keep | None = None,
     ) -> Any:
         """Declare a function as a task.
 
@@ -226,6 +226,9 @@ class Conductor:
             retry: When a failed attempt is tried again; the default is 15 seconds, growing to two
                 hours.
             timeout: How long an attempt may take.
+            retain_completed: How long completed executions are kept, or ``"forever"``; the default
+                is the setting.
+            retain_failed: The same for failed and cancelled ones.
 
         Returns:
             A decorator, which makes a :class:`~pgconductor.Task` of the function.
@@ -237,8 +240,10 @@ class Conductor:
 
         def declare(function: Callable[..., Any]) -> Task[Any, Any]:
             own = getattr(function, "__name__", "") if not isinstance(name, str) else name
+            kept = self.settings.retention.but(retain_completed, retain_failed)
+            retrying = retry or RetryPolicy()
             options = TaskOptions(
-                own, queue, max_attempts, max_crashes, timeout, retry or RetryPolicy()
+                own, queue, max_attempts, max_crashes, timeout, retrying, retention=kept
             )
             if own in self._tasks:
                 raise ConfigurationError(f"task {own!r} is declared twice; give one another name")
@@ -375,12 +380,5 @@ class Conductor:
             self.settings,
             {name: Runnable(task.options, task.handler) for name, task in self._tasks.items()},
             queues=served,
-            concurrency=self._check_concurrency(concurrency),
+            concurrency=check_concurrency(concurrency, self.settings.concurrency),
         )
-
-    def _check_concurrency(self, concurrency: int | None) -> int:
-        if concurrency is None:
-            return self.settings.concurrency
-        if isinstance(concurrency, bool) or not 1 <= concurrency <= 10_000:
-            raise ConfigurationError(f"concurrency must be 1 to 10,000, not {concurrency!r}")
-        return concurrency

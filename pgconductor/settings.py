@@ -5,12 +5,21 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Any, Final
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from pgconductor.exceptions import ConfigurationError
+from pgconductor.domain.retention import FOREVER, RETAIN_COMPLETED, RETAIN_FAILED, Keep, Retention
+from pgconductor.exceptions import ConfigurationError, InvalidInput
 
 __all__ = ["Settings", "normalise_url"]
 
@@ -32,6 +41,23 @@ _UNREADABLE: Final = (
 )
 
 Duration = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
+
+
+def _keep(value: Any) -> Keep:
+    """A duration, or the word ``forever``; one message for both."""
+    if value == FOREVER:
+        return FOREVER
+    try:
+        return (
+            Retention(TypeAdapter(timedelta).validate_python(_seconds(value))).completed or FOREVER
+        )
+    except (ValidationError, InvalidInput):
+        raise ValueError(
+            "give seconds or ISO 8601, above zero and at most ten years, or 'forever'"
+        ) from None
+
+
+KeptFor = Annotated[Keep, BeforeValidator(_keep)]
 
 
 def normalise_url(url: str | URL, *, driver: str = "asyncpg") -> URL:
@@ -97,6 +123,9 @@ class Settings(BaseSettings):
         max_payload_bytes: Largest payload, as JSON.
         max_result_bytes: Largest result, as JSON.
         strict_queues: Whether invoking into a queue that no task declares is refused.
+        retain_completed: How long completed executions are kept, or ``forever``; a task may say
+            otherwise.
+        retain_failed: The same for failed and cancelled ones.
 
     Raises:
         ConfigurationError: Some of them cannot work together.
@@ -132,6 +161,8 @@ class Settings(BaseSettings):
     max_payload_bytes: int = Field(default=256 * 1024, ge=2, le=8 * 1024 * 1024)
     max_result_bytes: int = Field(default=1024 * 1024, ge=2, le=8 * 1024 * 1024)
     strict_queues: bool = False
+    retain_completed: KeptFor = RETAIN_COMPLETED
+    retain_failed: KeptFor = RETAIN_FAILED
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -147,6 +178,11 @@ class Settings(BaseSettings):
                 f"{self.sweep_interval} of {self.stale_after}: who looks less often sees nobody die"
             )
         return self
+
+    @property
+    def retention(self) -> Retention:
+        """How long executions are kept of tasks that do not say otherwise."""
+        return Retention.of(self.retain_completed, self.retain_failed)
 
     def require_url(self, *, direct: bool = False, driver: str = "asyncpg") -> URL:
         """The database's URL.

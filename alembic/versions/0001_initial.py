@@ -29,6 +29,7 @@ TABLES = (
     "queues",
     "schema_gate",
     "schema_migrations",
+    "retention_walk",
 )
 BEFORE_TABLES = ("clock", "wall_clock", "uuidv7", "execution_spec")
 AFTER_TABLES = (
@@ -255,12 +256,32 @@ def create_the_rest() -> None:
         schema="pgconductor",
     )
     op.create_table(
+        "retention_walk",
+        sa.Column("singleton", sa.Boolean(), server_default=sa.text("true"), nullable=False),
+        sa.Column("walks", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("walked_to", sa.Uuid(), nullable=True),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column(
+            "next_walk_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("pgconductor.clock()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint("singleton", name=op.f("retention_walk_singleton_check")),
+        sa.CheckConstraint("walks >= 0", name=op.f("retention_walk_walks_check")),
+        sa.PrimaryKeyConstraint("singleton", name=op.f("retention_walk_pkey")),
+        schema="pgconductor",
+    )
+    op.execute("INSERT INTO pgconductor.retention_walk DEFAULT VALUES")
+    op.create_table(
         "tasks",
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column("queue", sa.Text(), nullable=False),
         sa.Column("max_attempts", sa.Integer(), nullable=False),
         sa.Column("max_crashes", sa.Integer(), nullable=False),
         sa.Column("timeout", sa.Interval(), nullable=True),
+        sa.Column("retain_completed", sa.Interval(), nullable=True),
+        sa.Column("retain_failed", sa.Interval(), nullable=True),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),

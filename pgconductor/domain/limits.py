@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from pgconductor.exceptions import InvalidInput, InvalidName, NaiveDatetime
+from pgconductor.exceptions import ConfigurationError, InvalidInput, InvalidName, NaiveDatetime
 
 __all__ = [
     "DEFAULT_MAX_ATTEMPTS",
@@ -17,6 +17,7 @@ __all__ = [
     "MAX_ERROR_CHARS",
     "MAX_PRIORITY",
     "MAX_TRACEBACK_CHARS",
+    "check_concurrency",
     "check_count",
     "check_dedupe_key",
     "check_delay",
@@ -161,6 +162,19 @@ def check_count(value: object, field: str, *, least: int = 1, most: int = MAX_AT
         raise InvalidInput(field, f"a whole number is due, not {type(value).__name__}")
     if not least <= value <= most:
         raise InvalidInput(field, f"{value} is out of range ({least} to {most})")
+    return value
+
+
+def check_concurrency(value: int | None, default: int) -> int:
+    """Return ``value``, or the default for None, if so many handlers may be executed at once.
+
+    Raises:
+        ConfigurationError: It is not 1 to 10,000.
+    """
+    if value is None:
+        return default
+    if isinstance(value, bool) or not 1 <= value <= 10_000:
+        raise ConfigurationError(f"concurrency must be 1 to 10,000, not {value!r}")
     return value
 
 

@@ -13,6 +13,7 @@ from pgconductor.domain.limits import (
     check_queue,
     check_task_key,
 )
+from pgconductor.domain.retention import Retention
 from pgconductor.domain.retry import RetryPolicy
 
 __all__ = ["TaskOptions"]
@@ -30,6 +31,7 @@ class TaskOptions:
             task at-most-once with regard to crashes.
         timeout: How long one attempt may take; None for no limit.
         retry: When a failed attempt is tried again.
+        retention: How long executions are kept after they have finished.
     """
 
     key: str
@@ -38,6 +40,7 @@ class TaskOptions:
     max_crashes: int = DEFAULT_MAX_CRASHES
     timeout: timedelta | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    retention: Retention = field(default_factory=Retention)
 
     def __post_init__(self) -> None:
         check_task_key(self.key, "name")

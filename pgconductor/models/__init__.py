@@ -7,6 +7,7 @@ from pgconductor.models.base import SCHEMA, Base
 from pgconductor.models.catalog import Queue, TaskDefinition
 from pgconductor.models.execution import Execution
 from pgconductor.models.orchestrator import Orchestrator
+from pgconductor.models.retention import RetentionWalk
 from pgconductor.models.schema import SchemaGate, SchemaMigration
 from pgconductor.models.step import Step
 
@@ -16,6 +17,7 @@ __all__ = [
     "Execution",
     "Orchestrator",
     "Queue",
+    "RetentionWalk",
     "SchemaGate",
     "SchemaMigration",
     "Step",

@@ -28,6 +28,9 @@ class TaskDefinition(Base):
     max_attempts: Mapped[int]
     max_crashes: Mapped[int]
     timeout: Mapped[timedelta | None] = mapped_column(Interval)
+    # NULL is for ever.
+    retain_completed: Mapped[timedelta | None] = mapped_column(Interval)
+    retain_failed: Mapped[timedelta | None] = mapped_column(Interval)
     created_at: Mapped[datetime] = mapped_column(server_default=text(CLOCK))
     updated_at: Mapped[datetime] = mapped_column(server_default=text(CLOCK))
 

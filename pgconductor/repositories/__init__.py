@@ -10,10 +10,12 @@ from pgconductor.repositories.protocols import (
     OrchestratorRepository,
     QueueRepository,
     Repositories,
+    RetentionRepository,
     SchemaRepository,
     StepRepository,
     TaskRepository,
 )
+from pgconductor.repositories.retention import SqlRetentionRepository
 from pgconductor.repositories.steps import SqlStepRepository
 
 __all__ = [
@@ -23,10 +25,12 @@ __all__ = [
     "OrchestratorRepository",
     "QueueRepository",
     "Repositories",
+    "RetentionRepository",
     "SchemaRepository",
     "SqlExecutionRepository",
     "SqlOrchestratorRepository",
     "SqlQueueRepository",
+    "SqlRetentionRepository",
     "SqlSchemaRepository",
     "SqlStepRepository",
     "SqlTaskRepository",
@@ -45,4 +49,5 @@ def sql_repositories(session: Executor) -> Repositories:
         queues=SqlQueueRepository(session),
         steps=SqlStepRepository(session),
         schema=SqlSchemaRepository(session),
+        retention=SqlRetentionRepository(session),
     )

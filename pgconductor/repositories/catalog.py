@@ -27,6 +27,8 @@ class SqlTaskRepository(SqlRepository):
                 "max_attempts": [task.max_attempts for task in tasks],
                 "max_crashes": [task.max_crashes for task in tasks],
                 "timeouts": [task.timeout for task in tasks],
+                "retain_completed": [task.retention.completed for task in tasks],
+                "retain_failed": [task.retention.failed for task in tasks],
             },
         )
 

@@ -18,6 +18,7 @@ from pgconductor.domain.claims import Claim, Fetched, Position
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.domain.orchestrators import Beat, Heartbeat, OrchestratorSnapshot, Recovery
 from pgconductor.domain.outcomes import Outcome, Verdict
+from pgconductor.domain.retention import Removal, Retention
 from pgconductor.domain.revisions import SchemaStatus
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page
 from pgconductor.domain.tasks import TaskOptions
@@ -28,6 +29,7 @@ __all__ = [
     "OrchestratorRepository",
     "QueueRepository",
     "Repositories",
+    "RetentionRepository",
     "SchemaRepository",
     "StepRepository",
     "TaskRepository",
@@ -299,6 +301,25 @@ class SchemaRepository(Protocol):
         ...
 
 
+class RetentionRepository(Protocol):
+    """The removal of executions that finished long ago."""
+
+    async def remove_expired(self, retention: Retention, *, limit: int) -> Removal | None:
+        """Go on with the one walk through the executions, and remove what is older than it is kept.
+
+        A task's own declaration says how long its executions are kept. Rows that somebody has
+        locked are left for the next walk; what has not finished is never removed.
+
+        Args:
+            retention: What holds for tasks that nobody has declared.
+            limit: At how many executions to look, at most.
+
+        Returns:
+            What was done; None if the next walk is not due, or somebody else is at it.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Repositories:
     """All repositories over one session."""
@@ -309,3 +330,4 @@ class Repositories:
     queues: QueueRepository
     steps: StepRepository
     schema: SchemaRepository
+    retention: RetentionRepository

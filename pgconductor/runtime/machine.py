@@ -17,6 +17,7 @@ from pgconductor.runtime.completer import Completer
 from pgconductor.runtime.gate import StartGate
 from pgconductor.runtime.heartbeat import HeartbeatThread
 from pgconductor.runtime.maintenance import Maintenance
+from pgconductor.runtime.retention import RetentionLoop
 from pgconductor.runtime.threads import HandlerThreads
 from pgconductor.runtime.worker import Process, Worker
 from pgconductor.services.backend import Backend
@@ -111,6 +112,7 @@ class Machine:
         process = self.process
         self._spawn(process.completer.run(), "completer")
         self._spawn(Maintenance(process, self.workers).run(), "maintenance")
+        self._spawn(RetentionLoop(process).run(), "retention")
         if self.settings.listen:
             self._listener = process.backend.listener(self._on_notify, self._on_restored)
             self._spawn(self._listener.run(), "listener")

@@ -2,6 +2,14 @@
 
 from pgconductor.services.executions import ExecutionService
 from pgconductor.services.orchestrators import OrchestratorService
+from pgconductor.services.retention import RetentionService
 from pgconductor.services.unit_of_work import Bind, UnitOfWork, unit_of_work
 
-__all__ = ["Bind", "ExecutionService", "OrchestratorService", "UnitOfWork", "unit_of_work"]
+__all__ = [
+    "Bind",
+    "ExecutionService",
+    "OrchestratorService",
+    "RetentionService",
+    "UnitOfWork",
+    "unit_of_work",
+]

@@ -15,6 +15,7 @@ from pgconductor.services.executions import ExecutionService
 from pgconductor.services.listener import AVAILABLE, CONTROL, Listener
 from pgconductor.services.orchestrators import OrchestratorService
 from pgconductor.services.pinned import PinnedUnitOfWork, TimedUnitOfWork, sibling_engine
+from pgconductor.services.retention import RetentionLink
 
 __all__ = ["Backend", "HeartbeatLink"]
 
@@ -71,6 +72,7 @@ class Backend:
         command_timeout: timedelta,
     ) -> None:
         self._source = engine
+        self._timeout = command_timeout
         self._engine = sibling_engine(engine)
         self._listening = sibling_engine(direct_engine or engine)
         # A claim that a crash of the server undoes is only made again, and whoever held it by the
@@ -88,6 +90,10 @@ class Backend:
     def heartbeat_link(self, registration: Registration) -> HeartbeatLink:
         """A way to beat; call it in the thread, and close it in the loop, that uses it."""
         return HeartbeatLink(self._source, registration)
+
+    def retention_link(self) -> RetentionLink:
+        """A way to remove old executions; whoever uses it closes it."""
+        return RetentionLink(self._source, self._timeout)
 
     def listener(
         self, on_notify: Callable[[str, str], None], on_restored: Callable[[], None]

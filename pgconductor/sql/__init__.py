@@ -28,6 +28,7 @@ __all__ = [
     "ORPHANS",
     "RECORD_STEP",
     "REGISTER",
+    "REMOVE_EXPIRED",
     "REMOVE_ORCHESTRATOR",
     "REQUEST_SHUTDOWN",
     "RETRY",
@@ -57,6 +58,7 @@ MARK_AWAITED: Final = _load("mark_awaited")
 ORPHANS: Final = _load("orphans")
 RECORD_STEP: Final = _load("record_step")
 REGISTER: Final = _load("register")
+REMOVE_EXPIRED: Final = _load("remove_expired")
 REMOVE_ORCHESTRATOR: Final = _load("remove_orchestrator")
 REQUEST_SHUTDOWN: Final = _load("request_shutdown")
 RETRY: Final = _load("retry")

@@ -6,6 +6,7 @@ from pgconductor.testing.database import FakeDatabase, FakeTransaction
 from pgconductor.testing.database_clock import DatabaseClock
 from pgconductor.testing.executions import FakeExecutionRepository
 from pgconductor.testing.orchestrators import FakeOrchestratorRepository, FakeSchemaRepository
+from pgconductor.testing.retention import FakeRetentionRepository
 from pgconductor.testing.rows import ExecutionRow, StepRow
 from pgconductor.testing.steps import FakeStepRepository
 from pgconductor.testing.unit_of_work import FakeUnitOfWork, fake_repositories
@@ -17,6 +18,7 @@ __all__ = [
     "FakeExecutionRepository",
     "FakeOrchestratorRepository",
     "FakeQueueRepository",
+    "FakeRetentionRepository",
     "FakeSchemaRepository",
     "FakeStepRepository",
     "FakeTaskRepository",

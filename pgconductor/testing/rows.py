@@ -15,7 +15,7 @@ from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import PayloadDecodeError
 from pgconductor.types import ExecutionState
 
-__all__ = ["ExecutionRow", "StepRow", "Tables"]
+__all__ = ["ExecutionRow", "StepRow", "Tables", "WalkRow"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +134,16 @@ class StepRow:
 
 
 @dataclass(frozen=True, slots=True)
+class WalkRow:
+    """The row of ``retention_walk``; without a time, the next walk is due."""
+
+    walks: int = 0
+    walked_to: UUID | None = None
+    started_at: datetime | None = None
+    next_walk_at: datetime | None = None
+
+
+@dataclass(slots=True)
 class Tables:
     """All tables at one moment. Rows are values, so a copy of the dictionaries is a copy."""
 
@@ -144,6 +154,7 @@ class Tables:
     steps: dict[tuple[UUID, str], StepRow] = field(default_factory=dict[tuple[UUID, str], StepRow])
     tasks: dict[str, TaskOptions] = field(default_factory=dict[str, TaskOptions])
     queues: set[str] = field(default_factory=set[str])
+    retention_walk: WalkRow = WalkRow()
 
     def copy(self) -> Tables:
         """Tables that may be changed without changing these."""
@@ -153,4 +164,5 @@ class Tables:
             dict(self.steps),
             dict(self.tasks),
             set(self.queues),
+            self.retention_walk,
         )

@@ -10,6 +10,7 @@ from pgconductor.testing.catalog import FakeQueueRepository, FakeTaskRepository
 from pgconductor.testing.database import FakeDatabase, FakeTransaction
 from pgconductor.testing.executions import FakeExecutionRepository
 from pgconductor.testing.orchestrators import FakeOrchestratorRepository, FakeSchemaRepository
+from pgconductor.testing.retention import FakeRetentionRepository
 from pgconductor.testing.steps import FakeStepRepository
 
 __all__ = ["FakeUnitOfWork", "fake_repositories"]
@@ -24,6 +25,7 @@ def fake_repositories(transaction: FakeTransaction) -> Repositories:
         queues=FakeQueueRepository(transaction),
         steps=FakeStepRepository(transaction),
         schema=FakeSchemaRepository(transaction),
+        retention=FakeRetentionRepository(transaction),
     )
 
 

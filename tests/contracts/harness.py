@@ -21,11 +21,18 @@ from pgconductor import sql
 from pgconductor.domain.claims import Fetched, Registration
 from pgconductor.domain.orchestrators import StaleObserver
 from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released, Verdict
+from pgconductor.domain.retention import Retention
 from pgconductor.domain.revisions import SchemaStatus
 from pgconductor.domain.snapshots import ExecutionSnapshot
 from pgconductor.models import Execution, Orchestrator, SchemaGate
 from pgconductor.repositories import Repositories, sql_repositories
-from pgconductor.services import ExecutionService, OrchestratorService, UnitOfWork, unit_of_work
+from pgconductor.services import (
+    ExecutionService,
+    OrchestratorService,
+    RetentionService,
+    UnitOfWork,
+    unit_of_work,
+)
 from pgconductor.testing import DatabaseClock, FakeDatabase, FakeUnitOfWork
 from pgconductor.types import ExecutionState
 from tests.support.waiting import eventually
@@ -52,6 +59,7 @@ class Harness(ABC):
         self.work = work
         self.executions = ExecutionService(work)
         self.orchestrators = OrchestratorService(work)
+        self.retention = RetentionService(work)
 
     # --- behind the services' back ---------------------------------------------------------------
 
@@ -155,6 +163,17 @@ class Harness(ABC):
 
     async def get(self, execution_id: UUID) -> ExecutionSnapshot:
         return await self.executions.get(execution_id)
+
+    async def walk(self, retention: Retention | None = None, *, limit: int = 1_000) -> int:
+        """A whole walk of retention's, which must be due; how many executions it has removed."""
+        removed = 0
+        while True:
+            removal = await self.retention.remove_expired(retention, limit=limit)
+            assert removal is not None
+            assert removal.removed <= removal.seen <= limit
+            removed += removal.removed
+            if removal.ended:
+                return removed
 
     async def watched_long_enough(self, observer: UUID | None = None) -> StaleObserver:
         """An observer for whom only the database's word is missing: it has seen no beat for long.

@@ -20,14 +20,16 @@ from tests.contracts import (
     test_old_snapshots,
     test_orchestrators,
     test_races,
+    test_races_of_retention,
     test_recovery,
+    test_retention,
     test_retry,
     test_steps,
 )
 from tests.contracts.harness import FAILURE, PostgresHarness
 
 Contract = Callable[[Any], Awaitable[None]]
-RUNNING = ExecutionState.RUNNING
+RUNNING, COMPLETED = ExecutionState.RUNNING, ExecutionState.COMPLETED
 
 
 def completed(one: Fetched) -> Outcome:
@@ -94,6 +96,10 @@ async def another_records(db: PostgresHarness) -> None:
 
 async def what_runs_is_retried(db: PostgresHarness) -> None:
     await test_retry.test_nothing_else_can_be_retried(db, RUNNING)
+
+
+async def what_a_task_says_is_not_heeded(db: PostgresHarness) -> None:
+    await test_retention.test_a_task_says_how_long_its_executions_are_kept(db, COMPLETED)
 
 
 async def a_threshold_is_not_reached(db: PostgresHarness) -> None:
@@ -180,6 +186,20 @@ MUTANTS: list[tuple[str, str, str, Contract]] = [
      test_orchestrators.test_the_gate_refuses_what_does_not_know_a_breaking_revision),
     ("REGISTER", "FOR SHARE OF g", "",
      test_races.test_a_registration_waits_for_a_migration_and_is_refused),
+    ("REMOVE_EXPIRED", "WHERE e.finished_at = x.finished_at", "WHERE true",
+     test_races_of_retention.test_a_retry_slips_in_before_a_removal),
+    ("REMOVE_EXPIRED", "FOR UPDATE OF e SKIP LOCKED", "FOR UPDATE OF e",
+     test_races_of_retention.test_what_somebody_has_locked_is_left_for_the_next_walk),
+    ("REMOVE_EXPIRED", "FOR NO KEY UPDATE OF w SKIP LOCKED", "",
+     test_races_of_retention.test_two_never_walk_at_once),
+    ("REMOVE_EXPIRED", "WHEN s.state = 'completed' THEN t.retain_completed", "",
+     what_a_task_says_is_not_heeded),
+    ("REMOVE_EXPIRED", "WHEN w.walks % 24 = 0", "WHEN false",
+     test_retention.test_an_id_that_tells_no_time_is_found_by_a_later_walk),
+    ("REMOVE_EXPIRED", "AND e.id <= (SELECT b.id FROM bound b)", "",
+     test_retention.test_a_walk_ends_where_everything_is_younger),
+    ("REMOVE_EXPIRED", "WHERE w.next_walk_at <= pgconductor.clock()", "",
+     test_retention.test_the_next_walk_comes_an_hour_later),
     ("HEARTBEAT", "AND e.locked_by = CAST(:id AS uuid)", "",
      test_cancel.test_what_somebody_holds_is_asked_to_end),
 ]  # fmt: skip

@@ -24,6 +24,7 @@ from pgconductor.domain.claims import Claim
 from pgconductor.domain.invocations import DedupeScope, Invocation
 from pgconductor.domain.orchestrators import Beat
 from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released
+from pgconductor.domain.retention import Retention
 from pgconductor.domain.revisions import KNOWN_REVISION
 from pgconductor.domain.snapshots import ExecutionFilter
 from pgconductor.domain.tasks import TaskOptions
@@ -107,6 +108,7 @@ CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
     "steps.record": recorded,
     "steps.results": lambda all_: all_.steps.results(uuid4()),
     "schema.status": lambda all_: all_.schema.status(),
+    "retention.remove_expired": lambda all_: all_.retention.remove_expired(Retention(), limit=9),
 }
 
 # Each function of ours that SQL can call.

@@ -29,6 +29,8 @@ DURATIONS = (
     "max_loop_stall",
     "startup_timeout",
     "command_timeout",
+    "retain_completed",
+    "retain_failed",
 )
 
 
