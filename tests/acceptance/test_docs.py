@@ -152,7 +152,7 @@ def shown(value: object) -> tuple[str, str]:
     if isinstance(value, bool):
         return "true or false", str(value).lower()
     if isinstance(value, timedelta):
-        return "seconds", f"{value.total_seconds():g}"
+        return "seconds", f"{value.total_seconds():.10g}"
     return ("URL", "none") if value is None else ("", str(value))
 
 

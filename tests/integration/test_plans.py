@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from pgconductor.domain.claims import Claim
 from pgconductor.domain.invocations import DedupeScope, Invocation
 from pgconductor.domain.outcomes import Completed
+from pgconductor.domain.retention import Retention
 from pgconductor.domain.snapshots import ExecutionFilter
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.types import ExecutionState
@@ -197,6 +198,20 @@ async def test_recovery_looks_only_at_what_is_held(explainer: Explainer, call: C
     plan = await explainer.plan(call)
     assert not plan.whole_reads(EXECUTIONS)
     assert plan.indexes() == {"executions_held_idx"}
+
+
+async def test_retention_walks_along_the_primary_key(explainer: Explainer) -> None:
+    plan = await explainer.plan(
+        lambda all_, _: all_.retention.remove_expired(Retention(), limit=1_000)
+    )
+    assert not plan.whole_reads(EXECUTIONS)
+    assert plan.indexes() == {"executions_pkey"}
+    seen = plan.part("CTE seen")
+    # In order, and from where the last piece ended: the rest is not looked at.
+    assert not {"Sort", "Incremental Sort", "Bitmap Heap Scan"} & seen.types()
+    (scan,) = [node for node in seen.nodes() if node.get("Index Name") == "executions_pkey"]
+    assert "id > " in scan["Index Cond"]
+    assert "id <= " in scan["Index Cond"]
 
 
 # --- operators -----------------------------------------------------------------------------------

@@ -38,7 +38,14 @@ async def checkout(ctx: TaskContext, order: Order) -> Receipt:
     return Receipt(str(order.id))
 
 
-@conductor.task("check-out", queue="payments", max_attempts=5, timeout=timedelta(minutes=1))
+@conductor.task(
+    "check-out",
+    queue="payments",
+    max_attempts=5,
+    timeout=timedelta(minutes=1),
+    retain_completed=timedelta(days=1),
+    retain_failed="forever",
+)
 async def checkout_with_options(ctx: TaskContext, order: Order) -> Receipt:
     return Receipt(str(order.id))
 
