@@ -41,6 +41,17 @@ AFTER_TABLES = (
 )
 
 
+# A copy of what the models say: a revision does not change when they do.
+OFTEN_VACUUMED = {
+    "autovacuum_vacuum_threshold": "10000",
+    "autovacuum_vacuum_scale_factor": "0.01",
+    "autovacuum_vacuum_cost_delay": "2",
+    "autovacuum_vacuum_cost_limit": "2000",
+    "autovacuum_analyze_threshold": "10000",
+    "autovacuum_analyze_scale_factor": "0.02",
+}
+
+
 # Names are final (op.f): a naming convention, ours or an application's, must not lengthen them.
 
 
@@ -140,6 +151,7 @@ def create_executions() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("executions_pkey")),
         schema="pgconductor",
+        postgresql_with=OFTEN_VACUUMED,
     )
     op.create_index(
         "executions_cancelling_idx",
@@ -216,6 +228,11 @@ def create_the_rest() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("orchestrators_pkey")),
         schema="pgconductor",
+        postgresql_with={
+            "fillfactor": "50",
+            "autovacuum_vacuum_threshold": "500",
+            "autovacuum_vacuum_scale_factor": "0",
+        },
     )
     op.create_table(
         "queues",
@@ -323,4 +340,5 @@ def create_the_rest() -> None:
         ),
         sa.PrimaryKeyConstraint("execution_id", "key", name=op.f("steps_pkey")),
         schema="pgconductor",
+        postgresql_with=OFTEN_VACUUMED,
     )

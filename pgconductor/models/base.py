@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -10,12 +12,24 @@ from sqlalchemy import DateTime, MetaData, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase
 
-__all__ = ["CLOCK", "SCHEMA", "Base"]
+__all__ = ["CLOCK", "OFTEN_VACUUMED", "SCHEMA", "Base"]
 
 #: The schema that holds everything of ours.
 SCHEMA = "pgconductor"
 #: The database's clock; tests may set it, see ``pgconductor.testing``.
 CLOCK = f"{SCHEMA}.clock()"
+#: Storage parameters of tables that grow large and change fast: a hundredth of the rows may be dead,
+#: not a fifth. See ``docs/decisions/0015-autovacuum.md``.
+OFTEN_VACUUMED: Mapping[str, str] = MappingProxyType(
+    {
+        "autovacuum_vacuum_threshold": "10000",
+        "autovacuum_vacuum_scale_factor": "0.01",
+        "autovacuum_vacuum_cost_delay": "2",
+        "autovacuum_vacuum_cost_limit": "2000",
+        "autovacuum_analyze_threshold": "10000",
+        "autovacuum_analyze_scale_factor": "0.02",
+    }
+)
 
 
 class Base(DeclarativeBase):

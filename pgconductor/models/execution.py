@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, CheckConstraint, Index, SmallInteger, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from pgconductor.models.base import CLOCK, Base
+from pgconductor.models.base import CLOCK, OFTEN_VACUUMED, Base
 from pgconductor.types import ExecutionState
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class Execution(Base):
             "locked_by",
             postgresql_where=text("cancel_requested_at IS NOT NULL AND state = 'running'"),
         ),
+        {"postgresql_with": OFTEN_VACUUMED},
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)

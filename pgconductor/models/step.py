@@ -10,7 +10,7 @@ from sqlalchemy import CheckConstraint, ForeignKey, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from pgconductor.models.base import CLOCK, Base
+from pgconductor.models.base import CLOCK, OFTEN_VACUUMED, Base
 from pgconductor.models.execution import Execution
 
 __all__ = ["Step"]
@@ -20,7 +20,10 @@ class Step(Base):
     """A step's recorded result; it lives and dies with its execution."""
 
     __tablename__ = "steps"
-    __table_args__ = (CheckConstraint("octet_length(key) BETWEEN 1 AND 512", name="key"),)
+    __table_args__ = (
+        CheckConstraint("octet_length(key) BETWEEN 1 AND 512", name="key"),
+        {"postgresql_with": OFTEN_VACUUMED},
+    )
 
     execution_id: Mapped[UUID] = mapped_column(
         ForeignKey(Execution.id, ondelete="CASCADE"), primary_key=True

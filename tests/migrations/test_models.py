@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from pgconductor.models import SCHEMA, Base
+from pgconductor.models.base import OFTEN_VACUUMED
 from pgconductor.schema import script_location, sql_file
 from tests.migrations.support import CATALOG, Rows, catalog, execute, rows
 
@@ -51,10 +52,27 @@ def test_the_comparison_sees_a_difference(database_url: str, modelled: str) -> N
         "ALTER TABLE pgconductor.steps ALTER created_at SET DEFAULT now()": "columns",
         "ALTER TABLE pgconductor.steps DROP CONSTRAINT steps_key_check": "constraints",
         "DROP INDEX pgconductor.executions_held_idx": "indexes",
+        "ALTER TABLE pgconductor.executions RESET (autovacuum_vacuum_threshold)": "relations",
     }
     for statement, part in differences.items():
         execute(database_url, statement)
         assert of_tables(catalog(database_url)[part]) != of_tables(catalog(modelled)[part])
+
+
+def test_hot_tables_are_vacuumed_often(database_url: str) -> None:
+    """Alembic does not compare storage parameters: here they are, as the server has them."""
+    found = rows(
+        database_url,
+        "SELECT relname::text, reloptions FROM pg_class"
+        " WHERE relnamespace = 'pgconductor'::regnamespace AND reloptions IS NOT NULL",
+    )
+    often = [f"{name}={value}" for name, value in OFTEN_VACUUMED.items()]
+    seldom = [
+        "fillfactor=50",
+        "autovacuum_vacuum_threshold=500",
+        "autovacuum_vacuum_scale_factor=0",
+    ]
+    assert dict(found) == {"executions": often, "steps": often, "orchestrators": seldom}
 
 
 def test_names_follow_one_convention(database_url: str) -> None:
