@@ -25,6 +25,7 @@ class ExitCode(IntEnum):
         SCHEMA_BEHIND: the database lacks revisions, or has no pgconductor schema
         PRIVILEGE: the database role lacks a privilege
         NOT_PRIMARY: the server is a read-only standby
+        ATTENTION: the doctor has found something that needs attention
         SHUTDOWN: a worker has stopped because the database asked for it
         EVICTED: a worker was found stale by others, who took its executions
         INTERRUPTED: stopped by Ctrl-C
@@ -44,6 +45,7 @@ class ExitCode(IntEnum):
     SCHEMA_BEHIND = 11
     PRIVILEGE = 15
     NOT_PRIMARY = 16
+    ATTENTION = 20
     SHUTDOWN = 57
     EVICTED = 58
     INTERRUPTED = 130

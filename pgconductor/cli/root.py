@@ -35,6 +35,7 @@ _COMMANDS = {
     "retry": "executions",
     "queues": "fleet",
     "orchestrators": "fleet",
+    "doctor": "doctor",
 }
 
 

@@ -18,8 +18,8 @@ __all__ = ["CLOCK", "OFTEN_VACUUMED", "SCHEMA", "Base"]
 SCHEMA = "pgconductor"
 #: The database's clock; tests may set it, see ``pgconductor.testing``.
 CLOCK = f"{SCHEMA}.clock()"
-#: Storage parameters of tables that grow large and change fast: a hundredth of the rows may be dead,
-#: not a fifth. See ``docs/decisions/0015-autovacuum.md``.
+#: Storage parameters of tables that grow large and change fast: vacuum comes at a hundredth of dead
+#: rows, not at a fifth. See ``docs/decisions/0015-autovacuum.md``.
 OFTEN_VACUUMED: Mapping[str, str] = MappingProxyType(
     {
         "autovacuum_vacuum_threshold": "10000",

@@ -18,6 +18,14 @@ __all__ = [
     "DECLARE_QUEUES",
     "DECLARE_TASKS",
     "FETCH",
+    "HEALTH_HIDDEN",
+    "HEALTH_HOLDERS",
+    "HEALTH_INDEXES",
+    "HEALTH_OVERDUE",
+    "HEALTH_SERVER",
+    "HEALTH_STUCK",
+    "HEALTH_TABLES",
+    "HEALTH_WALK",
     "HEARTBEAT",
     "INVOKE",
     "INVOKE_ALIKE",
@@ -48,6 +56,14 @@ COMPLETE_RESULTS: Final = _load("complete_results")
 DECLARE_QUEUES: Final = _load("declare_queues")
 DECLARE_TASKS: Final = _load("declare_tasks")
 FETCH: Final = _load("fetch")
+HEALTH_HIDDEN: Final = _load("health_hidden")
+HEALTH_HOLDERS: Final = _load("health_holders")
+HEALTH_INDEXES: Final = _load("health_indexes")
+HEALTH_OVERDUE: Final = _load("health_overdue")
+HEALTH_SERVER: Final = _load("health_server")
+HEALTH_STUCK: Final = _load("health_stuck")
+HEALTH_TABLES: Final = _load("health_tables")
+HEALTH_WALK: Final = _load("health_walk")
 HEARTBEAT: Final = _load("heartbeat")
 INVOKE: Final = _load("invoke")
 INVOKE_ALIKE: Final = _load("invoke_alike")

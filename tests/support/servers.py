@@ -36,7 +36,11 @@ def start_shared_server() -> EmbeddedServer:
     return EmbeddedServer.start(
         binaries=chosen_binaries(),
         fsync=False,
-        settings={"max_connections": "300", "max_wal_size": "256MB"},
+        settings={
+            "max_connections": "300",
+            "max_prepared_transactions": "5",
+            "max_wal_size": "256MB",
+        },
         temp_dir=memory_directory(),
     )
 

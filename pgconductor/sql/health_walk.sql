@@ -1,0 +1,1 @@
+SELECT pgconductor.clock() - w.next_walk_at AS late FROM pgconductor.retention_walk w
