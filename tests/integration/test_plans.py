@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
@@ -21,6 +21,8 @@ from pgconductor.domain.outcomes import Completed
 from pgconductor.domain.retention import Retention
 from pgconductor.domain.snapshots import ExecutionFilter
 from pgconductor.exceptions import OwnershipLost
+from pgconductor.repositories import Repositories, SqlSchemaRepository
+from pgconductor.repositories.health import SqlHealthRepository
 from pgconductor.types import ExecutionState
 from tests.integration.plan_reading import Call, Explainer
 from tests.support.servers import Server, connect
@@ -262,6 +264,23 @@ async def test_a_retry_goes_by_keys(explainer: Explainer) -> None:
 async def test_marking_goes_by_key(explainer: Explainer) -> None:
     plan = await explainer.plan(lambda all_, running: all_.executions.mark_awaited(running[0]))
     assert plan.indexes() == {"executions_pkey"}
+
+
+@pytest.mark.parametrize("name", ["stuck", "overdue"])
+async def test_the_doctor_does_not_read_the_table(explainer: Explainer, name: str) -> None:
+    patience = timedelta(minutes=5)
+
+    async def look(all_: Repositories, _: list[UUID]) -> None:
+        health = SqlHealthRepository(cast("SqlSchemaRepository", all_.schema)._session)
+        if name == "stuck":
+            await health.stuck(stale_after=patience, patience=patience)
+        else:
+            await health.overdue(patience=patience)
+
+    plan = await explainer.plan(look)
+    assert not plan.whole_reads(EXECUTIONS)
+    expected = {"executions_held_idx", *(["executions_ready_idx"] if name == "overdue" else [])}
+    assert plan.indexes() == expected
 
 
 # --- inside the functions ------------------------------------------------------------------------

@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgconductor import Conductor, TaskContext
 from pgconductor.domain.retention import Removal, Retention
 from pgconductor.runtime.retention import RetentionLoop
-from pgconductor.services.retention import RetentionLink
+from pgconductor.services.retention import RetentionLink, RetentionService
 from tests.integration.runtime_world import World
 from tests.support.servers import connect
 from tests.support.waiting import eventually
@@ -102,6 +104,29 @@ async def test_its_connection_is_given_up_between_walks(world: World) -> None:
         walked = "SELECT 1 FROM pgconductor.retention_walk WHERE walks > 0"
         await eventually(lambda: world.rows(walked))
         await eventually(lambda: not world.rows(theirs))
+
+
+async def test_the_grants_of_a_worker_are_enough(database_url: str) -> None:
+    """Those under Deploying: steps go by the foreign key, which needs no privilege of theirs."""
+    name = f"pgc_{uuid4().hex[:12]}"
+    with connect(database_url) as admin:
+        admin.execute(
+            f"CREATE ROLE {name}; GRANT USAGE ON SCHEMA pgconductor TO {name};"
+            f"GRANT SELECT, UPDATE, DELETE ON pgconductor.executions TO {name};"
+            f"GRANT SELECT, UPDATE ON pgconductor.retention_walk TO {name};"
+            f"GRANT SELECT ON pgconductor.tasks TO {name};"
+            f"{OLD.format(number=3)};"
+            "INSERT INTO pgconductor.steps (execution_id, key)"
+            " SELECT id, 'step' FROM pgconductor.executions".encode()
+        )
+        engine = create_async_engine(database_url, connect_args={"server_settings": {"role": name}})
+        try:
+            removal = await RetentionService(engine).remove_expired()
+        finally:
+            await engine.dispose()
+            admin.execute(f"DROP OWNED BY {name}; DROP ROLE {name}".encode())
+        assert removal == Removal(3, 3, ended=True)
+        assert admin.execute("SELECT count(*) FROM pgconductor.steps").fetchone() == (0,)
 
 
 # --- trouble -------------------------------------------------------------------------------------
