@@ -96,7 +96,7 @@ async def is_pooled(connection: AsyncConnection) -> bool:
 
 def wanted_indexes() -> dict[str, str]:
     """What makes each index of ours, by name."""
-    dialect: Any = postgresql.dialect()  # type: ignore[no-untyped-call] - not annotated there
+    dialect: Any = postgresql.dialect()  # type: ignore[no-untyped-call]  # not annotated
     found: dict[str, str] = {}
     for table in Base.metadata.sorted_tables:
         found[f"{table.name}_pkey"] = _primary_key(table)
