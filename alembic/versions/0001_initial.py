@@ -317,6 +317,10 @@ def create_the_rest() -> None:
         sa.CheckConstraint("queue ~ '^[a-z][a-z0-9_-]{0,47}$'", name=op.f("tasks_queue_check")),
         sa.CheckConstraint("max_attempts >= 1", name=op.f("tasks_max_attempts_check")),
         sa.CheckConstraint("max_crashes >= 1", name=op.f("tasks_max_crashes_check")),
+        sa.CheckConstraint(
+            "retain_completed > interval '0' AND retain_failed > interval '0'",
+            name=op.f("tasks_retain_check"),
+        ),
         sa.PrimaryKeyConstraint("key", name=op.f("tasks_pkey")),
         schema="pgconductor",
     )

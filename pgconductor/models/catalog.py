@@ -21,6 +21,9 @@ class TaskDefinition(Base):
         CheckConstraint(r"queue ~ '^[a-z][a-z0-9_-]{0,47}$'", name="queue"),
         CheckConstraint("max_attempts >= 1", name="max_attempts"),
         CheckConstraint("max_crashes >= 1", name="max_crashes"),
+        CheckConstraint(
+            "retain_completed > interval '0' AND retain_failed > interval '0'", name="retain"
+        ),
     )
 
     key: Mapped[str] = mapped_column(primary_key=True)

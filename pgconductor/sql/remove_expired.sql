@@ -90,10 +90,11 @@ moved AS (
         started_at = CASE WHEN NOT d.ended THEN w.started_at END,
         next_walk_at = CASE
             WHEN NOT d.ended THEN r.next_walk_at
-            -- A walk that took long is followed by a rest of the same length.
+            -- A walk that took long is followed by a rest of the same length. At most six hours: it may
+            -- have stood still for a week, because no orchestrator was there.
             ELSE pgconductor.clock() + greatest(
                 least(interval '1 hour', coalesce(p.shortest, interval '1 hour') / 12),
-                pgconductor.clock() - w.started_at
+                least(interval '6 hours', pgconductor.clock() - w.started_at)
             )
         END
     FROM walk w, policy p, done d

@@ -13,6 +13,7 @@ from pgconductor.types import ExecutionState
 __all__ = ["FakeRetentionRepository"]
 
 _HOUR = timedelta(hours=1)
+_LONGEST_REST = timedelta(hours=6)
 _LAST = UUID(int=2**128 - 1)
 
 
@@ -39,7 +40,7 @@ class FakeRetentionRepository:
         ended = len(seen) < limit
         started_at = walk.started_at or now
         if ended:
-            pause = max(min(_HOUR, (shortest or _HOUR) / 12), now - started_at)
+            pause = max(min(_HOUR, (shortest or _HOUR) / 12), min(_LONGEST_REST, now - started_at))
             tables.retention_walk = WalkRow(walk.walks + 1, None, None, now + pause)
         else:
             tables.retention_walk = WalkRow(walk.walks, seen[-1].id, started_at, walk.next_walk_at)

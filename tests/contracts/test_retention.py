@@ -207,6 +207,17 @@ async def test_a_long_walk_is_followed_by_a_long_rest(db: Harness) -> None:
     assert await db.walk() == 0
 
 
+async def test_a_walk_that_stood_still_is_followed_by_no_endless_rest(db: Harness) -> None:
+    await completed(db, 3)
+    assert await db.retention.remove_expired(limit=2) == Removal(2, 0, ended=False)
+    db.advance(6 * DAY)
+    assert await db.walk(limit=2) == 0
+    db.advance(5 * HOUR)
+    assert await db.retention.remove_expired() is None
+    db.advance(2 * HOUR)
+    assert await db.walk() == 0
+
+
 async def test_a_walk_ends_where_everything_is_younger(db: Harness) -> None:
     await db.walk()
     await completed(db, 3)
