@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Table, TextClause, func, select
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.schema import CreateIndex
 
 from pgconductor import sql
@@ -23,13 +23,19 @@ from pgconductor.domain.health import (
 )
 from pgconductor.models import Base
 from pgconductor.repositories.errors import translated
-from pgconductor.repositories.executor import SqlRepository
 
 __all__ = ["SqlHealthRepository", "is_pooled", "wanted_indexes", "wanted_parameters"]
 
 
-class SqlHealthRepository(SqlRepository):
-    """What a database says of itself; privileges may be missing for some of it."""
+class SqlHealthRepository:
+    """What a database says of itself; privileges may be missing for some of it.
+
+    Args:
+        session: The caller's, in whose transaction it reads.
+    """
+
+    def __init__(self, session: AsyncSession | AsyncConnection) -> None:
+        self._session = session
 
     async def _read(
         self, statement: TextClause, parameters: Mapping[str, Any] | None = None
