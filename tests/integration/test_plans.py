@@ -13,7 +13,7 @@ from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from pgconductor.domain.claims import Claim
 from pgconductor.domain.invocations import DedupeScope, Invocation
@@ -271,7 +271,8 @@ async def test_the_doctor_does_not_read_the_table(explainer: Explainer, name: st
     patience = timedelta(minutes=5)
 
     async def look(all_: Repositories, _: list[UUID]) -> None:
-        health = SqlHealthRepository(cast("SqlSchemaRepository", all_.schema)._session)
+        session = cast("SqlSchemaRepository", all_.schema)._session
+        health = SqlHealthRepository(cast("AsyncConnection", session))
         if name == "stuck":
             await health.stuck(stale_after=patience, patience=patience)
         else:
