@@ -132,11 +132,11 @@ def create_executions() -> None:
             name=op.f("executions_state_check"),
         ),
         sa.CheckConstraint(
-            "state <> 'available' OR queue ~ '^[a-z][a-z0-9_-]{0,47}$'",
+            "queue ~ '^[a-z][a-z0-9_-]*$' AND octet_length(queue) <= 48",
             name=op.f("executions_queue_check"),
         ),
         sa.CheckConstraint(
-            "state <> 'available' OR task_key ~ '^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$'",
+            "task_key ~ '^[A-Za-z_][A-Za-z0-9_.:/-]*$' AND octet_length(task_key) <= 128",
             name=op.f("executions_task_key_check"),
         ),
         sa.CheckConstraint("isfinite(run_at)", name=op.f("executions_run_at_check")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 from pgconductor.repositories.errors import is_transient
@@ -16,7 +16,7 @@ __all__ = ["Crier"]
 #: So many notifications of a queue in a row are sent at once.
 _BURST: Final = 8
 #: Then one in so many seconds.
-_SPACING: Final = 0.003
+_SPACING: Final = 0.005
 
 logger = logging.getLogger("pgconductor.executions")
 
@@ -43,20 +43,22 @@ class Crier:
         self._silent: set[str] = set()
         self._crying: asyncio.Task[None] | None = None
 
-    def may_cry(self, queues: Iterable[str]) -> bool:
-        """Whether a statement may notify these queues now; if so, that is taken note of."""
+    def may_cry(self, queue: str) -> bool:
+        """Whether a statement may notify a queue now; if so, that is taken note of."""
         now = self._clock()
-        spent = [max(self._spent.get(queue, 0.0), now - _BURST * _SPACING) for queue in queues]
-        if any(until + _SPACING > now for until in spent):
+        spent = max(self._spent.get(queue, 0.0), now - _BURST * _SPACING) + _SPACING
+        if spent > now:
             return False
-        self._spent.update(
-            {queue: until + _SPACING for queue, until in zip(queues, spent, strict=True)}
-        )
+        self._spent[queue] = spent
         return True
 
-    def cry_later(self, queues: Iterable[str]) -> None:
-        """Something was committed in silence: notify these queues soon."""
-        self._silent.update(queues)
+    def cried(self, queue: str) -> None:
+        """A notification was committed: what was committed in silence before is announced by it."""
+        self._silent.discard(queue)
+
+    def cry_later(self, queue: str) -> None:
+        """Something was committed in silence: notify the queue soon."""
+        self._silent.add(queue)
         if self._crying is None:
             self._crying = asyncio.create_task(self._cry(), name="pgconductor-announce")
 
@@ -65,8 +67,9 @@ class Crier:
             while self._silent:
                 await asyncio.sleep(_SPACING)
                 queues, self._silent = self._silent, set()
-                async with self._work.begin() as repositories:
-                    await repositories.executions.announce(queues)
+                if queues:
+                    async with self._work.begin() as repositories:
+                        await repositories.executions.announce(queues)
         except Exception as error:
             if not is_transient(error):
                 raise

@@ -138,12 +138,15 @@ class _Lane:
         return [Invoked(one.id, True) for one in invocations]
 
     async def _send(self, invocations: Sequence[Invocation]) -> list[Invoked]:
-        queues = {one.queue for one in invocations}
-        announce = self._crier.may_cry(queues)
+        queue = invocations[0].queue
+        # A mixture is written by a statement that always announces.
+        announce = self._crier.may_cry(queue)
         async with self._work.begin() as repositories:
             invoked = await repositories.executions.add_many(invocations, announce=announce)
-        if not announce:
-            self._crier.cry_later(queues)
+        if announce:
+            self._crier.cried(queue)
+        else:
+            self._crier.cry_later(queue)
         return invoked
 
 
