@@ -15,7 +15,7 @@ __all__ = ["JsonFormatter", "TextFormatter", "set_up_logging"]
 # What every record has; the rest was given as `extra`.
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 # The order in which people want to read them.
-_CONTEXT = ("task", "execution_id", "attempt", "queue", "orchestrator_id")
+_CONTEXT = ("process_number", "task", "execution_id", "attempt", "queue", "orchestrator_id")
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
@@ -57,14 +57,22 @@ class TextFormatter(logging.Formatter):
         return clean(f"{head}{f' [{named}]' if named else ''}{line_end}{rest}", keep="\n\t")
 
 
-def set_up_logging(level: str, *, as_json: bool) -> None:
+def set_up_logging(level: str, *, as_json: bool, process_number: int | None = None) -> None:
     """Log to standard error.
 
     Args:
         level: The least level that is shown, of the root logger.
         as_json: For machines.
+        process_number: Which of several processes this is; every record says so.
     """
     handler = logging.StreamHandler(sys.stderr)
+    if process_number is not None:
+
+        def numbered(record: logging.LogRecord) -> bool:
+            record.process_number = process_number
+            return True
+
+        handler.addFilter(numbered)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # At DEBUG these tell of every poll.

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
+import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -18,9 +21,11 @@ from pgconductor.cli.exit_codes import ExitCode
 from pgconductor.cli.locate import app_dir, locate
 from pgconductor.cli.logs import set_up_logging
 from pgconductor.cli.options import database_url, given_url
+from pgconductor.cli.processes import READY, Supervisor, interpreter, process_count
 
 if TYPE_CHECKING:
     from pgconductor import Conductor
+    from pgconductor.runtime.orchestrator import Orchestrator
 
 __all__ = ["worker_command"]
 
@@ -36,11 +41,27 @@ _CODES: Final = {
 _LAST_CHANCE: Final = 1.0
 
 
+def _of_supervisor(value: str) -> tuple[int, int]:
+    """A type of option: the descriptor of a socket, and the number of this process."""
+    descriptor, _, number = value.partition(":")
+    return int(descriptor), int(number)
+
+
 @click.command("worker")
 @click.argument("app", metavar="MODULE:ATTRIBUTE")
 @app_dir
 @click.option("--queue", "queues", multiple=True, help="Serve this queue; else those of the tasks.")
 @click.option("--concurrency", type=int, help="How many handlers at once for each queue.")
+@click.option(
+    "--processes",
+    type=process_count,
+    default="1",
+    metavar="N",
+    envvar="PGCONDUCTOR_PROCESSES",
+    show_envvar=True,
+    show_default=True,
+    help="How many processes, kept alive by a supervisor; 'auto' is one a CPU.",
+)
 @click.option("--drain", is_flag=True, help="Stop when nothing is left that is due.")
 @click.option(
     "--log-level",
@@ -49,6 +70,7 @@ _LAST_CHANCE: Final = 1.0
     show_default=True,
 )
 @click.option("--log-json", is_flag=True, help="Log JSON, an object a line.")
+@click.option("--supervised", hidden=True, type=_of_supervisor)
 @database_url
 def worker_command(
     *,
@@ -56,18 +78,32 @@ def worker_command(
     app_dir: Path,
     queues: tuple[str, ...],
     concurrency: int | None,
+    processes: int,
     drain: bool,
     log_level: str,
     log_json: bool,
+    supervised: tuple[int, int] | None,
     database_url: str | None,
 ) -> ExitCode:
     """Execute the tasks of the conductor MODULE:ATTRIBUTE until SIGTERM or Ctrl-C.
 
     The first signal stops it gracefully, a second one hurries it, a third ends the process.
-    --database-url is passed on in the environment, before the module is imported.
+    --database-url is passed on in the environment, before the module is imported. With --processes
+    a supervisor starts that many processes, each an orchestrator of its own, starts those that
+    crash again, and passes signals on.
     """
-    set_up_logging(log_level, as_json=log_json)
+    number = None if supervised is None else supervised[1]
+    set_up_logging(log_level, as_json=log_json, process_number=number)
     url = given_url(database_url)
+    if supervised is None and processes > 1:
+        command = [*interpreter(), "-m", "pgconductor", "worker", app, "--app-dir", str(app_dir)]
+        command += [f"--queue={queue}" for queue in queues]
+        command += [] if concurrency is None else [f"--concurrency={concurrency}"]
+        command += ["--drain"] if drain else []
+        command += [f"--log-level={log_level}", *(["--log-json"] if log_json else [])]
+        command += [] if url is None else [f"--database-url={url}"]
+        return asyncio.run(_supervise(command, processes, drain))
+    link = None if supervised is None else _supervisor(supervised[0])
     if url is not None:
         from pgconductor.settings import normalise_url
 
@@ -78,7 +114,23 @@ def worker_command(
     conductor = locate(app, app_dir)
     _check_database(conductor, url)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_work(conductor, list(queues) or None, concurrency, drain))
+        return runner.run(_work(conductor, list(queues) or None, concurrency, drain, link))
+
+
+async def _supervise(command: Sequence[str], processes: int, drain: bool) -> ExitCode:
+    return await Supervisor(command, processes, draining=drain).run()
+
+
+def _supervisor(descriptor: int) -> socket.socket:
+    """The socket to the supervisor, which is obeyed from now on."""
+    from pgconductor.runtime.signals import obey
+
+    # Ctrl-C is the supervisor's matter, also while the application is imported.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    link = socket.socket(fileno=descriptor)
+    link.set_inheritable(False)
+    obey(link)
+    return link
 
 
 def _check_database(conductor: Conductor, url: str | None) -> None:
@@ -104,12 +156,18 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _work(
-    conductor: Conductor, queues: list[str] | None, concurrency: int | None, drain: bool
+    conductor: Conductor,
+    queues: list[str] | None,
+    concurrency: int | None,
+    drain: bool,
+    supervisor: socket.socket | None,
 ) -> ExitCode:
     orchestrator = conductor.orchestrator(queues, concurrency)
+    reporting = asyncio.create_task(_report(orchestrator, supervisor))
     try:
         reason = await (orchestrator.drain() if drain else orchestrator.run())
     finally:
+        reporting.cancel()
         await conductor.close()
     code = _CODES[reason.value]
     if code is ExitCode.OK:
@@ -119,6 +177,14 @@ async def _work(
     if await _left_behind():
         _leave_now(code)
     return code
+
+
+async def _report(orchestrator: Orchestrator, supervisor: socket.socket | None) -> None:
+    """Tell the supervisor that this process works; it may have died."""
+    if supervisor is not None:
+        await orchestrator.started()
+        with suppress(BrokenPipeError, ConnectionResetError):
+            supervisor.send(READY)
 
 
 async def _left_behind() -> bool:

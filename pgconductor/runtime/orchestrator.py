@@ -59,6 +59,7 @@ class Orchestrator:
         self._at_work = False
         self._draining = False
         self._reason: ExitReason | None = None
+        self._started = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._hurry = asyncio.Event()
         self._drained = asyncio.Event()
@@ -114,8 +115,16 @@ class Orchestrator:
             await asyncio.shield(self._end())
             return
         self._at_work = True
+        self._started.set()
         if self._stop_asked.is_set():
             self._begin_stop()
+
+    async def started(self) -> None:
+        """Wait until :meth:`start` has succeeded, for whoever has to report it.
+
+        It waits for ever where the start fails or is given up.
+        """
+        await self._started.wait()
 
     async def _begin(self, backend: Backend) -> None:
         async with asyncio.timeout(self._settings.startup_timeout.total_seconds()):

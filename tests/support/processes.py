@@ -143,6 +143,7 @@ class Children:
         *arguments: str | os.PathLike[str],
         env: Mapping[str, str] | None = None,
         python: str = sys.executable,
+        cwd: Path = ROOT,
     ) -> Child:
         """Start this Python with arguments: a script's path, ``-m module``, or ``-c code``."""
         search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -153,7 +154,7 @@ class Children:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=2**24,
-            cwd=ROOT,
+            cwd=cwd,
             env={**os.environ, "PYTHONPATH": search, "PYTHONUNBUFFERED": "1", **(env or {})},
             start_new_session=True,
         )
