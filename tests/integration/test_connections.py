@@ -67,6 +67,29 @@ async def test_an_orchestrator_starts_beside_the_first_queries(make: Make) -> No
         await engine.dispose()
 
 
+@pytest.mark.parametrize("number", [1, 30])
+async def test_an_invoke_outlives_its_kept_connection(
+    database_url: str, make: Make, number: int
+) -> None:
+    """It may have died long ago: nobody is told, and nothing is written twice."""
+    conductor = Conductor(engine=make())
+
+    @conductor.task
+    async def task(ctx: TaskContext) -> None:
+        return
+
+    await task.invoke_many([None] * number)
+    with connect(database_url) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    await task.invoke_many([None] * number)
+    await conductor.engine.dispose()
+    assert (await conductor.executions.count())[ExecutionState.AVAILABLE] == 2 * number
+    await conductor.close()
+
+
 async def test_a_sibling_knows_the_server_before_anybody_uses_it(make: Make) -> None:
     """Whoever connects meanwhile must not find a dialect that knows half."""
     engine = make()
