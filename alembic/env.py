@@ -9,10 +9,11 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import context
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pgconductor.models import SCHEMA, Base
 from pgconductor.schema import record_stamp, revisions
+from pgconductor.services.pooling import make_engine
 from pgconductor.settings import Settings, normalise_url
 
 config = context.config
@@ -107,7 +108,7 @@ def run_online() -> None:
         with engine.connect() as connection:
             run_on(connection)
         return
-    asyncio.run(run_async(create_async_engine(url, poolclass=sa.NullPool)))
+    asyncio.run(run_async(make_engine(url, pooled=None, poolclass=sa.NullPool)))
 
 
 # Refuses to go on if any revision does not declare what it must.

@@ -9,13 +9,7 @@ from typing import Any, TypeVar, overload
 from uuid import UUID
 
 from pydantic import SecretStr
-from sqlalchemy.ext.asyncio import (
-    AsyncConnection,
-    AsyncEngine,
-    AsyncSession,
-    async_sessionmaker,
-    create_async_engine,
-)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from pgconductor.domain.invocations import Invocation, Invoked
@@ -29,13 +23,11 @@ from pgconductor.runtime.attempt import Runnable
 from pgconductor.runtime.handler import Codec, Handler
 from pgconductor.runtime.orchestrator import Orchestrator
 from pgconductor.services.backend import Backend
-from pgconductor.services.engines import (
-    bound_engine,
-    check_driver,
-)
+from pgconductor.services.engines import bound_engine, check_driver
 from pgconductor.services.executions import ExecutionService
 from pgconductor.services.invoking import InvocationWriter
 from pgconductor.services.orchestrators import OrchestratorService
+from pgconductor.services.pooling import OwnTransaction, Poolers, make_engine
 from pgconductor.settings import Settings, normalise_url
 from pgconductor.tasks import (
     AsyncHandler,
@@ -96,10 +88,12 @@ class Conductor:
         self._direct_engine: AsyncEngine | None = None
         self._executions: ExecutionService | None = None
         self._watch: FinishedWatch | None = None
+        self._poolers = Poolers(self.settings.pooled)
         self._writer = InvocationWriter(
             engine=lambda: self.engine,
             has_database=lambda: bool(self._engine or self.settings.database_url),
             executions=lambda: self.executions,
+            poolers=self._poolers,
             timeout=self.settings.command_timeout,
         )
         self._tasks: dict[str, Task[Any, Any]] = {}
@@ -114,7 +108,8 @@ class Conductor:
             ConfigurationError: There is no database URL.
         """
         if self._engine is None:
-            self._engine = create_async_engine(self.settings.require_url(), pool_pre_ping=True)
+            url, pooled = self.settings.require_url(), self.settings.pooled
+            self._engine = make_engine(url, pooled=pooled, pool_pre_ping=True)
         return self._engine
 
     @property
@@ -129,14 +124,15 @@ class Conductor:
         """Executions, each call committed by itself."""
         if self._executions is None:
             # One statement a call: BEGIN and COMMIT would cost two more round trips.
-            engine = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-            self._executions = ExecutionService(engine, max_payload_bytes=self.max_payload_bytes)
+            work = OwnTransaction(self.engine, self._poolers, level="AUTOCOMMIT")
+            self._executions = ExecutionService(work, max_payload_bytes=self.max_payload_bytes)
         return self._executions
 
     @property
     def orchestrators(self) -> OrchestratorService:
         """The registered orchestrators, each call in a transaction of its own."""
-        return OrchestratorService(self.engine.execution_options(isolation_level="READ COMMITTED"))
+        work = OwnTransaction(self.engine, self._poolers, level="READ COMMITTED")
+        return OrchestratorService(work)
 
     async def close(self) -> None:
         """Close what the conductor has opened itself. It may be used again afterwards."""
@@ -163,7 +159,7 @@ class Conductor:
         if self.settings.direct_url is None or not self._owns_engine:
             return self.engine
         if self._direct_engine is None:
-            self._direct_engine = create_async_engine(self.settings.require_url(direct=True))
+            self._direct_engine = make_engine(self.settings.require_url(direct=True), pooled=None)
         return self._direct_engine
 
     # The registry.
@@ -339,7 +335,7 @@ class Conductor:
         if not self.settings.listen:
             return None
         if self._watch is None:
-            self._watch = FinishedWatch(self._direct())
+            self._watch = FinishedWatch(self._poolers.noted(self._direct()))
         return self._watch
 
     def handle(self, execution_id: UUID) -> ExecutionHandle[Any]:
@@ -373,8 +369,8 @@ class Conductor:
         served = ["default", *self.queues] if queues is None else [check_queue(q) for q in queues]
         return Orchestrator(
             lambda: Backend(
-                self.engine,
-                direct_engine=self._direct(),
+                self._poolers.noted(self.engine),
+                direct_engine=self._poolers.noted(self._direct()),
                 command_timeout=self.settings.command_timeout,
             ),
             self.settings,

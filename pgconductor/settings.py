@@ -103,6 +103,8 @@ class Settings(BaseSettings):
             a pooler.
         direct_url: A way to the database around any pooler, for LISTEN and migrations; the default
             is ``database_url``.
+        pooled: Whether a pooler that gives each transaction another connection is behind
+            ``database_url``, or the engine; unless given, each connection is asked.
         listen: Whether to wake up by LISTEN/NOTIFY; polling goes on in any case.
         poll_interval: How often a worker looks without having been woken.
         heartbeat_interval: How often an orchestrator proves that it lives.
@@ -146,6 +148,7 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("PGCONDUCTOR_DATABASE_URL", "DATABASE_URL"),
     )
     direct_url: SecretStr | None = None
+    pooled: bool | None = None
     listen: bool = True
     poll_interval: Duration = timedelta(seconds=1)
     heartbeat_interval: Duration = timedelta(seconds=5)

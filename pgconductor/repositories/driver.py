@@ -7,6 +7,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import asyncpg
+from asyncpg.prepared_stmt import PreparedStatement
 from sqlalchemy import Dialect, Executable, TextClause
 from sqlalchemy.dialects.postgresql import asyncpg as dialects
 from sqlalchemy.sql import ClauseElement
@@ -46,11 +47,17 @@ class DriverExecutor:
     Args:
         connection: An asyncpg connection that nobody else uses.
         dialect: The dialect of the engine that it comes from.
+        parsed_anew: Whether each execution has its statement parsed, for the sake of a transaction
+            pooler; the driver's own cache must be off.
     """
 
-    def __init__(self, connection: asyncpg.Connection[Any], dialect: Dialect) -> None:
+    def __init__(
+        self, connection: asyncpg.Connection[Any], dialect: Dialect, *, parsed_anew: bool = False
+    ) -> None:
         self._connection = connection
         self._dialect = dialect
+        self._parsed_anew = parsed_anew
+        self._described: dict[str, PreparedStatement[_Row]] = {}
 
     async def rows(
         self, statement: Executable, parameters: Mapping[str, Any] | None
@@ -69,9 +76,25 @@ class DriverExecutor:
             await self._connection.execute(said)
         query, names, given = _compiled(statement)
         values = {**given, **parameters} if given and parameters else parameters or given
-        return await self._connection.fetch(
-            query, *[values[name] for name in names], record_class=_Row
-        )
+        arguments = [values[name] for name in names]
+        if self._parsed_anew:
+            return await (await self._statement(query)).fetch(*arguments)
+        return await self._connection.fetch(query, *arguments, record_class=_Row)
+
+    async def _statement(self, query: str) -> PreparedStatement[_Row]:
+        """A statement of which the driver knows the types, and the server nothing.
+
+        It is parsed again whenever it is executed, in the same messages: one round trip, in which
+        nobody else can have the server's connection, and in which a blocked event loop cannot hold
+        it.
+        """
+        found = self._described.get(query)
+        if found is None:
+            # The driver asks for types, and changes settings meanwhile: all on one connection.
+            async with self._connection.transaction():
+                found = await self._connection.prepare(query, name="", record_class=_Row)
+            self._described[query] = found
+        return found
 
 
 def _compiled(statement: Executable) -> _Compiled:

@@ -17,6 +17,7 @@ from pgconductor.services.engines import check_async_session, check_sync_session
 from pgconductor.services.executions import ExecutionService, distinct
 from pgconductor.services.identity import DatabaseIdentity
 from pgconductor.services.intake import Intake
+from pgconductor.services.pooling import Poolers
 
 __all__ = ["InvocationWriter"]
 
@@ -28,6 +29,7 @@ class InvocationWriter:
         engine: The conductor's engine; called when it is needed, for it may be made only then.
         has_database: Whether there is one; a service may invoke in its sessions without.
         executions: Executions, each call in a transaction of its own.
+        poolers: Knows whether one is behind an engine.
         timeout: How long one statement may take.
     """
 
@@ -37,11 +39,13 @@ class InvocationWriter:
         engine: Callable[[], AsyncEngine],
         has_database: Callable[[], bool],
         executions: Callable[[], ExecutionService],
+        poolers: Poolers,
         timeout: timedelta,
     ) -> None:
         self._engine = engine
         self._has_database = has_database
         self._executions = executions
+        self._poolers = poolers
         self._timeout = timeout
         self._identity = DatabaseIdentity()
         self._intake: Intake | None = None
@@ -53,10 +57,12 @@ class InvocationWriter:
 
         Raises:
             WrongSession: The session is a sync one, or bound to another database.
+            ConfigurationError: A pooler is between, and the engine is not made for it.
         """
         if session is None:
             return await self._write_alone(invocations)
         check_async_session(session)
+        await self._poolers.behind(session)
         service = ExecutionService(session)
         if self._has_database():
             await self._identity.check(self._engine(), session)
@@ -69,7 +75,7 @@ class InvocationWriter:
         distinct(invocations, lambda one: one.id, "invocations")
         if self._intake is None or self._intake.loop is not asyncio.get_running_loop():
             # One of an event loop that has ended is forgotten.
-            self._intake = Intake(self._engine(), timeout=self._timeout)
+            self._intake = Intake(self._poolers.noted(self._engine()), timeout=self._timeout)
         return await self._intake.write(invocations)
 
     def write_sync(self, invocations: list[Invocation], session: Session) -> list[Invoked]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pgconductor.domain.backoff import Backoff
 from pgconductor.domain.ids import new_id
 from pgconductor.repositories.errors import is_transient
+from pgconductor.services.pooling import is_pooled
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -28,11 +29,16 @@ _PROBE: Final = "pgconductor_probe"
 logger = logging.getLogger("pgconductor.listener")
 
 
+class _PooledError(Exception):
+    """Nothing can be heard on this connection."""
+
+
 class Listener:
     """Calls back for each notification, and whenever some may have been missed.
 
     The connection is probed by a notification to itself: a half-open connection is silent for
-    hours, and a transaction pooler accepts LISTEN and delivers nothing.
+    hours, and a transaction pooler accepts LISTEN and delivers nothing. Where a pooler is noticed,
+    nobody listens at all.
 
     Args:
         engine: Where the connection comes from; it must lead around any pooler.
@@ -67,11 +73,20 @@ class Listener:
         self.healthy = asyncio.Event()
 
     async def run(self) -> None:
-        """Listen until cancelled; connect again, with growing pauses, whenever it breaks."""
+        """Listen until cancelled; connect again, with growing pauses, whenever it breaks.
+
+        It returns if the connection leads through a pooler.
+        """
         backoff = Backoff()
         while True:
             try:
                 await self._listen(backoff)
+            except _PooledError:
+                logger.warning(
+                    "a pooler is between, through which no notifications come: polling goes on; "
+                    "direct_url may lead around it"
+                )
+                return
             except Exception as error:
                 if not is_transient(error):
                     logger.exception("listening failed; polling goes on")
@@ -90,6 +105,8 @@ class Listener:
         async with asyncio.timeout(self._timeout):
             connection = await self._engine.connect()
         try:
+            if is_pooled(connection):
+                raise _PooledError
             driver = await self._subscribe(connection)
             while not self._lost.is_set():
                 await self._check(driver)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +15,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from pgconductor.repositories import DriverExecutor, Repositories, sql_repositories
 from pgconductor.repositories.errors import sqlstate
+from pgconductor.services import pooling
 
 if TYPE_CHECKING:
     import asyncpg
@@ -48,14 +49,23 @@ def sibling_engine(engine: AsyncEngine) -> AsyncEngine:
     Taken over are the address, the driver's arguments, what listens to the dialect, what listens
     to the pool by now, and whether parameters are logged. What listens to the engine is not.
 
+    Each connection is asked whether a pooler is behind it, unless an execution option of the engine
+    says so already, and refused if it is not made for one.
+
     Args:
         engine: Whose connections are to be like.
     """
     source = engine.sync_engine
+    pooled = source.get_execution_options().get(pooling.OPTION)
     connect = source.pool._invoke_creator  # pyright: ignore[reportPrivateUsage] - of any pool
 
     def connect_initialised(rec: ConnectionPoolEntry) -> DBAPIConnection:
         made = connect(rec)
+        try:
+            pooling.inspect(source.dialect, made, rec.info, pooled=pooled)
+        except BaseException:
+            source.dialect.do_terminate(made)
+            raise
         if not hasattr(source.dialect, "default_isolation_level"):
             # SQLAlchemy does so once, and only connections of the same pool wait for it.
             _initialise(source, made)
@@ -97,6 +107,9 @@ class PinnedUnitOfWork:
     each return. The connection is thrown away after anything that leaves its state in doubt: a
     time-out, a cancellation, an error without an SQLSTATE, or a server that has become read-only.
 
+    Through a pooler nothing can be set for longer than a transaction. Where transactions are not
+    READ COMMITTED by themselves, each use is then one that is.
+
     Args:
         engine: Where the connection comes from.
         timeout: How long one use may take, connecting included.
@@ -115,6 +128,7 @@ class PinnedUnitOfWork:
         self._lock = asyncio.Lock()
         self._connection: AsyncConnection | None = None
         self._repositories: Repositories | None = None
+        self._strict: asyncpg.Connection[Any] | None = None
 
     @asynccontextmanager
     async def begin(self) -> AsyncGenerator[Repositories]:
@@ -122,31 +136,44 @@ class PinnedUnitOfWork:
         async with self._lock:
             try:
                 async with asyncio.timeout(self._timeout):
-                    yield self._repositories or await self._connect()
+                    repositories = self._repositories or await self._connect()
+                    async with self._transaction():
+                        yield repositories
             except BaseException as error:
                 if _in_doubt(error):
                     await self._discard()
                 raise
 
+    def _transaction(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self._strict is None else pooling.transaction(self._strict)
+
     async def _connect(self) -> Repositories:
         self._connection = connection = await self._engine.connect()
+        pooled = pooling.is_pooled(connection)
         try:
             connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
-            await connection.execute(
-                _PREPARE, {"name": f"pgconductor {self._role}", "durable": self._durable}
-            )
+            # Statements that are planned anew each time need no settings for the planner.
+            if not pooled:
+                await connection.execute(
+                    _PREPARE, {"name": f"pgconductor {self._role}", "durable": self._durable}
+                )
             raw = await connection.get_raw_connection()
             driver = cast("asyncpg.Connection[Any]", raw.driver_connection)
+            if pooled and not await pooling.reads_committed(driver):
+                self._strict = driver
+            # Where the pooler tracks statements, the driver may keep them.
+            parsed_anew = pooled and not await pooling.keeps_statements(driver)
         except BaseException:
             await self._discard()
             raise
         self._repositories = sql_repositories(
-            DriverExecutor(driver, self._engine.sync_engine.dialect)
+            DriverExecutor(driver, self._engine.sync_engine.dialect, parsed_anew=parsed_anew)
         )
         return self._repositories
 
     async def _discard(self) -> None:
         connection, self._connection, self._repositories = self._connection, None, None
+        self._strict = None
         if connection is not None:
             # Invalidating ends the connection without waiting for the server's good-bye.
             await asyncio.shield(_terminate(connection))

@@ -153,7 +153,7 @@ def shown(value: object) -> tuple[str, str]:
         return "true or false", str(value).lower()
     if isinstance(value, timedelta):
         return "seconds", f"{value.total_seconds():.10g}"
-    return ("URL", "none") if value is None else ("", str(value))
+    return "", "none" if value is None else str(value)
 
 
 def test_the_settings_table() -> None:

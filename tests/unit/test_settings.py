@@ -66,7 +66,7 @@ def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch, name: s
         bool: str(not default),
         int: str((default or 0) + 1) if isinstance(default, int) else "",
         timedelta: {"heartbeat_interval": "19", "sweep_interval": "9"}.get(name, "21"),
-        type(None): URL,
+        type(None): "true" if name == "pooled" else URL,
     }[type(default)]
     monkeypatch.setenv(f"PGCONDUCTOR_{name.upper()}", given)
     assert getattr(Settings(), name) != default
