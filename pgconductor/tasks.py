@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import Any, Final, Generic, Protocol, TypeVar, overload
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
@@ -34,6 +34,10 @@ AsyncHandler = Callable[[TaskContext, P], Coroutine[Any, Any, R]]
 AsyncHandlerAlone = Callable[[TaskContext], Coroutine[Any, Any, R]]
 PlainHandler = Callable[[TaskContext, P], R]
 PlainHandlerAlone = Callable[[TaskContext], R]
+
+
+#: What ``invocation`` is called with where nothing is asked for.
+_NO_OPTIONS: Final = (None, None, 0, None, DedupeScope.UNFINISHED, None, None)
 
 
 class Invoker(Waiter, Protocol):
@@ -87,6 +91,7 @@ class TaskRef(Generic[P, R]):
         self._result = result
         self._invoker = invoker
         self._limits_known = limits_known
+        self._template: Invocation | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.options.key!r}, queue={self.options.queue!r})"
@@ -132,6 +137,9 @@ class TaskRef(Generic[P, R]):
         Raises:
             InvalidInput: Something is not acceptable; the message says what and why.
         """
+        given = (run_at, delay, priority, dedupe_key, dedupe_scope, queue, max_attempts)
+        if given == _NO_OPTIONS and priority is not False:
+            return self._plain().alike(self._encode(payload))
         try:
             scope = DedupeScope(dedupe_scope)
         except ValueError as error:
@@ -146,6 +154,15 @@ class TaskRef(Generic[P, R]):
             queue=queue,
             max_attempts=max_attempts,
         )
+
+    def _plain(self) -> Invocation:
+        """An invocation without options, for others to be made like it."""
+        if self._template is None:
+            self._template = self._invocation(None)
+        else:
+            # Which queues are known may have changed.
+            self._invoker.check_queue_known(self._template.queue)
+        return self._template
 
     def _invocation(
         self,
@@ -235,16 +252,18 @@ class TaskRef(Generic[P, R]):
                 position.
         """
         invocations: list[Invocation] = []
-        template = self._invocation(None)
+        alike, encode = self._plain().alike, self._encode
         for position, one in enumerate(payloads):
+            if isinstance(one, Invocation):
+                if one.task_key != self.name:
+                    raise InvalidInput(f"payloads[{position}]", f"is for task {one.task_key!r}")
+                invocations.append(one)
+                continue
             try:
-                ready = one if isinstance(one, Invocation) else template.alike(self._encode(one))
+                invocations.append(alike(encode(one)))
             except InvalidPayload as error:
                 text = str(error).partition(": ")[2]
                 raise InvalidPayload(text, f"payloads[{position}]") from error
-            if ready.task_key != self.name:
-                raise InvalidInput(f"payloads[{position}]", f"is for task {ready.task_key!r}")
-            invocations.append(ready)
         return [self._handle(one) for one in await self._invoker.write(invocations, session)]
 
     def invoke_sync(

@@ -132,22 +132,13 @@ def create_executions() -> None:
             name=op.f("executions_state_check"),
         ),
         sa.CheckConstraint(
-            "queue ~ '^[a-z][a-z0-9_-]*$' AND octet_length(queue) <= 48",
-            name=op.f("executions_queue_check"),
-        ),
-        sa.CheckConstraint(
-            "task_key ~ '^[A-Za-z_][A-Za-z0-9_.:/-]*$' AND octet_length(task_key) <= 128",
-            name=op.f("executions_task_key_check"),
-        ),
-        sa.CheckConstraint("isfinite(run_at)", name=op.f("executions_run_at_check")),
-        sa.CheckConstraint(
-            "octet_length(dedupe_key) BETWEEN 1 AND 512", name=op.f("executions_dedupe_key_check")
-        ),
-        sa.CheckConstraint(
-            "pg_column_size(payload) <= 8388608", name=op.f("executions_payload_check")
-        ),
-        sa.CheckConstraint(
-            "priority BETWEEN -32767 AND 32767", name=op.f("executions_priority_check")
+            "queue ~ '^[a-z][a-z0-9_-]*$' AND octet_length(queue) <= 48"
+            " AND task_key ~ '^[A-Za-z_][A-Za-z0-9_.:/-]*$' AND octet_length(task_key) <= 128"
+            " AND priority BETWEEN -32767 AND 32767"
+            " AND isfinite(run_at)"
+            " AND (dedupe_key IS NULL OR octet_length(dedupe_key) BETWEEN 1 AND 512)"
+            " AND (payload IS NULL OR pg_column_size(payload) <= 8388608)",
+            name=op.f("executions_input_check"),
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("executions_pkey")),
         schema="pgconductor",

@@ -17,8 +17,8 @@ DEFAULT_MAX_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
 # No float has more digits before its point, and jsonb writes them all out.
 _MANY_DIGITS: Final = re.compile(r"\d{309}", re.ASCII)
-#: As many digits as the largest integer of 64 bits has, in numbers or elsewhere.
-_LONG_NUMBER: Final = re.compile(rb"\d{19}")
+#: NUL, what was not finite, and as many digits as the largest integer of 64 bits has, wherever.
+_DOUBTFUL: Final = re.compile(rb"\\u0000|null|[0-9]{19}")
 _Container = dict[Any, Any] | list[Any] | tuple[Any, ...]
 
 
@@ -62,13 +62,11 @@ def encoded_strictly(encoded: bytes, *, max_bytes: int) -> str | None:
     Returns:
         The text, or None where only :func:`encode` can tell.
     """
-    if (
-        len(encoded) > max_bytes
-        or b"\\u0000" in encoded
-        or b"null" in encoded
-        or encoded.count(b"[") + encoded.count(b"{") > MAX_DEPTH
-        or _LONG_NUMBER.search(encoded) is not None
-    ):
+    size = len(encoded)
+    if size > max_bytes or _DOUBTFUL.search(encoded) is not None:
+        return None
+    # Each level opens and closes.
+    if size > 2 * MAX_DEPTH and encoded.count(b"[") + encoded.count(b"{") > MAX_DEPTH:
         return None
     return encoded.decode()
 

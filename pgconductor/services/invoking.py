@@ -72,7 +72,8 @@ class InvocationWriter:
         # Whoever has no pool wants no connection kept.
         if not Intake.takes(invocations) or isinstance(self._engine().pool, NullPool):
             return await self._executions().invoke_many(invocations)
-        distinct(invocations, lambda one: one.id, "invocations")
+        if len(invocations) > 1:
+            distinct(invocations, lambda one: one.id, "invocations")
         if self._intake is None or self._intake.loop is not asyncio.get_running_loop():
             # One of an event loop that has ended is forgotten.
             self._intake = Intake(self._poolers.noted(self._engine()), timeout=self._timeout)

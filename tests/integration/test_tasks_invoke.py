@@ -40,6 +40,16 @@ def task(conductor: Conductor) -> Task[int, int]:
 
 
 @pytest.mark.parametrize(
+    "options", [{"priority": False}, {"dedupe_scope": "ever"}, {"priority": 0.5}], ids=str
+)
+async def test_an_option_that_only_looks_like_its_default_is_refused(
+    task: Task[int, int], options: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidInput):
+        await task.invoke(1, **options)
+
+
+@pytest.mark.parametrize(
     "how", list(product(("session", "connection", "sync"), ("commit", "rollback"))), ids="-".join
 )
 async def test_it_is_there_exactly_if_the_caller_commits(
