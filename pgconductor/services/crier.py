@@ -41,6 +41,8 @@ class Crier:
         # For each queue, the monotonic second up to which its notifications have been spent.
         self._spent: dict[str, float] = {}
         self._silent: set[str] = set()
+        #: When a statement has last notified each queue.
+        self._cried: dict[str, float] = {}
         self._crying: asyncio.Task[None] | None = None
 
     def may_cry(self, queue: str) -> bool:
@@ -55,6 +57,7 @@ class Crier:
     def cried(self, queue: str) -> None:
         """A notification was committed: what was committed in silence before is announced by it."""
         self._silent.discard(queue)
+        self._cried[queue] = self._clock()
 
     def cry_later(self, queue: str) -> None:
         """Something was committed in silence: notify the queue soon."""
@@ -66,7 +69,10 @@ class Crier:
         try:
             while self._silent:
                 await asyncio.sleep(_SPACING)
-                queues, self._silent = self._silent, set()
+                # While the flood goes on, an invoke will soon carry the notification.
+                since = self._clock() - _SPACING
+                queues = {one for one in self._silent if self._cried.get(one, 0.0) <= since}
+                self._silent -= queues
                 if queues:
                     async with self._work.begin() as repositories:
                         await repositories.executions.announce(queues)
