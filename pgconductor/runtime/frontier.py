@@ -11,7 +11,7 @@ from pgconductor.domain.claims import Fetched, Position
 __all__ = ["Frontier"]
 
 #: A look at the whole queue that takes longer than this has more to wade through than to find.
-_SLOW: Final = 0.05
+_SLOW: Final = 0.01
 #: Looks at the whole queue may take a tenth of the time.
 _SHARE: Final = 9
 _LONGEST: Final = 10.0
