@@ -96,19 +96,18 @@ class SqlExecutionRepository(SqlRepository):
         after: Position | None = None,
     ) -> list[Fetched]:
         """See the protocol."""
-        rows = await self._rows(
-            sql.FETCH,
-            {
-                "orchestrator_id": claim.orchestrator_id,
-                "claim_number": claim.number,
-                "queue": queue,
-                "limit": limit,
-                "task_keys": None if task_keys is None else list(task_keys),
-                "after_rank": after and after.rank,
-                "after_run_at": after and after.run_at,
-                "after_id": after and after.id,
-            },
-        )
+        parameters: dict[str, Any] = {
+            "orchestrator_id": claim.orchestrator_id,
+            "claim_number": claim.number,
+            "queue": queue,
+            "limit": limit,
+            "task_keys": None if task_keys is None else list(task_keys),
+        }
+        if after is None:
+            rows = await self._rows(sql.FETCH, parameters)
+        else:
+            place = zip(("after_rank", "after_run_at", "after_id"), after, strict=True)
+            rows = await self._rows(sql.FETCH_AFTER, {**parameters, **dict(place)})
         return [_fetched(row, claim, queue) for row in rows]
 
     async def held(self, orchestrator_id: UUID) -> Mapping[UUID, Claim]:

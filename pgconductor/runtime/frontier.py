@@ -10,8 +10,8 @@ from pgconductor.domain.claims import Fetched, Position
 
 __all__ = ["Frontier"]
 
-#: A look at the whole queue that takes longer than this has more to wade through than to find.
-_SLOW: Final = 0.01
+#: Where a look at the whole queue takes no longer, there is nothing to gain.
+_SLOW: Final = 0.002
 #: Looks at the whole queue may take a tenth of the time.
 _SHARE: Final = 9
 _LONGEST: Final = 10.0

@@ -18,6 +18,7 @@ __all__ = [
     "DECLARE_QUEUES",
     "DECLARE_TASKS",
     "FETCH",
+    "FETCH_AFTER",
     "HEALTH_HIDDEN",
     "HEALTH_HOLDERS",
     "HEALTH_INDEXES",
@@ -45,8 +46,17 @@ __all__ = [
 ]
 
 
+def _read(name: str) -> str:
+    return (files(__name__) / f"{name}.sql").read_text(encoding="utf-8")
+
+
 def _load(name: str) -> TextClause:
-    return text((files(__name__) / f"{name}.sql").read_text(encoding="utf-8"))
+    return text(_read(name))
+
+
+def _load_fetch_after() -> TextClause:
+    whole, condition = "e.queue = CAST(:queue AS text)", _read("fetch_after").strip()
+    return text(_read("fetch").replace(whole, condition))
 
 
 ANNOUNCE: Final = _load("announce")
@@ -56,6 +66,7 @@ COMPLETE_RESULTS: Final = _load("complete_results")
 DECLARE_QUEUES: Final = _load("declare_queues")
 DECLARE_TASKS: Final = _load("declare_tasks")
 FETCH: Final = _load("fetch")
+FETCH_AFTER: Final = _load_fetch_after()
 HEALTH_HIDDEN: Final = _load("health_hidden")
 HEALTH_HOLDERS: Final = _load("health_holders")
 HEALTH_INDEXES: Final = _load("health_indexes")

@@ -4,9 +4,9 @@
 -- It is locked against removal until this commits, so that no execution is ever held by an
 -- orchestrator that has just been removed (I2).
 --
--- The row comparison starts the index scan where the fetch before has ended, past the entries of
--- what it took: while some old transaction is open, vacuum cannot remove them. It is a hint, given
--- by the caller; without it the scan starts at the queue's first entry.
+-- With fetch_after.sql in place of the condition on the queue, the scan of the index starts where
+-- the fetch before has ended, past the entries of what it took: while some old transaction is open,
+-- vacuum cannot remove them.
 --
 -- An execution that is one crash short of its limit is fetched alone: if it comes first, nothing
 -- else is taken; if it does not, it is left for another time.
@@ -26,12 +26,6 @@ picked AS MATERIALIZED (
     WHERE EXISTS (SELECT 1 FROM owner)
       AND e.state = 'available'
       AND e.queue = CAST(:queue AS text)
-      AND (e.queue, -e.priority, e.run_at, e.id) >= (
-          CAST(:queue AS text),
-          coalesce(CAST(:after_rank AS smallint), '-32768'::smallint),
-          coalesce(CAST(:after_run_at AS timestamptz), '-infinity'::timestamptz),
-          coalesce(CAST(:after_id AS uuid), '00000000-0000-0000-0000-000000000000'::uuid)
-      )
       AND e.run_at <= pgconductor.clock()
       AND (
           CAST(:task_keys AS text[]) IS NULL
@@ -39,7 +33,7 @@ picked AS MATERIALIZED (
       )
       AND e.attempts < e.max_attempts
       AND e.crashes < e.max_crashes
-    ORDER BY -e.priority, e.run_at, e.id
+    ORDER BY e.queue, -e.priority, e.run_at, e.id
     LIMIT CAST(:limit AS integer)
     FOR NO KEY UPDATE OF e SKIP LOCKED
 ),

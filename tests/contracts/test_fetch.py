@@ -301,3 +301,13 @@ async def test_the_place_itself_is_seen(db: Harness) -> None:
     (first,) = await db.fetch(owner)
     await db.release(first)
     assert await db.fetch_ids(owner, after=Position.of(first)) == [there]
+
+
+async def test_a_place_does_not_lead_into_another_queue(db: Harness) -> None:
+    owner = await db.register()
+    here = await db.invoke(queue="b")
+    (first,) = await db.fetch(owner, queue="b")
+    for queue in ("a", "c", "b-"):
+        await db.invoke(queue=queue)
+    assert first.id == here
+    assert await db.fetch_ids(owner, queue="b", after=Position.of(first)) == []

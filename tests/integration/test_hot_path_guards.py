@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -82,7 +82,7 @@ async def test_a_drain_takes_few_statements(database_url: str, statements: Count
         await task.invoke_many(range(2_000))
         statements.clear()
         await conductor.orchestrator(concurrency=100).drain()
-    assert statements["FETCH"] <= 40
+    assert statements["FETCH"] + statements["FETCH_AFTER"] <= 40
     assert 1 <= statements["COMPLETE_RESULTS"] <= 100
     assert statements["COMPLETE"] == 0, "results are written by their own statement"
 
@@ -125,7 +125,7 @@ async def explained(
 ) -> dict[str, Any]:
     query, names, _ = _compiled(statement)
     given = ", ".join(literal(parameters[name]) for name in names)
-    options = "FORMAT JSON, ANALYZE, TIMING OFF" if analyse else "FORMAT JSON"
+    options = "FORMAT JSON, ANALYZE, BUFFERS, TIMING OFF" if analyse else "FORMAT JSON"
     transaction = connection.transaction()
     await transaction.start()
     try:
@@ -146,15 +146,14 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def fetching(limit: int, after: Position | None = None, queue: str = "busy") -> dict[str, Any]:
+    place = zip(("after_rank", "after_run_at", "after_id"), after or (), strict=False)
     return {
         "orchestrator_id": OWNER,
         "claim_number": 1,
         "queue": queue,
         "limit": limit,
         "task_keys": ["task"],
-        "after_rank": after and after.rank,
-        "after_run_at": after and after.run_at,
-        "after_id": after and after.id,
+        **dict(place),
     }
 
 
@@ -205,15 +204,57 @@ async def test_a_place_is_a_boundary_of_the_scan(kept: Any, seeded: str) -> None
     rank, run_at, execution_id = row
     assert isinstance(execution_id, UUID)
     place = Position(rank, run_at, execution_id)  # type: ignore[arg-type]
-    plan = await explained(kept, sql.FETCH, fetching(200, place), analyse=True)
+    plan = await explained(kept, sql.FETCH_AFTER, fetching(200, place), analyse=True)
     (scan,) = [one for one in nodes(plan) if one.get("Index Name") == "executions_ready_idx"]
+    # An equality would be what the scan starts at, and the place a filter on what it reads.
     assert "ROW(queue, (- priority), run_at, id) >=" in scan["Index Cond"]
+    assert "(queue = " not in scan["Index Cond"]
     assert scan["Actual Rows"] == 100
     assert scan.get("Rows Removed by Filter", 0) == 0
 
 
+async def pages(connection: Any, after: Position | None) -> int:
+    """How many pages a fetch of five reads to find them."""
+    statement = sql.FETCH if after is None else sql.FETCH_AFTER
+    plan = await explained(connection, statement, fetching(5, after), analyse=True)
+    (scan,) = [one for one in nodes(plan) if one.get("Index Name") == "executions_ready_idx"]
+    assert scan["Actual Rows"] == 5
+    return int(scan["Shared Hit Blocks"] + scan["Shared Read Blocks"])
+
+
+async def test_what_was_taken_is_not_read_again(server: Server, template: str) -> None:
+    """While a transaction is open that keeps its index entries: counted in pages, not in time."""
+    with server.database(template) as name:
+        url = server.url_for(name)
+        engine = create_async_engine(url)
+        work = PinnedUnitOfWork(sibling_engine(engine), timeout=timedelta(seconds=30), role="test")
+        with connect(url) as holder, connect(url) as connection:
+            connection.execute(SEED.encode())
+            holder.autocommit = False
+            holder.execute("SELECT count(*) FROM pgconductor.executions")
+            taken = connection.execute(
+                "UPDATE pgconductor.executions"
+                f" SET state = 'running', locked_by = '{OWNER}', locked_at = now(),"
+                " claim_number = 1, attempts = 1"
+                " WHERE queue = 'busy' AND state = 'available' AND run_at < now() - interval '60 s'"
+                " RETURNING -priority, run_at, id"
+            ).fetchall()
+            place = Position(*max(taken))  # type: ignore[arg-type]
+            connection.execute("ANALYZE")
+            async with work.begin():
+                assert work._connection is not None
+                raw = await work._connection.get_raw_connection()
+                whole = await pages(raw.driver_connection, None)
+                after = await pages(raw.driver_connection, place)
+            holder.rollback()
+        await work.aclose()
+        await engine.dispose()
+    assert after < 30 < whole
+
+
 HOT = {
     "FETCH": fetching(200),
+    "FETCH_AFTER": fetching(200, Position(0, datetime(2020, 1, 1, tzinfo=UTC), uuid4())),
     "COMPLETE_RESULTS": {
         "orchestrator_id": OWNER,
         "ids": [uuid4() for _ in range(200)],

@@ -24,7 +24,7 @@ def test_where_it_is_quick_the_whole_queue_is_looked_at() -> None:
     frontier = Frontier()
     for second in range(10):
         assert frontier.place(second) is None
-        frontier.fetched(batch(second), after=None, began=second, ended=second + 0.005)
+        frontier.fetched(batch(second), after=None, began=second, ended=second + 0.001)
         assert frontier.patience(second) >= 1
 
 
