@@ -138,7 +138,7 @@ class TaskRef(Generic[P, R]):
             InvalidInput: Something is not acceptable; the message says what and why.
         """
         given = (run_at, delay, priority, dedupe_key, dedupe_scope, queue, max_attempts)
-        if given == _NO_OPTIONS and priority is not False:
+        if given == _NO_OPTIONS and type(priority) is int:
             return self._plain().alike(self._encode(payload))
         try:
             scope = DedupeScope(dedupe_scope)
@@ -252,7 +252,7 @@ class TaskRef(Generic[P, R]):
                 position.
         """
         invocations: list[Invocation] = []
-        alike, encode = self._plain().alike, self._encode
+        plain: Invocation | None = None
         for position, one in enumerate(payloads):
             if isinstance(one, Invocation):
                 if one.task_key != self.name:
@@ -260,7 +260,8 @@ class TaskRef(Generic[P, R]):
                 invocations.append(one)
                 continue
             try:
-                invocations.append(alike(encode(one)))
+                plain = plain or self._plain()
+                invocations.append(plain.alike(self._encode(one)))
             except InvalidPayload as error:
                 text = str(error).partition(": ")[2]
                 raise InvalidPayload(text, f"payloads[{position}]") from error

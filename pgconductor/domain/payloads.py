@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pydantic_core import from_json, to_json
 
 from pgconductor.exceptions import InvalidPayload, PayloadDecodeError
 
-__all__ = ["DEFAULT_MAX_BYTES", "MAX_DEPTH", "decode", "encode", "encoded_strictly"]
+__all__ = [
+    "DEFAULT_MAX_BYTES",
+    "MAX_DEPTH",
+    "decode",
+    "encode",
+    "encoded_strictly",
+    "refuse_lone_surrogates",
+]
 
 MAX_DEPTH: Final = 64
 DEFAULT_MAX_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
 # No float has more digits before its point, and jsonb writes them all out.
 _MANY_DIGITS: Final = re.compile(r"\d{309}", re.ASCII)
-#: NUL, what was not finite, and as many digits as the largest integer of 64 bits has, wherever.
-_DOUBTFUL: Final = re.compile(rb"\\u0000|null|[0-9]{19}")
+#: NUL, what stands for a number that was not finite or for half a surrogate pair, and as many
+#: digits as the largest integer of 64 bits has, wherever.
+_DOUBTFUL: Final = re.compile(rb"\\u0000|null|NaN|Infinity|\xef\xbf\xbd|[0-9]{19}")
 _Container = dict[Any, Any] | list[Any] | tuple[Any, ...]
 
 
@@ -49,6 +57,24 @@ def encode(value: object, *, max_bytes: int = DEFAULT_MAX_BYTES, field: str = "p
     return encoded.decode()
 
 
+def refuse_lone_surrogates(root: object, field: str) -> None:
+    """Raise if a string somewhere in plain containers holds one; pydantic replaces it in keys.
+
+    Raises:
+        InvalidPayload: One does.
+    """
+    todo = [root]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, str):
+            _check_str(value, "some place", field)
+        elif isinstance(value, dict):
+            parts = cast("dict[object, object]", value)
+            todo += [*parts.keys(), *parts.values()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            todo += cast("list[object]", value)
+
+
 def encoded_strictly(encoded: bytes, *, max_bytes: int) -> str | None:
     """JSON that pydantic has written, as text, if it is certain that :func:`encode` would take it.
 
@@ -56,7 +82,7 @@ def encoded_strictly(encoded: bytes, *, max_bytes: int) -> str | None:
     something that JSON or Postgres cannot hold is left to the walk, which knows, and says where.
 
     Args:
-        encoded: JSON in which a number that is not finite has become ``null``.
+        encoded: JSON as pydantic writes it.
         max_bytes: Largest size.
 
     Returns:

@@ -92,7 +92,12 @@ class Attempt:
     @property
     def stopped(self) -> bool:
         """Whether it was ended from outside."""
-        return self._stop is not None or (self._task is not None and self._task.cancelling() > 0)
+        task = self._task
+        return self._stop is not None or (
+            task is not None
+            # Taken back before Python 3.13, a cancellation is delivered all the same.
+            and (task.cancelling() > 0 or bool(getattr(task, "_must_cancel", False)))
+        )
 
     def finish(self) -> None:
         """It has ended: what has not said how is given back."""

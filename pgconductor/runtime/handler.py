@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import PydanticSerializationError, to_json
 
-from pgconductor.domain.payloads import decode, encode, encoded_strictly
+from pgconductor.domain.payloads import decode, encode, encoded_strictly, refuse_lone_surrogates
 from pgconductor.exceptions import (
     ConfigurationError,
     InvalidPayload,
@@ -38,12 +38,14 @@ class Codec:
         freshly_made: Whether what validation returns is of the type for certain. A model may have
             been changed since it was validated, so its serialiser must complain, which takes it
             longer than all the rest.
+        lazy: Whether a value may hold an iterator, which can be written once only.
     """
 
     adapter: TypeAdapter[Any] | None = None
     name: str = "JSON"
     keeps_none: bool = True
     freshly_made: bool = False
+    lazy: bool = False
 
     @classmethod
     def of(cls, hint: Any, where: str) -> Codec:
@@ -69,6 +71,7 @@ class Codec:
             getattr(hint, "__name__", str(hint)),
             keeps_none=hint is None or hint is NoneType,
             freshly_made=_of_builtins(adapter.core_schema),
+            lazy=_has_iterators(adapter.core_schema),
         )
 
     def encode(self, value: object, *, max_bytes: int, field: str = "payload") -> str | None:
@@ -84,17 +87,22 @@ class Codec:
         try:
             valid = self.adapter.validator.validate_python(value)
             serializer = self.adapter.serializer
-            quick = encoded_strictly(
-                serializer.to_json(valid)
-                if self.freshly_made
-                else serializer.to_json(valid, by_alias=True, round_trip=True, warnings="error"),
-                max_bytes=max_bytes,
-            )
-            if quick is not None:
-                return quick
+            if not self.lazy:
+                quick = encoded_strictly(
+                    serializer.to_json(valid)
+                    if self.freshly_made
+                    else serializer.to_json(
+                        valid, by_alias=True, round_trip=True, warnings="error"
+                    ),
+                    max_bytes=max_bytes,
+                )
+                if quick is not None:
+                    return quick
             value = serializer.to_python(
                 valid, mode="json", by_alias=True, round_trip=True, warnings="error"
             )
+            if not self.lazy:
+                refuse_lone_surrogates(serializer.to_python(valid), field)
         except ValidationError as error:
             # Not its cause: pydantic's message quotes the input, and tracebacks are logged.
             raise InvalidPayload(_explained(error, self.name), field) from None
@@ -132,6 +140,14 @@ def _of_builtins(schema: Any) -> bool:
         parts = cast("dict[str, Any]", schema)
         return parts.get("type", "none") in _BUILTINS and all(map(_of_builtins, parts.values()))
     return not isinstance(schema, list | tuple) or all(map(_of_builtins, cast("list[Any]", schema)))
+
+
+def _has_iterators(schema: Any) -> bool:
+    """Whether pydantic leaves some iterator of the caller's as it is."""
+    if isinstance(schema, dict):
+        parts = cast("dict[str, Any]", schema)
+        return parts.get("type") == "generator" or any(map(_has_iterators, parts.values()))
+    return isinstance(schema, list | tuple) and any(map(_has_iterators, cast("list[Any]", schema)))
 
 
 def _explained(error: ValidationError, name: str) -> str:

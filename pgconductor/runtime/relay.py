@@ -54,7 +54,11 @@ class Relay:
     def start(self) -> None:
         """Have attempts taken, if that is not under way."""
         if self._carrier is None:
-            self._carrier = asyncio.create_task(self._carry(), context=self._context.copy())
+            # Never eager, whatever the loop's task factory: a task that begins at once would have
+            # handed over before it is known here.
+            self._carrier = asyncio.Task(
+                self._carry(), loop=asyncio.get_running_loop(), context=self._context.copy()
+            )
             self._tasks.add(self._carrier)
             self._carrier.add_done_callback(self._on_task_ended)
 

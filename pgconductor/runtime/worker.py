@@ -242,6 +242,8 @@ class Worker:
             self._on_drained()
         if len(batch) == room:
             return True
+        if not batch and after is not None and process.draining and self.quiet:
+            return True  # Now for the whole queue.
         # Part of the batch may have been left to keep a suspect alone.
         return bool(batch) and batch[0].alone
 

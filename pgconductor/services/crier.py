@@ -46,18 +46,19 @@ class Crier:
         self._crying: asyncio.Task[None] | None = None
 
     def may_cry(self, queue: str) -> bool:
-        """Whether a statement may notify a queue now; if so, that is taken note of."""
+        """Whether a statement may notify a queue now; if so, that is taken note of.
+
+        If that statement fails, call :meth:`cry_later`.
+        """
         now = self._clock()
         spent = max(self._spent.get(queue, 0.0), now - _BURST * _SPACING) + _SPACING
         if spent > now:
             return False
         self._spent[queue] = spent
-        return True
-
-    def cried(self, queue: str) -> None:
-        """A notification was committed: what was committed in silence before is announced by it."""
+        # What was committed in silence before now is announced by that statement.
         self._silent.discard(queue)
-        self._cried[queue] = self._clock()
+        self._cried[queue] = now
+        return True
 
     def cry_later(self, queue: str) -> None:
         """Something was committed in silence: notify the queue soon."""

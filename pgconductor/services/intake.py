@@ -51,6 +51,7 @@ class _Lane:
         self._crier = crier
         self._waiting: list[_Request] = []
         self._busy = False
+        self._ended: asyncio.Future[None] | None = None
         self._writing: asyncio.Task[None] | None = None
 
     async def write(self, invocations: Sequence[Invocation]) -> list[Invoked]:
@@ -63,11 +64,26 @@ class _Lane:
         try:
             return await self._add(invocations)
         except Exception as error:
-            raise as_sqlalchemy(error) from error
+            known = as_sqlalchemy(error)
+            if known is error:
+                raise
+            raise known from error
         finally:
-            self._busy = bool(self._waiting)
-            if self._busy:
+            if self._waiting:
                 self._writing = asyncio.create_task(self._write(), name="pgconductor-invoke")
+            else:
+                self._end()
+
+    async def ended(self) -> None:
+        """Wait until nothing is under way."""
+        while self._busy:
+            self._ended = asyncio.get_running_loop().create_future()
+            await self._ended
+
+    def _end(self) -> None:
+        self._busy = False
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
 
     async def _write(self) -> None:
         try:
@@ -78,7 +94,10 @@ class _Lane:
                     for one in batch:
                         one.answer.cancel()  # Where this was cancelled: nobody may wait for ever.
         finally:
-            self._busy = False
+            for one in self._waiting:
+                one.answer.cancel()
+            self._waiting.clear()
+            self._end()
 
     def _next(self) -> list[_Request]:
         """Requests of one kind, for one statement; whoever has gone meanwhile is left out."""
@@ -106,7 +125,7 @@ class _Lane:
                 return
             for one in batch:
                 if not one.answer.done():
-                    one.answer.set_exception(as_sqlalchemy(error))
+                    one.answer.set_exception(_own(error))
             return
         answers = iter(invoked)
         for one in batch:
@@ -141,13 +160,24 @@ class _Lane:
         queue = invocations[0].queue
         # A mixture is written by a statement that always announces.
         announce = self._crier.may_cry(queue)
-        async with self._work.begin() as repositories:
-            invoked = await repositories.executions.add_many(invocations, announce=announce)
-        if announce:
-            self._crier.cried(queue)
-        else:
+        try:
+            async with self._work.begin() as repositories:
+                invoked = await repositories.executions.add_many(invocations, announce=announce)
+        except BaseException:
+            if announce:
+                self._crier.cry_later(queue)  # What this was to announce as well.
+            raise
+        if not announce:
             self._crier.cry_later(queue)
         return invoked
+
+
+def _own(error: Exception) -> Exception:
+    """What a caller is to be told; of the driver's errors, each caller gets one of its own."""
+    known = as_sqlalchemy(error)
+    if known is not error:
+        known.__cause__ = error
+    return known
 
 
 def _alike(one: _Request, other: _Request) -> bool:
@@ -203,7 +233,9 @@ class Intake:
         return await lane.write(invocations)
 
     async def aclose(self) -> None:
-        """Give the connections up."""
+        """Give the connections up, when what was asked for has been written."""
+        for lane in (self._few, self._many):
+            await lane.ended()
         await self._crier.aclose()
         for work in self._works:
             await work.aclose()

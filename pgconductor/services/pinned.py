@@ -13,6 +13,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from pgconductor.exceptions import PgconductorError
 from pgconductor.repositories import DriverExecutor, Repositories, sql_repositories
 from pgconductor.repositories.errors import sqlstate
 from pgconductor.services import pooling
@@ -191,6 +192,8 @@ async def _terminate(connection: AsyncConnection) -> None:
 
 
 def _in_doubt(error: BaseException) -> bool:
+    if isinstance(error, PgconductorError):
+        return False  # What an answer of the server's means.
     code = sqlstate(error)
     if code is None:
         return not isinstance(error, GeneratorExit)

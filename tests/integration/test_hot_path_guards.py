@@ -232,13 +232,14 @@ async def test_what_was_taken_is_not_read_again(server: Server, template: str) -
             connection.execute(SEED.encode())
             holder.autocommit = False
             holder.execute("SELECT count(*) FROM pgconductor.executions")
-            taken = connection.execute(
+            take = (
                 "UPDATE pgconductor.executions"
                 f" SET state = 'running', locked_by = '{OWNER}', locked_at = now(),"
                 " claim_number = 1, attempts = 1"
                 " WHERE queue = 'busy' AND state = 'available' AND run_at < now() - interval '60 s'"
                 " RETURNING -priority, run_at, id"
-            ).fetchall()
+            )
+            taken = connection.execute(take.encode()).fetchall()
             place = Position(*max(taken))  # type: ignore[arg-type]
             connection.execute("ANALYZE")
             async with work.begin():

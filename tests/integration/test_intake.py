@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
+from asyncpg.exceptions import PostgresError, UniqueViolationError
 from sqlalchemy import NullPool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -301,6 +302,70 @@ async def test_the_users_pool_is_left_alone(database_url: str) -> None:
         await declared(conductor).invoke(1)
     assert numbers(database_url) == [1]
     await engine.dispose()
+
+
+async def test_an_error_names_its_cause_and_not_itself(
+    empty_database_url: str, conductor: Conductor
+) -> None:
+    twice = Invocation(task_key="send")
+    await conductor.write([twice], None)
+    with pytest.raises(InvalidInput) as caught:
+        await conductor.write([twice], None)
+    assert isinstance(caught.value.__cause__, UniqueViolationError)
+    async with Conductor(database_url=empty_database_url) as other:
+        with pytest.raises(SchemaMissing) as missing:
+            await other.write([Invocation(task_key="send")], None)
+    assert isinstance(missing.value.__cause__, PostgresError)
+
+
+async def test_what_cannot_be_written_does_not_cost_the_connection(
+    database_url: str, conductor: Conductor
+) -> None:
+    twice = Invocation(task_key="send")
+    await conductor.write([twice], None)
+    before = backends(database_url)
+    with pytest.raises(InvalidInput):
+        await conductor.write([twice], None)
+    await conductor.write([Invocation(task_key="send")], None)
+    assert backends(database_url) == before
+
+
+async def test_closing_waits_for_what_is_being_written(
+    database_url: str, task: Task[int, int], conductor: Conductor
+) -> None:
+    calls = [asyncio.create_task(task.invoke(number)) for number in range(30)]
+    await asyncio.sleep(0)
+    await conductor.close()
+    await asyncio.gather(*calls)
+    assert numbers(database_url) == list(range(30))
+    await conductor.close()
+    await eventually(lambda: backends(database_url) == [])
+
+
+async def test_a_writer_that_is_cancelled_leaves_nobody_waiting(
+    database_url: str, conductor: Conductor
+) -> None:
+    """As a framework's clean-up may do; then the callers are cancelled too."""
+    tasks = [conductor.task_ref(name) for name in "abcd"]
+    await tasks[0].invoke()
+    with connect(database_url) as holder:
+        holder.autocommit = False
+        holder.execute("LOCK TABLE pgconductor.executions IN SHARE MODE")
+        calls = [asyncio.create_task(one.invoke()) for one in tasks]
+        await asyncio.sleep(0)
+        calls[0].cancel()
+        await asyncio.sleep(0)
+        await eventually(
+            lambda: any(one.get_name() == "pgconductor-invoke" for one in asyncio.all_tasks())
+        )
+        for one in asyncio.all_tasks():
+            if one.get_name() == "pgconductor-invoke":
+                one.cancel()
+        done, pending = await asyncio.wait(calls, timeout=20)
+        holder.rollback()
+    assert not pending
+    assert all(one.cancelled() for one in done)
+    await tasks[0].invoke()
 
 
 async def test_a_database_without_our_schema_is_told(empty_database_url: str) -> None:

@@ -40,7 +40,9 @@ def task(conductor: Conductor) -> Task[int, int]:
 
 
 @pytest.mark.parametrize(
-    "options", [{"priority": False}, {"dedupe_scope": "ever"}, {"priority": 0.5}], ids=str
+    "options",
+    [{"priority": False}, {"dedupe_scope": "ever"}, {"priority": 0.5}, {"priority": 0.0}],
+    ids=str,
 )
 async def test_an_option_that_only_looks_like_its_default_is_refused(
     task: Task[int, int], options: dict[str, Any]

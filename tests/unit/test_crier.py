@@ -75,11 +75,11 @@ async def test_a_later_notification_stands_for_what_was_silent_before() -> None:
     crier = Crier(work)
     crier.cry_later("a")
     crier.cry_later("b")
-    crier.cried("a")
+    assert crier.may_cry("a")
     await crier.aclose()
     assert work.announced == [["b"]]
     crier.cry_later("a")
-    crier.cried("a")
+    assert crier.may_cry("a")
     await crier.aclose()
     assert work.announced == [["b"]]
 
@@ -110,3 +110,13 @@ async def test_an_announcement_that_is_lost_is_left_to_the_poll(
     await crier.aclose()
     assert work.announced == [["b"]]
     await asyncio.sleep(0)
+
+
+async def test_what_becomes_silent_after_the_grant_is_announced_by_itself() -> None:
+    """The granted statement may have committed before the silent one."""
+    work = Announcing()
+    crier = Crier(work)
+    assert crier.may_cry("a")
+    crier.cry_later("a")
+    await crier.aclose()
+    assert work.announced == [["a"]]

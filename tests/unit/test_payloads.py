@@ -6,6 +6,7 @@ import enum
 import json
 import math
 from collections import Counter, OrderedDict, namedtuple
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -251,6 +252,25 @@ class Order(BaseModel):
     price: float = 0.5
 
 
+class Frank(BaseModel, ser_json_inf_nan="constants"):
+    x: float
+
+
+class Lazy(BaseModel):
+    xs: Iterable[int]
+    y: int | None = None
+
+
+@pytest.mark.parametrize("y", [None, 5])
+def test_an_iterator_is_written_once(y: int | None) -> None:
+    text = Codec.of(Lazy, "here").encode(Lazy(xs=iter([1, 2, 3]), y=y), max_bytes=1000)
+    assert json.loads(text or "") == {"xs": [1, 2, 3], "y": y}
+
+
+def test_a_replacement_character_of_the_users_own_is_kept() -> None:
+    assert Codec.of(str, "here").encode("\ufffd", max_bytes=100) == '"\ufffd"'
+
+
 QUICK = [
     (dict[str, int], {"n": 1}),
     (list[str], ["a", "ä", "\\", '"']),
@@ -286,6 +306,10 @@ REFUSED_TYPED = [
     (str, "\ud800"),
     (int, 2**63),
     (int, -(2**63) - 1),
+    (dict[str, int], {"\ud800": 1}),
+    (dict[str, list[dict[str, int]]], {"a": [{"b\udfff": 2}]}),
+    (Frank, Frank(x=math.nan)),
+    (Frank, Frank(x=-math.inf)),
     (list[int], list(range(1000))),
 ]
 

@@ -153,6 +153,13 @@ async def cancels_itself() -> None:
     task.cancel()
 
 
+async def takes_a_cancellation_back() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    task.uncancel()
+
+
 async def fails() -> None:
     raise ValueError("no good")
 
@@ -161,7 +168,7 @@ async def leaves() -> None:
     raise SystemExit(3)
 
 
-@pytest.mark.parametrize("misdeed", [cancels_itself, fails, leaves])
+@pytest.mark.parametrize("misdeed", [cancels_itself, takes_a_cancellation_back, fails, leaves])
 @pytest.mark.parametrize("waits_first", [False, True])
 async def test_what_a_handler_does_to_its_task_does_not_reach_the_next(
     misdeed: Callable[[], Awaitable[None]], waits_first: bool
@@ -252,3 +259,31 @@ async def test_a_coroutine_that_is_thrown_into_behaves_as_if_awaited() -> None:
     (outcome,) = slots.outcomes
     assert isinstance(outcome, Completed)
     assert outcome.result == '"done"'
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="from Python 3.12 on")
+async def test_a_loop_with_eager_tasks_changes_nothing() -> None:
+    loop = asyncio.get_running_loop()
+    slots = Slots(5)
+    let_go = asyncio.Event()
+    short = 0
+
+    async def long_one(ctx: object) -> None:
+        await let_go.wait()
+
+    async def short_one(ctx: object) -> None:
+        nonlocal short
+        await asyncio.sleep(0)
+        short += 1
+
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
+    try:
+        slots.add(long_one)
+        for _ in range(19):
+            slots.add(short_one)
+        slots.start()
+        await eventually(lambda: short == 19)
+    finally:
+        loop.set_task_factory(None)
+    let_go.set()
+    await slots.done(20)
