@@ -68,6 +68,9 @@ class Relay:
             execution = _UntilItWaits(attempt.execute(), self._hand_over, attempt)
             try:
                 await execution
+            except GeneratorExit:
+                # A plain handler's own, which Python has everybody on its way learn of.
+                return
             finally:
                 attempt.finish()
                 self._on_ended(attempt, execution.waited)

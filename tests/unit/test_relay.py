@@ -287,3 +287,25 @@ async def test_a_loop_with_eager_tasks_changes_nothing() -> None:
         loop.set_task_factory(None)
     let_go.set()
     await slots.done(20)
+
+
+@pytest.mark.parametrize(
+    "error", [GeneratorExit, StopIteration, SystemExit, asyncio.CancelledError]
+)
+async def test_whatever_a_plain_handler_raises_is_its_own_failure(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    slots = Slots(1)
+
+    def bad(ctx: object) -> None:
+        raise error
+
+    async def good(ctx: object) -> None:
+        await asyncio.sleep(0)
+
+    for function in (bad, good, bad, good):
+        slots.add(function)
+    slots.start()
+    await slots.done(4)
+    assert [type(one) for one in slots.outcomes] == [Failed, Completed] * 2
+    assert "unexpectedly" not in caplog.text

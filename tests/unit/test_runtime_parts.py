@@ -64,7 +64,7 @@ async def outcome_of(
         report=reported.append,
         max_result_bytes=1000,
     )
-    await asyncio.wait_for(attempt.execute(), 20)
+    await asyncio.wait_for(asyncio.create_task(attempt.execute()), 20)
     threads.shutdown()
     (outcome,) = reported
     return outcome
