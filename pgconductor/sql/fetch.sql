@@ -11,6 +11,10 @@
 -- An execution that is one crash short of its limit is fetched alone: if it comes first, nothing
 -- else is taken; if it does not, it is left for another time.
 --
+-- Fetches may commit without waiting for the disk. One that takes an execution which must not be
+-- executed again after a crash (max_crashes = 1) waits, as the server does by default: were it
+-- undone by a crash of the server, that execution would be fetched once more.
+--
 -- The payload is returned as text: one that cannot be decoded must not spoil the batch.
 WITH owner AS MATERIALIZED (
     SELECT o.id
@@ -21,7 +25,10 @@ WITH owner AS MATERIALIZED (
     FOR KEY SHARE OF o
 ),
 picked AS MATERIALIZED (
-    SELECT e.id, e.crashes > 0 AND e.crashes >= e.max_crashes - 1 AS suspect
+    SELECT
+        e.id,
+        e.crashes > 0 AND e.crashes >= e.max_crashes - 1 AS suspect,
+        e.max_crashes = 1 AS once
     FROM pgconductor.executions e
     WHERE EXISTS (SELECT 1 FROM owner)
       AND e.state = 'available'
@@ -36,6 +43,16 @@ picked AS MATERIALIZED (
     ORDER BY e.queue, -e.priority, e.run_at, e.id
     LIMIT CAST(:limit AS integer)
     FOR NO KEY UPDATE OF e SKIP LOCKED
+),
+durable AS MATERIALIZED (
+    SELECT set_config(
+        'synchronous_commit',
+        (SELECT s.reset_val FROM pg_catalog.pg_settings s WHERE s.name = 'synchronous_commit'),
+        true
+    )
+    FROM picked p
+    WHERE p.once
+    LIMIT 1
 ),
 first AS MATERIALIZED (
     SELECT p.id, p.suspect FROM picked p LIMIT 1
@@ -58,4 +75,5 @@ SELECT
     t.id, t.task_key, t.payload, t.attempts, t.max_attempts,
     t.crashes, t.max_crashes, t.priority, t.run_at, t.created_at
 FROM taken t
+WHERE (SELECT count(*) FROM durable) >= 0
 ORDER BY -t.priority, t.run_at, t.id

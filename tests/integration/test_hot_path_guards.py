@@ -19,6 +19,7 @@ from pgconductor.domain.claims import Position
 from pgconductor.repositories import DriverExecutor
 from pgconductor.repositories.driver import _compiled
 from pgconductor.runtime.frontier import Frontier
+from pgconductor.services import ExecutionService, OrchestratorService
 from pgconductor.services.pinned import PinnedUnitOfWork, sibling_engine
 from tests.integration.plan_reading import literal
 from tests.support.servers import Server, connect
@@ -302,6 +303,27 @@ async def test_durable_is_what_must_be(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         usual = await connection.scalar(text("SHOW synchronous_commit"))
     assert found == {True: usual, False: "off"}
+
+
+@pytest.mark.parametrize(("max_crashes", "durable"), [(1, True), (2, False), (3, False)])
+async def test_a_fetch_of_what_must_not_be_repeated_is_durable(
+    engine: AsyncEngine, max_crashes: int, durable: bool
+) -> None:
+    """Semantics 2 (recover): a crash of the server must not undo the fetch of an at-most-once."""
+    registration = await OrchestratorService(engine).register()
+    await ExecutionService(engine).invoke("task", max_crashes=max_crashes)
+    await ExecutionService(engine).invoke("task")
+    async with engine.connect() as connection:
+        usual = await connection.scalar(
+            text("SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit'")
+        )
+        # Another value than the usual one, whatever that is on this server.
+        other = "local" if usual == "off" else "off"
+        await connection.execute(text(f"SET LOCAL synchronous_commit = {other}"))
+        assert len(await ExecutionService(connection).fetch(registration, limit=10)) == 2
+        found = await connection.scalar(text("SHOW synchronous_commit"))
+        await connection.rollback()
+    assert found == (usual if durable else other)
 
 
 async def test_short_handlers_pass_long_ones(database_url: str) -> None:
