@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 ${imports if imports else ""}
-from pgconductor.schema import record_revision
+from pgconductor.schema import applying, reverting
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
@@ -23,9 +23,18 @@ breaking: bool | None = None
 
 
 def upgrade() -> None:
-    ${upgrades if upgrades else "pass"}
-    record_revision(op, revision, name=name, breaking=breaking)
+    with applying(op, revision, name=name, breaking=breaking):
+        change()
 
 
 def downgrade() -> None:
+    with reverting(op, revision, name=name, breaking=breaking):
+        change_back()
+
+
+def change() -> None:
+    ${upgrades if upgrades else "pass"}
+
+
+def change_back() -> None:
     ${downgrades if downgrades else "pass"}

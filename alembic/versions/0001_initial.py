@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from pgconductor.schema import record_revision, sql_file
+from pgconductor.schema import applying, reverting, sql_file
 
 revision = "0001"
 down_revision = None
@@ -56,23 +56,25 @@ OFTEN_VACUUMED = {
 
 
 def upgrade() -> None:
-    for part in BEFORE_TABLES:
-        op.execute(sql_file(f"{revision}_{part}.sql"))
-    create_executions()
-    create_the_rest()
-    for part in AFTER_TABLES:
-        op.execute(sql_file(f"{revision}_{part}.sql"))
-    record_revision(op, revision, name=name, breaking=breaking)
+    with applying(op, revision, name=name, breaking=breaking):
+        for part in BEFORE_TABLES:
+            op.execute(sql_file(f"{revision}_{part}.sql"))
+        create_executions()
+        create_the_rest()
+        create_gate()
+        for part in AFTER_TABLES:
+            op.execute(sql_file(f"{revision}_{part}.sql"))
 
 
 def downgrade() -> None:
-    for function in reversed(AFTER_TABLES):
-        op.execute(f"DROP FUNCTION pgconductor.{function}")
-    for table in TABLES:
-        op.drop_table(table, schema="pgconductor")
-    op.execute("DROP TYPE pgconductor.execution_spec")
-    for function in ("uuidv7", "wall_clock", "clock"):
-        op.execute(f"DROP FUNCTION pgconductor.{function}")
+    with reverting(op, revision, name=name, breaking=breaking):
+        for function in reversed(AFTER_TABLES):
+            op.execute(f"DROP FUNCTION pgconductor.{function}")
+        for table in TABLES:
+            op.drop_table(table, schema="pgconductor")
+        op.execute("DROP TYPE pgconductor.execution_spec")
+        for function in ("uuidv7", "wall_clock", "clock"):
+            op.execute(f"DROP FUNCTION pgconductor.{function}")
 
 
 def create_executions() -> None:
@@ -192,6 +194,7 @@ def create_the_rest() -> None:
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("version", sa.Text(), nullable=False),
         sa.Column("schema_version", sa.Integer(), nullable=False),
+        sa.Column("schema_required", sa.Integer(), nullable=False),
         sa.Column("hostname", sa.Text(), nullable=False),
         sa.Column("pid", sa.Integer(), nullable=False),
         sa.Column(
@@ -212,7 +215,10 @@ def create_the_rest() -> None:
         sa.CheckConstraint(
             "heartbeat_number >= 0", name=op.f("orchestrators_heartbeat_number_check")
         ),
-        sa.CheckConstraint("schema_version > 0", name=op.f("orchestrators_schema_version_check")),
+        sa.CheckConstraint(
+            "schema_required BETWEEN 1 AND schema_version",
+            name=op.f("orchestrators_schema_version_check"),
+        ),
         sa.CheckConstraint(
             "shutdown_reason IS NULL OR shutdown_requested_at IS NOT NULL",
             name=op.f("orchestrators_shutdown_check"),
@@ -236,31 +242,6 @@ def create_the_rest() -> None:
         ),
         sa.CheckConstraint("name ~ '^[a-z][a-z0-9_-]{0,47}$'", name=op.f("queues_name_check")),
         sa.PrimaryKeyConstraint("name", name=op.f("queues_pkey")),
-        schema="pgconductor",
-    )
-    op.create_table(
-        "schema_gate",
-        sa.Column("singleton", sa.Boolean(), server_default=sa.text("true"), nullable=False),
-        sa.Column("installed", sa.Integer(), nullable=False),
-        sa.Column("floor", sa.Integer(), nullable=False),
-        sa.CheckConstraint("floor BETWEEN 0 AND installed", name=op.f("schema_gate_floor_check")),
-        sa.CheckConstraint("singleton", name=op.f("schema_gate_singleton_check")),
-        sa.PrimaryKeyConstraint("singleton", name=op.f("schema_gate_pkey")),
-        schema="pgconductor",
-    )
-    op.create_table(
-        "schema_migrations",
-        sa.Column("version", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column(
-            "applied_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("clock_timestamp()"),
-            nullable=False,
-        ),
-        sa.Column("breaking", sa.Boolean(), nullable=False),
-        sa.CheckConstraint("version > 0", name=op.f("schema_migrations_version_check")),
-        sa.PrimaryKeyConstraint("version", name=op.f("schema_migrations_pkey")),
         schema="pgconductor",
     )
     op.create_table(
@@ -336,4 +317,50 @@ def create_the_rest() -> None:
         sa.PrimaryKeyConstraint("execution_id", "key", name=op.f("steps_pkey")),
         schema="pgconductor",
         postgresql_with=OFTEN_VACUUMED,
+    )
+
+
+def create_gate() -> None:
+    op.create_table(
+        "schema_gate",
+        sa.Column("singleton", sa.Boolean(), server_default=sa.text("true"), nullable=False),
+        sa.Column("installed", sa.Integer(), nullable=False),
+        sa.Column("floor", sa.Integer(), nullable=False),
+        sa.Column("lease_id", sa.Uuid(), nullable=True),
+        sa.Column("lease_holder", sa.Text(), nullable=True),
+        sa.Column("lease_pid", sa.Integer(), nullable=True),
+        sa.Column("lease_backend_start", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("lease_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("lease_note", sa.Text(), nullable=True),
+        sa.Column("intent_floor", sa.Integer(), nullable=True),
+        sa.Column("intent_ceiling", sa.Integer(), nullable=True),
+        sa.Column("intent_expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("floor BETWEEN 0 AND installed", name=op.f("schema_gate_floor_check")),
+        sa.CheckConstraint(
+            "(lease_id IS NULL) = (lease_holder IS NULL)"
+            " AND (lease_id IS NULL) = (lease_pid IS NULL)"
+            " AND (lease_id IS NULL) = (lease_backend_start IS NULL)"
+            " AND (lease_id IS NULL) = (lease_since IS NULL)"
+            " AND (intent_expires_at IS NULL)"
+            " = (intent_floor IS NULL AND intent_ceiling IS NULL)",
+            name=op.f("schema_gate_lease_check"),
+        ),
+        sa.CheckConstraint("singleton", name=op.f("schema_gate_singleton_check")),
+        sa.PrimaryKeyConstraint("singleton", name=op.f("schema_gate_pkey")),
+        schema="pgconductor",
+    )
+    op.create_table(
+        "schema_migrations",
+        sa.Column("version", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column(
+            "applied_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.Column("breaking", sa.Boolean(), nullable=False),
+        sa.CheckConstraint("version > 0", name=op.f("schema_migrations_version_check")),
+        sa.PrimaryKeyConstraint("version", name=op.f("schema_migrations_pkey")),
+        schema="pgconductor",
     )

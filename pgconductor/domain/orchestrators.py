@@ -19,6 +19,8 @@ class Heartbeat:
         shutdown_requested: Whether this orchestrator is asked to stop.
         shutdown_reason: Why, if somebody said so.
         schema_floor: The lowest revision that an orchestrator must know to go on.
+        schema_ceiling: The highest revision that there is, or will be when a downgrade that is
+            being prepared is done; who needs a higher one cannot go on.
         cancellations: Executions held by it whose cancellation is asked for.
     """
 
@@ -26,6 +28,7 @@ class Heartbeat:
     shutdown_requested: bool
     shutdown_reason: str | None
     schema_floor: int
+    schema_ceiling: int
     cancellations: frozenset[UUID]
 
 
@@ -36,6 +39,7 @@ class OrchestratorSnapshot:
     id: UUID
     version: str
     schema_version: int
+    schema_required: int
     hostname: str
     pid: int
     started_at: datetime

@@ -22,7 +22,7 @@ class Orchestrator(Base):
 
     __tablename__ = "orchestrators"
     __table_args__ = (
-        CheckConstraint("schema_version > 0", name="schema_version"),
+        CheckConstraint("schema_required BETWEEN 1 AND schema_version", name="schema_version"),
         CheckConstraint("heartbeat_number >= 0", name="heartbeat_number"),
         CheckConstraint(
             "shutdown_reason IS NULL OR shutdown_requested_at IS NOT NULL", name="shutdown"
@@ -40,6 +40,7 @@ class Orchestrator(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True)
     version: Mapped[str]
     schema_version: Mapped[int]
+    schema_required: Mapped[int]
     hostname: Mapped[str]
     pid: Mapped[int]
     started_at: Mapped[datetime] = mapped_column(server_default=text("pgconductor.wall_clock()"))

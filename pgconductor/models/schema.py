@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy import CheckConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
@@ -30,14 +31,37 @@ class SchemaGate(Base):
 
     A registration reads it in share mode in the statement that inserts the orchestrator, a
     migration updates it; so no older orchestrator slips past a migration that has just counted.
+
+    The lease is the migration that is at work; it is free as soon as the holder's server process
+    (``lease_pid`` with ``lease_backend_start``) has ended. The intent is what it prepares, and is
+    renewed while it waits: nobody registers who knows less than ``intent_floor`` or needs more than
+    ``intent_ceiling``. Where its migration has died, it expires.
     """
 
     __tablename__ = "schema_gate"
     __table_args__ = (
         CheckConstraint("singleton", name="singleton"),
         CheckConstraint("floor BETWEEN 0 AND installed", name="floor"),
+        CheckConstraint(
+            "(lease_id IS NULL) = (lease_holder IS NULL)"
+            " AND (lease_id IS NULL) = (lease_pid IS NULL)"
+            " AND (lease_id IS NULL) = (lease_backend_start IS NULL)"
+            " AND (lease_id IS NULL) = (lease_since IS NULL)"
+            " AND (intent_expires_at IS NULL)"
+            " = (intent_floor IS NULL AND intent_ceiling IS NULL)",
+            name="lease",
+        ),
     )
 
     singleton: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
     installed: Mapped[int]
     floor: Mapped[int]
+    lease_id: Mapped[UUID | None]
+    lease_holder: Mapped[str | None]
+    lease_pid: Mapped[int | None]
+    lease_backend_start: Mapped[datetime | None]
+    lease_since: Mapped[datetime | None]
+    lease_note: Mapped[str | None]
+    intent_floor: Mapped[int | None]
+    intent_ceiling: Mapped[int | None]
+    intent_expires_at: Mapped[datetime | None]

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from pgconductor import sql
 from pgconductor.domain.orchestrators import Beat, Heartbeat, OrchestratorSnapshot
-from pgconductor.domain.revisions import REQUIRED_REVISION, SchemaStatus
+from pgconductor.domain.revisions import SchemaStatus
 from pgconductor.exceptions import SchemaMissing
 from pgconductor.models import Orchestrator
 from pgconductor.repositories.executor import SqlRepository
@@ -24,7 +24,14 @@ class SqlOrchestratorRepository(SqlRepository):
     """Implements :class:`~pgconductor.repositories.protocols.OrchestratorRepository`."""
 
     async def add(
-        self, orchestrator_id: UUID, *, version: str, schema_version: int, hostname: str, pid: int
+        self,
+        orchestrator_id: UUID,
+        *,
+        version: str,
+        schema_version: int,
+        schema_required: int,
+        hostname: str,
+        pid: int,
     ) -> bool:
         """See the protocol."""
         rows = await self._rows(
@@ -33,9 +40,9 @@ class SqlOrchestratorRepository(SqlRepository):
                 "id": orchestrator_id,
                 "version": version,
                 "schema_version": schema_version,
+                "schema_required": schema_required,
                 "hostname": hostname,
                 "pid": pid,
-                "required_revision": REQUIRED_REVISION,
             },
         )
         return bool(rows)
@@ -51,6 +58,7 @@ class SqlOrchestratorRepository(SqlRepository):
             shutdown_requested=row.shutdown_requested,
             shutdown_reason=row.shutdown_reason,
             schema_floor=row.schema_floor,
+            schema_ceiling=row.schema_ceiling,
             cancellations=frozenset(row.cancellations),
         )
 
@@ -85,11 +93,17 @@ class SqlOrchestratorRepository(SqlRepository):
         reason: str,
         orchestrator_id: UUID | None = None,
         below_version: int | None = None,
+        above_required: int | None = None,
     ) -> list[UUID]:
         """See the protocol."""
         rows = await self._rows(
             sql.REQUEST_SHUTDOWN,
-            {"reason": reason, "id": orchestrator_id, "below_version": below_version},
+            {
+                "reason": reason,
+                "id": orchestrator_id,
+                "below_version": below_version,
+                "above_required": above_required,
+            },
         )
         return [row.id for row in rows]
 
@@ -112,4 +126,4 @@ class SqlSchemaRepository(SqlRepository):
         if not rows:
             # The tables are there and no revision has recorded itself: downgraded or tampered with.
             raise SchemaMissing
-        return SchemaStatus(rows[0].installed, rows[0].floor)
+        return SchemaStatus(*rows[0])

@@ -172,7 +172,14 @@ class OrchestratorRepository(Protocol):
     """Orchestrators: there before they fetch, gone when they hold nothing any more."""
 
     async def add(
-        self, orchestrator_id: UUID, *, version: str, schema_version: int, hostname: str, pid: int
+        self,
+        orchestrator_id: UUID,
+        *,
+        version: str,
+        schema_version: int,
+        schema_required: int,
+        hostname: str,
+        pid: int,
     ) -> bool:
         """Register, unless the gate refuses that version.
 
@@ -225,8 +232,16 @@ class OrchestratorRepository(Protocol):
         reason: str,
         orchestrator_id: UUID | None = None,
         below_version: int | None = None,
+        above_required: int | None = None,
     ) -> list[UUID]:
-        """Ask orchestrators to stop: one, those that know less than a revision, or all.
+        """Ask orchestrators to stop: all, or those for whom all that is given holds.
+
+        Args:
+            reason: What they are told, unless they were asked before.
+            orchestrator_id: It is this one.
+            below_version: It does not know this revision.
+            above_required: It needs more than this revision.
+
 
         Returns:
             Who was asked, those included that had been asked before.

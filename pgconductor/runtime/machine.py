@@ -11,7 +11,7 @@ from typing import Any, Final
 from pgconductor.domain.claims import Registration
 from pgconductor.domain.orchestrators import Heartbeat
 from pgconductor.domain.outcomes import Verdict
-from pgconductor.domain.revisions import KNOWN_REVISION
+from pgconductor.domain.revisions import KNOWN_REVISION, REQUIRED_REVISION
 from pgconductor.runtime.attempt import Runnable, Stop
 from pgconductor.runtime.completer import Completer
 from pgconductor.runtime.gate import StartGate
@@ -149,10 +149,14 @@ class Machine:
             for worker in self.workers:
                 if worker.cancel(execution_id):
                     break
-        told = answer.shutdown_requested or answer.schema_floor > KNOWN_REVISION
+        told = (
+            answer.shutdown_requested
+            or answer.schema_floor > KNOWN_REVISION
+            or answer.schema_ceiling < REQUIRED_REVISION
+        )
         if told and not self._told:
             self._told = True
-            logger.warning("asked to shut down: %s", answer.shutdown_reason or "breaking migration")
+            logger.warning("asked to shut down: %s", answer.shutdown_reason or "a migration")
             self._on_stop(ExitReason.SHUTDOWN)
 
     def _on_evicted(self) -> None:

@@ -23,7 +23,7 @@ from pgconductor.domain.orchestrators import (
     Recovery,
     StaleObserver,
 )
-from pgconductor.domain.revisions import KNOWN_REVISION, SchemaStatus
+from pgconductor.domain.revisions import KNOWN_REVISION, REQUIRED_REVISION, SchemaStatus
 from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import NotRegistered, PgconductorError, RegistrationRefused
 from pgconductor.repositories import Repositories
@@ -52,13 +52,18 @@ class OrchestratorService:
         self._work = unit_of_work(bind)
 
     async def register(
-        self, *, version: str = __version__, schema_version: int = KNOWN_REVISION
+        self,
+        *,
+        version: str = __version__,
+        schema_version: int = KNOWN_REVISION,
+        schema_required: int | None = None,
     ) -> Registration:
         """Become an orchestrator, with an identity that was never used before.
 
         Args:
             version: Version of the code.
             schema_version: The highest revision that the code knows.
+            schema_required: The lowest revision that it can work on; the default is this release's.
 
         Returns:
             The proof without which nothing can be fetched.
@@ -67,11 +72,14 @@ class OrchestratorService:
             SchemaMissing: The database has no pgconductor schema.
             SchemaBehind: It lacks revisions that this release needs.
             SchemaTooNew: It has a breaking revision that the code does not know.
+            MigrationUnderWay: Such a revision is about to be applied.
             RegistrationRefused: The gate refused it for another reason.
         """
         registration = Registration(new_id(), schema_version)
+        if schema_required is None:
+            schema_required = min(REQUIRED_REVISION, schema_version)
         try:
-            await self._add(registration, version)
+            await self._add(registration, version, schema_required)
         except PgconductorError:
             raise
         except BaseException:
@@ -80,19 +88,20 @@ class OrchestratorService:
             raise
         return registration
 
-    async def _add(self, registration: Registration, version: str) -> None:
+    async def _add(self, registration: Registration, version: str, schema_required: int) -> None:
         schema_version = registration.schema_version
         async with self._work.begin() as repositories:
             accepted = await repositories.orchestrators.add(
                 registration.orchestrator_id,
                 version=version,
                 schema_version=schema_version,
+                schema_required=schema_required,
                 hostname=socket.gethostname(),
                 pid=os.getpid(),
             )
             if not accepted:
                 status = await repositories.schema.status()
-                status.check(schema_version)
+                status.check(schema_version, schema_required)
                 raise RegistrationRefused(
                     f"the gate refused an orchestrator of revision {schema_version:04d}; the "
                     f"database is at {status.installed:04d}; try again"
@@ -221,14 +230,23 @@ class OrchestratorService:
                     await _forget_to_fetch(repositories, identity)
                     return total
 
-    async def sweep(self, *, below_version: int, reason: str) -> list[OrchestratorSnapshot]:
-        """Ask every orchestrator that knows less than a revision to stop.
+    async def sweep(
+        self,
+        *,
+        reason: str,
+        below_version: int | None = None,
+        above_required: int | None = None,
+    ) -> list[OrchestratorSnapshot]:
+        """Ask every orchestrator to stop that could not go on after a migration.
 
-        Call it again until it returns nothing: an orchestrator may register between two calls.
+        Call it again until it returns nothing: without an intent at the gate an orchestrator may
+        register between two calls.
 
         Args:
-            below_version: The revision; those that know it are left alone.
             reason: What they are told.
+            below_version: The revision of an upgrade; those that know it are left alone.
+            above_required: The revision after a downgrade; those that can work on it are left
+                alone.
 
         Returns:
             Those that are still there.
@@ -239,11 +257,39 @@ class OrchestratorService:
         check_text(reason, "reason")
         async with self._work.begin() as repositories:
             asked = await repositories.orchestrators.request_shutdown(
-                reason=reason, below_version=below_version
+                reason=reason, below_version=below_version, above_required=above_required
             )
             there = await repositories.orchestrators.list()
         wanted = set(asked)
         return [one for one in there if one.id in wanted]
+
+    async def evict(self, orchestrator_id: UUID) -> Recovery:
+        """Take away what an orchestrator holds, and its registration, whether it lives or not.
+
+        It counts as a crash, for its handlers may go on for a while. Whatever it writes from now on
+        is refused, and its next heartbeat tells it to end.
+
+        Args:
+            orchestrator_id: Which one.
+
+        Returns:
+            What was taken back; without the orchestrator itself if it has no row, or some of what
+            it holds is locked by others: then call it again.
+        """
+        total = Recovery()
+        while True:
+            async with self._work.begin() as repositories:
+                if not await repositories.orchestrators.lock(orchestrator_id):
+                    return total
+                batch = await repositories.executions.take_back(
+                    orchestrator_id, limit=RECOVERY_BATCH, crashed=True
+                )
+                total += batch
+                if await repositories.orchestrators.remove(orchestrator_id):
+                    return total + Recovery(orchestrators=frozenset({orchestrator_id}))
+                if batch.executions == 0:
+                    await _forget_to_fetch(repositories, orchestrator_id)
+                    return total
 
     async def request_shutdown(self, orchestrator_id: UUID, *, reason: str) -> bool:
         """Ask one orchestrator to stop.

@@ -31,6 +31,12 @@ __all__ = [
     "INVOKE",
     "INVOKE_ALIKE",
     "INVOKE_ONE",
+    "LEASE_END_HOLDER",
+    "LEASE_HOLDER",
+    "LEASE_NOTE",
+    "LEASE_RELEASE",
+    "LEASE_TAKE",
+    "LOCK_HOLDERS",
     "LOCK_ORCHESTRATOR",
     "LOCK_STALE",
     "MARK_AWAITED",
@@ -41,6 +47,7 @@ __all__ = [
     "REMOVE_ORCHESTRATOR",
     "REQUEST_SHUTDOWN",
     "RETRY",
+    "SCHEMA_HISTORY",
     "SCHEMA_STATUS",
     "TAKE_BACK",
 ]
@@ -79,6 +86,12 @@ HEARTBEAT: Final = _load("heartbeat")
 INVOKE: Final = _load("invoke")
 INVOKE_ALIKE: Final = _load("invoke_alike")
 INVOKE_ONE: Final = _load("invoke_one")
+LEASE_END_HOLDER: Final = _load("lease_end_holder")
+LEASE_HOLDER: Final = _load("lease_holder")
+LEASE_NOTE: Final = _load("lease_note")
+LEASE_RELEASE: Final = _load("lease_release")
+LEASE_TAKE: Final = _load("lease_take")
+LOCK_HOLDERS: Final = _load("lock_holders")
 LOCK_ORCHESTRATOR: Final = _load("lock_orchestrator")
 LOCK_STALE: Final = _load("lock_stale")
 MARK_AWAITED: Final = _load("mark_awaited")
@@ -89,5 +102,6 @@ REMOVE_EXPIRED: Final = _load("remove_expired")
 REMOVE_ORCHESTRATOR: Final = _load("remove_orchestrator")
 REQUEST_SHUTDOWN: Final = _load("request_shutdown")
 RETRY: Final = _load("retry")
+SCHEMA_HISTORY: Final = _load("schema_history")
 SCHEMA_STATUS: Final = _load("schema_status")
 TAKE_BACK: Final = _load("take_back")

@@ -3,12 +3,24 @@
 UPDATE pgconductor.orchestrators o
 SET last_heartbeat_at = pgconductor.wall_clock(),
     heartbeat_number = o.heartbeat_number + 1
+FROM (
+    SELECT
+        greatest(
+            g.floor, CASE WHEN g.intent_expires_at > pgconductor.wall_clock() THEN g.intent_floor END
+        ) AS floor,
+        least(
+            g.installed, CASE WHEN g.intent_expires_at > pgconductor.wall_clock() THEN g.intent_ceiling END
+        ) AS ceiling
+    FROM (SELECT) AS always
+    LEFT JOIN pgconductor.schema_gate g ON true
+) AS gate
 WHERE o.id = CAST(:id AS uuid)
 RETURNING
     o.heartbeat_number,
     o.shutdown_requested_at IS NOT NULL AS shutdown_requested,
     o.shutdown_reason,
-    (SELECT g.floor FROM pgconductor.schema_gate g) AS schema_floor,
+    coalesce(gate.floor, 0) AS schema_floor,
+    coalesce(gate.ceiling, 0) AS schema_ceiling,
     ARRAY(
         SELECT e.id
         FROM pgconductor.executions e

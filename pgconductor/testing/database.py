@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Final
@@ -45,6 +45,9 @@ class FakeDatabase:
         clock: The time that every decision goes by; the default is a new one that stands at now.
         schema: What the database says of its schema; None for a database without one, in which
             every call raises ``SchemaMissing``. It may be assigned later, too.
+
+    Attributes:
+        intent_expires_at: When the intent in ``schema`` expires; None for never.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class FakeDatabase:
     ) -> None:
         self.clock: Final = clock or VirtualClock()
         self.schema = schema
+        self.intent_expires_at: datetime | None = None
         self._store = _Store()
 
     @property
@@ -116,6 +120,9 @@ class FakeTransaction:
         """
         if self._database.schema is None:
             raise SchemaMissing
+        expires_at = self._database.intent_expires_at
+        if expires_at is not None and expires_at <= self.now():
+            return replace(self._database.schema, intent_floor=None, intent_ceiling=None)
         return self._database.schema
 
     def read(self) -> Tables:

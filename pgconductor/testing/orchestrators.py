@@ -7,7 +7,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from pgconductor.domain.orchestrators import Beat, Heartbeat, OrchestratorSnapshot
-from pgconductor.domain.revisions import REQUIRED_REVISION, SchemaStatus
+from pgconductor.domain.revisions import SchemaStatus
 from pgconductor.testing.database import FakeTransaction
 
 __all__ = ["FakeOrchestratorRepository", "FakeSchemaRepository"]
@@ -20,18 +20,26 @@ class FakeOrchestratorRepository:
         self._transaction = transaction
 
     async def add(
-        self, orchestrator_id: UUID, *, version: str, schema_version: int, hostname: str, pid: int
+        self,
+        orchestrator_id: UUID,
+        *,
+        version: str,
+        schema_version: int,
+        schema_required: int,
+        hostname: str,
+        pid: int,
     ) -> bool:
         """See the protocol."""
         tables = await self._transaction.write()
         gate = self._transaction.schema()
-        if schema_version < gate.floor or gate.installed < REQUIRED_REVISION:
+        if schema_version < _floor(gate) or schema_required > _ceiling(gate):
             return False
         now = self._transaction.now()
         tables.orchestrators[orchestrator_id] = OrchestratorSnapshot(
             id=orchestrator_id,
             version=version,
             schema_version=schema_version,
+            schema_required=schema_required,
             hostname=hostname,
             pid=pid,
             started_at=now,
@@ -58,7 +66,8 @@ class FakeOrchestratorRepository:
             number=row.heartbeat_number,
             shutdown_requested=row.shutdown_requested_at is not None,
             shutdown_reason=row.shutdown_reason,
-            schema_floor=self._transaction.schema().floor,
+            schema_floor=_floor(self._transaction.schema()),
+            schema_ceiling=_ceiling(self._transaction.schema()),
             cancellations=frozenset(
                 one.id
                 for one in tables.executions.values()
@@ -112,6 +121,7 @@ class FakeOrchestratorRepository:
         reason: str,
         orchestrator_id: UUID | None = None,
         below_version: int | None = None,
+        above_required: int | None = None,
     ) -> list[UUID]:
         """See the protocol."""
         tables = await self._transaction.write()
@@ -120,6 +130,7 @@ class FakeOrchestratorRepository:
             for one in tables.orchestrators.values()
             if orchestrator_id in (None, one.id)
             and (below_version is None or one.schema_version < below_version)
+            and (above_required is None or one.schema_required > above_required)
         ]
         for one in asked:
             tables.orchestrators[one.id] = self._asked(one, reason)
@@ -130,6 +141,15 @@ class FakeOrchestratorRepository:
         """See the protocol."""
         rows = self._transaction.read().orchestrators.values()
         return sorted(rows, key=lambda one: (one.started_at, one.id))
+
+
+def _floor(gate: SchemaStatus) -> int:
+    return max(gate.floor, gate.intent_floor or 0)
+
+
+def _ceiling(gate: SchemaStatus) -> int:
+    ceiling = gate.intent_ceiling
+    return gate.installed if ceiling is None else min(gate.installed, ceiling)
 
 
 class FakeSchemaRepository:

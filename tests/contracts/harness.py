@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pgconductor import sql
 from pgconductor.domain.claims import Fetched, Registration
+from pgconductor.domain.ids import new_id
 from pgconductor.domain.orchestrators import StaleObserver
 from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released, Verdict
 from pgconductor.domain.retention import Retention
@@ -74,6 +75,12 @@ class Harness(ABC):
     @abstractmethod
     async def set_schema(self, installed: int, floor: int) -> None:
         """Have the gate say so."""
+
+    @abstractmethod
+    async def set_intent(
+        self, *, floor: int | None = None, ceiling: int | None = None, expires_after: timedelta
+    ) -> None:
+        """Have the gate say what a migration prepares."""
 
     @abstractmethod
     async def set_columns(self, execution_id: UUID, **values: Any) -> None:
@@ -211,6 +218,18 @@ class FakeHarness(Harness):
     async def set_schema(self, installed: int, floor: int) -> None:
         self.database.schema = SchemaStatus(installed, floor)
 
+    async def set_intent(
+        self, *, floor: int | None = None, ceiling: int | None = None, expires_after: timedelta
+    ) -> None:
+        assert self.database.schema is not None
+        self.database.schema = replace(
+            self.database.schema,
+            intent_floor=floor,
+            intent_ceiling=ceiling,
+            lease_holder="a migration",
+        )
+        self.database.intent_expires_at = self.database.clock.now() + expires_after
+
     async def set_columns(self, execution_id: UUID, **values: Any) -> None:
         transaction = self.database.transaction()
         tables = await transaction.write()
@@ -252,6 +271,15 @@ class PostgresHarness(Harness):
 
     async def set_schema(self, installed: int, floor: int) -> None:
         await self._execute(update(SchemaGate).values(installed=installed, floor=floor))
+
+    async def set_intent(
+        self, *, floor: int | None = None, ceiling: int | None = None, expires_after: timedelta
+    ) -> None:
+        lease = new_id()
+        async with self.engine.begin() as connection:
+            await connection.execute(sql.LEASE_TAKE, {"lease_id": lease, "holder": "a migration"})
+            noted = {"floor": floor, "ceiling": ceiling, "expires_after": expires_after}
+            await connection.execute(sql.LEASE_NOTE, {"lease_id": lease, "note": "a test", **noted})
 
     async def set_columns(self, execution_id: UUID, **values: Any) -> None:
         await self._execute(update(Execution).where(Execution.id == execution_id).values(**values))

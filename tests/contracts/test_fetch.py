@@ -127,7 +127,12 @@ async def test_a_registration_that_rolled_back_gets_nothing(db: Harness) -> None
     owner = Registration(new_id(), 1)
     async with db.rolled_back() as repositories:
         assert await repositories.orchestrators.add(
-            owner.orchestrator_id, version="1", schema_version=1, hostname="h", pid=1
+            owner.orchestrator_id,
+            version="1",
+            schema_version=1,
+            schema_required=1,
+            hostname="h",
+            pid=1,
         )
     await assert_gets_nothing(db, owner)
 

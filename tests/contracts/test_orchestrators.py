@@ -13,10 +13,19 @@ import pytest
 from pgconductor import __version__
 from pgconductor.domain.claims import Registration
 from pgconductor.domain.ids import new_id
+from pgconductor.domain.orchestrators import Recovery
+from pgconductor.domain.outcomes import Disposition
 from pgconductor.domain.revisions import KNOWN_REVISION, SchemaStatus
-from pgconductor.exceptions import InvalidInput, NotRegistered, SchemaBehind, SchemaTooNew
+from pgconductor.exceptions import (
+    InvalidInput,
+    MigrationUnderWay,
+    NotRegistered,
+    SchemaBehind,
+    SchemaTooNew,
+)
 from pgconductor.repositories import Repositories
 from pgconductor.services import OrchestratorService
+from pgconductor.types import ExecutionState
 from tests.contracts.harness import Harness
 
 
@@ -83,6 +92,39 @@ async def test_the_gate_refuses_a_database_that_is_behind(db: Harness) -> None:
     with pytest.raises(SchemaBehind):
         await db.register()
     assert await db.orchestrators.list() == []
+
+
+async def test_the_gate_refuses_what_a_migration_is_about_to_shut_out(db: Harness) -> None:
+    """A6: while a breaking revision waits for the others to leave, nobody of their kind comes."""
+    await db.register(schema_version=1)
+    await db.set_intent(floor=2, expires_after=timedelta(seconds=30))
+    with pytest.raises(MigrationUnderWay, match=r"0002.*a migration.*up to 0001") as caught:
+        await db.register(schema_version=1)
+    assert (caught.value.known, caught.value.target) == (1, 2)
+    assert (await db.register(schema_version=2)).schema_version == 2
+    db.advance(timedelta(seconds=31))
+    assert (await db.register(schema_version=1)).schema_version == 1
+
+
+async def test_the_gate_refuses_what_cannot_work_after_a_downgrade(db: Harness) -> None:
+    await db.set_schema(installed=3, floor=0)
+    await db.set_intent(ceiling=2, expires_after=timedelta(seconds=30))
+    with pytest.raises(MigrationUnderWay, match="0002"):
+        await db.orchestrators.register(schema_version=3, schema_required=3)
+    await db.orchestrators.register(schema_version=3, schema_required=2)
+    db.advance(timedelta(seconds=31))
+    await db.orchestrators.register(schema_version=3, schema_required=3)
+
+
+async def test_a_heartbeat_tells_what_a_migration_is_about_to_do(db: Harness) -> None:
+    await db.set_schema(installed=3, floor=0)
+    owner = await db.register()
+    await db.set_intent(floor=4, ceiling=2, expires_after=timedelta(seconds=30))
+    answer = await db.orchestrators.heartbeat(owner)
+    assert (answer.schema_floor, answer.schema_ceiling) == (4, 2)
+    db.advance(timedelta(seconds=31))
+    answer = await db.orchestrators.heartbeat(owner)
+    assert (answer.schema_floor, answer.schema_ceiling) == (0, 3)
 
 
 async def test_a_heartbeat_counts_and_moves_the_time(db: Harness) -> None:
@@ -162,6 +204,33 @@ async def test_a_sweep_asks_those_that_know_too_little(db: Harness) -> None:
     await db.orchestrators.leave(two)
     await db.orchestrators.leave(late)
     assert await db.orchestrators.sweep(below_version=3, reason="revision 0003") == []
+
+
+async def test_a_sweep_before_a_downgrade_asks_those_that_need_more(db: Harness) -> None:
+    await db.set_schema(installed=3, floor=0)
+    needs = [
+        (await db.orchestrators.register(schema_version=3, schema_required=required))
+        for required in (1, 2, 3)
+    ]
+    swept = await db.orchestrators.sweep(above_required=1, reason="back to revision 0001")
+    assert [found.id for found in swept] == [one.orchestrator_id for one in needs[1:]]
+    assert not (await db.orchestrators.heartbeat(needs[0])).shutdown_requested
+
+
+async def test_the_evicted_hold_nothing_and_are_told(db: Harness) -> None:
+    """I1: what they write afterwards changes nothing."""
+    owner = await db.register()
+    one = await db.invoke("task")
+    (held,) = await db.fetch(owner)
+    recovery = await db.orchestrators.evict(owner.orchestrator_id)
+    assert recovery == Recovery(frozenset({owner.orchestrator_id}), available=1)
+    row = await db.get(one)
+    assert (row.state, row.attempts, row.crashes) == (ExecutionState.AVAILABLE, 0, 1)
+    with pytest.raises(NotRegistered):
+        await db.orchestrators.heartbeat(owner)
+    verdict = await db.complete(held)
+    assert verdict.disposition is Disposition.LOST
+    assert (await db.orchestrators.evict(owner.orchestrator_id)) == Recovery()
 
 
 async def test_all_can_be_asked_at_once(db: Harness) -> None:

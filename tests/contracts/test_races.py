@@ -289,7 +289,7 @@ async def test_a_migration_waits_for_a_registration_and_sees_it(postgres: Postgr
     identity = new_id()
     async with postgres.begin() as registration:
         assert await registration.orchestrators.add(
-            identity, version="1", schema_version=1, hostname="h", pid=1
+            identity, version="1", schema_version=1, schema_required=1, hostname="h", pid=1
         )
         gate = await postgres.blocked(postgres.set_schema(2, 2))
     await gate
@@ -299,10 +299,12 @@ async def test_a_migration_waits_for_a_registration_and_sees_it(postgres: Postgr
 
 async def test_registrations_do_not_block_one_another(postgres: PostgresHarness) -> None:
     async with postgres.begin() as one:
-        await one.orchestrators.add(new_id(), version="1", schema_version=1, hostname="h", pid=1)
+        await one.orchestrators.add(
+            new_id(), version="1", schema_version=1, schema_required=1, hostname="h", pid=1
+        )
         async with postgres.impatient() as two:
             assert await two.orchestrators.add(
-                new_id(), version="1", schema_version=1, hostname="h", pid=2
+                new_id(), version="1", schema_version=1, schema_required=1, hostname="h", pid=2
             )
 
 

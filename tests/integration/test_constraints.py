@@ -105,8 +105,8 @@ NOT_NULL = [
 ]
 
 ORCHESTRATOR = (
-    "INSERT INTO pgconductor.orchestrators (id, version, schema_version, hostname, pid)"
-    f" VALUES ('{ID}', '1', 1, 'here', 1)"
+    "INSERT INTO pgconductor.orchestrators (id, version, schema_version, schema_required, hostname,"
+    f" pid) VALUES ('{ID}', '1', 1, 1, 'here', 1)"
 )
 TASK = (
     "INSERT INTO pgconductor.tasks (key, queue, max_attempts, max_crashes)"
@@ -137,6 +137,9 @@ OTHERS = [
     ("steps_key_check", STEP, "steps SET key = repeat('a', 513)"),
     ("schema_gate_floor_check", NOTHING, "schema_gate SET floor = 2"),
     ("schema_gate_floor_check", NOTHING, "schema_gate SET floor = -1"),
+    ("schema_gate_lease_check", NOTHING, "schema_gate SET lease_pid = 1"),
+    ("schema_gate_lease_check", NOTHING, "schema_gate SET intent_floor = 1"),
+    ("schema_gate_lease_check", NOTHING, "schema_gate SET intent_expires_at = now()"),
     ("schema_gate_singleton_check", NOTHING, "schema_gate SET singleton = false"),
     ("schema_migrations_version_check", NOTHING, "schema_migrations SET version = 0"),
 ]

@@ -28,8 +28,8 @@ from tests.support.waiting import eventually
 OWNER = uuid4()
 #: Finished executions, a backlog far in the future, thousands of queues, and something to do.
 SEED = f"""
-INSERT INTO pgconductor.orchestrators (id, version, schema_version, hostname, pid)
-VALUES ('{OWNER}', '1', 1, 'here', 1);
+INSERT INTO pgconductor.orchestrators (id, version, schema_version, schema_required, hostname, pid)
+VALUES ('{OWNER}', '1', 1, 1, 'here', 1);
 INSERT INTO pgconductor.executions (id, task_key, queue, state, finished_at)
 SELECT pgconductor.uuidv7(), 'task', 'busy', 'completed', now() FROM generate_series(1, 20000);
 INSERT INTO pgconductor.executions (id, task_key, queue, run_at, priority)

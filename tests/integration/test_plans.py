@@ -33,8 +33,9 @@ NAMES = """
 """
 # 50,000 finished, 20,000 due in three queues, 1,000 for next year, 500 held by twenty.
 SEED = f"""
-    INSERT INTO pgconductor.orchestrators (id, version, schema_version, hostname, pid)
-    SELECT {NAMES.format(number="n")}, '1', 1, 'here', n FROM generate_series(1, 20) n;
+    INSERT INTO pgconductor.orchestrators
+        (id, version, schema_version, schema_required, hostname, pid)
+    SELECT {NAMES.format(number="n")}, '1', 1, 1, 'here', n FROM generate_series(1, 20) n;
 
     INSERT INTO pgconductor.executions (
         id, task_key, queue, state, dedupe_key, finished_at, finished_by, finished_claim, result

@@ -88,7 +88,12 @@ CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
     "executions.count": lambda all_: all_.executions.count(EVERYTHING),
     "executions.mark_awaited": lambda all_: all_.executions.mark_awaited(uuid4()),
     "orchestrators.add": lambda all_: all_.orchestrators.add(
-        uuid4(), version="1", schema_version=KNOWN_REVISION, hostname="here", pid=1
+        uuid4(),
+        version="1",
+        schema_version=KNOWN_REVISION,
+        schema_required=1,
+        hostname="here",
+        pid=1,
     ),
     "orchestrators.heartbeat": lambda all_: all_.orchestrators.heartbeat(uuid4()),
     "orchestrators.beats": lambda all_: all_.orchestrators.beats(None, stale_after=SECOND),
@@ -251,8 +256,9 @@ async def test_every_server_default_evaluates(connection: Connection) -> None:
         "INSERT INTO pgconductor.executions (id, task_key) VALUES (gen_random_uuid(), 'send')"
     )
     await connection.execute(
-        "INSERT INTO pgconductor.orchestrators (id, version, schema_version, hostname, pid)"
-        " VALUES (gen_random_uuid(), '1', 1, 'here', 1)"
+        "INSERT INTO pgconductor.orchestrators"
+        " (id, version, schema_version, schema_required, hostname, pid)"
+        " VALUES (gen_random_uuid(), '1', 1, 1, 'here', 1)"
     )
     row = await connection.fetchrow("SELECT * FROM pgconductor.executions")
     assert row is not None

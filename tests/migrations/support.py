@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
@@ -149,20 +150,32 @@ def copy_of_revisions(folder: Path) -> Path:
     return copy
 
 
-def add_revision(location: Path, revision: str, down_revision: str, *, metadata: str) -> Path:
-    """Write a revision that changes nothing but the ledger."""
+def add_revision(
+    location: Path,
+    revision: str,
+    down_revision: str,
+    *,
+    metadata: str,
+    change: str = "def change(): pass",
+    change_back: str = "def change_back(): pass",
+) -> Path:
+    """Write a revision that changes nothing but the ledger, unless it is told what."""
     path = location / "versions" / f"{revision}_added.py"
     path.write_text(
         "from alembic import op\n"
-        "from pgconductor.schema import record_revision\n"
+        "from pgconductor.schema import applying, reverting\n"
         f"revision = {revision!r}\n"
         f"down_revision = {down_revision!r}\n"
         f"{metadata}\n"
+        "GIVEN = {key: globals().get(key) for key in ('name', 'breaking')}\n"
         "def upgrade():\n"
-        "    record_revision(op, revision, name=globals().get('name'),"
-        " breaking=globals().get('breaking'))\n"
+        "    with applying(op, revision, **GIVEN):\n"
+        "        change()\n"
         "def downgrade():\n"
-        "    pass\n",
+        "    with reverting(op, revision, **GIVEN):\n"
+        "        change_back()\n"
+        f"{textwrap.dedent(change)}\n"
+        f"{textwrap.dedent(change_back)}\n",
         encoding="utf-8",
     )
     return path

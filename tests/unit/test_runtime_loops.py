@@ -106,7 +106,7 @@ async def test_a_release_that_is_refused_holds_up_no_others() -> None:
 
 # --- heartbeat -----------------------------------------------------------------------------------
 
-ANSWER = Heartbeat(1, False, None, 0, frozenset())
+ANSWER = Heartbeat(1, False, None, 0, 1, frozenset())
 
 
 class HangingLink:

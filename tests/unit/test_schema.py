@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Executable, TextClause, make_url
 
-from pgconductor import schema
 from pgconductor.domain.revisions import KNOWN_REVISION, REQUIRED_REVISION, SchemaStatus
 from pgconductor.exceptions import RevisionMetadataError, SchemaBehind, SchemaTooNew
 from pgconductor.schema import (
     Revision,
     alembic_config,
+    applying,
     include_name,
-    record_revision,
+    locations,
+    reverting,
     revisions,
     script_location,
     sql_file,
@@ -81,8 +82,12 @@ def test_breaking_is_decided(breaking: object) -> None:
 
 def test_nothing_is_recorded_of_a_revision_that_has_not_decided() -> None:
     recorder = Recorder()
-    with pytest.raises(RevisionMetadataError):
-        record_revision(recorder, "0002", name="x", breaking=None)
+    for wrapped in (applying, reverting):
+        with (
+            pytest.raises(RevisionMetadataError),
+            wrapped(recorder, "0002", name="x", breaking=None),
+        ):
+            pytest.fail("the revision was applied")
     assert recorder.statements == []
 
 
@@ -112,7 +117,7 @@ def test_every_sql_file_is_used() -> None:
 def test_the_checkout_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     package = tmp_path / "pgconductor"
     (package / "migrations").mkdir(parents=True)
-    monkeypatch.setattr(schema, "__file__", str(package / "schema.py"))
+    monkeypatch.setattr(locations, "__file__", str(package / "schema" / "locations.py"))
     assert script_location() == package / "migrations"
     (tmp_path / "alembic").mkdir()
     (tmp_path / "alembic" / "env.py").touch()
@@ -124,7 +129,8 @@ def test_a_folder_called_alembic_without_an_environment_is_not_ours(
 ) -> None:
     """Beside an installed package lies the library of that name."""
     (tmp_path / "alembic").mkdir()
-    monkeypatch.setattr(schema, "__file__", str(tmp_path / "pgconductor" / "schema.py"))
+    module = tmp_path / "pgconductor" / "schema" / "locations.py"
+    monkeypatch.setattr(locations, "__file__", str(module))
     assert script_location() == tmp_path / "pgconductor" / "migrations"
 
 

@@ -1,36 +1,4 @@
-"""Every error that pgconductor raises, under one root.
-
-::
-
-    PgconductorError
-    ├── ConfigurationError            settings or arguments that cannot work together
-    ├── InvalidInput (ValueError)     refused at the boundary; nothing was written
-    │   ├── InvalidName               task, queue, step or dedupe key outside its alphabet
-    │   ├── InvalidPayload            not of the task's type, or not strict JSON
-    │   ├── NaiveDatetime             a datetime without a time zone
-    │   ├── WrongSession              sync where async is due, or bound to another database
-    │   └── NotSupported              asked for something that this release does not have
-    ├── UnknownTask                   no task of that name in this conductor
-    ├── UnknownQueue                  strict queues are on and no task declares that queue
-    ├── ExecutionNotFound             no row with that id
-    ├── DedupeConflict                a retry would make two unfinished executions of one key
-    ├── ExecutionFailed               the execution that was waited for has failed
-    ├── ExecutionCancelled            the execution that was waited for was cancelled
-    ├── ResultTimeout (TimeoutError)  not finished in the time given
-    ├── PayloadDecodeError            a stored payload that this code cannot read
-    ├── ResultEncodeError             a handler's result that cannot be stored
-    ├── DoNotRetry                    raised by a handler: fail now, whatever attempts are left
-    ├── RetryAfter                    raised by a handler: retry after this delay
-    ├── OwnershipLost                 the caller no longer holds the execution
-    ├── OrchestratorError
-    │   ├── NotRegistered             the orchestrator's row is gone: evicted, or it never was
-    │   └── RegistrationRefused       the gate refused this version
-    └── SchemaError
-        ├── SchemaMissing             the database has no pgconductor schema
-        ├── SchemaBehind              the database lacks revisions that this release needs
-        ├── SchemaTooNew              a breaking revision that this release does not know
-        └── RevisionMetadataError     a revision that does not declare what it must
-"""
+"""Errors of invoking, executing and waiting, and the root of all."""
 
 from __future__ import annotations
 
@@ -58,11 +26,6 @@ __all__ = [
     "ResultEncodeError",
     "ResultTimeout",
     "RetryAfter",
-    "RevisionMetadataError",
-    "SchemaBehind",
-    "SchemaError",
-    "SchemaMissing",
-    "SchemaTooNew",
     "UnknownQueue",
     "UnknownTask",
     "WrongSession",
@@ -260,57 +223,3 @@ class NotRegistered(OrchestratorError):
 
 class RegistrationRefused(OrchestratorError):
     """The gate refused this orchestrator; the message names both versions."""
-
-
-class SchemaError(PgconductorError):
-    """The database's schema and this release do not fit."""
-
-
-class SchemaMissing(SchemaError):
-    """The database has no pgconductor schema."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the database has no pgconductor schema; create it with `pgconductor migrate` "
-            "or `alembic upgrade head`"
-        )
-
-
-class SchemaBehind(SchemaError):
-    """The database lacks revisions that this release needs.
-
-    Attributes:
-        installed: The database's revision number.
-        required: The lowest revision number that this release can work on.
-    """
-
-    def __init__(self, installed: int, required: int) -> None:
-        super().__init__(
-            f"the database is at revision {installed:04d}, this release needs {required:04d}; "
-            "upgrade it with `pgconductor migrate` or `alembic upgrade head`"
-        )
-        self.installed = installed
-        self.required = required
-
-
-class SchemaTooNew(SchemaError):
-    """The database has a breaking revision that this release does not know.
-
-    Attributes:
-        installed: The database's revision number.
-        known: The highest revision number that this release knows.
-        floor: The breaking revision that shuts this release out.
-    """
-
-    def __init__(self, installed: int, known: int, floor: int) -> None:
-        super().__init__(
-            f"the database is at revision {installed:04d}, and revision {floor:04d} is breaking; "
-            f"this release knows revisions up to {known:04d}: deploy a newer pgconductor"
-        )
-        self.installed = installed
-        self.known = known
-        self.floor = floor
-
-
-class RevisionMetadataError(SchemaError):
-    """A revision that does not declare what every revision must, ``breaking`` above all."""

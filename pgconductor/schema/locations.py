@@ -1,0 +1,64 @@
+"""Where the revisions are, and what an application's own Alembic needs of us."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic.config import Config
+
+from pgconductor.models import SCHEMA
+
+__all__ = ["alembic_config", "include_name", "script_location", "sql_file"]
+
+
+def script_location() -> Path:
+    """The folder of the revisions: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    checkout = package.parent / "alembic"
+    # An editable install may hold a stale copy inside the package: the checkout comes first.
+    return checkout if (checkout / "env.py").exists() else package / "migrations"
+
+
+def alembic_config(database_url: str | sa.URL | None = None) -> Config:
+    """An Alembic configuration for our revisions, for ``alembic.command``.
+
+    Args:
+        database_url: The database; the default is what the settings say.
+
+    Returns:
+        A configuration that needs no ini file.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(script_location()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    if database_url is not None:
+        url = sa.make_url(database_url).render_as_string(hide_password=False)
+        config.attributes["database_url"] = url
+    return config
+
+
+def include_name(name: str | None, type_: str, parent_names: Any) -> bool:
+    """Keep our schema out of an application's own autogenerate.
+
+    Pass it to ``context.configure(include_name=...)`` beside ``include_schemas=True``; without it
+    Alembic proposes to drop every table of pgconductor.
+
+    Args:
+        name: Name of the object, None for the default schema.
+        type_: Kind of the object, ``schema`` and so on.
+        parent_names: Names of what holds it.
+
+    Returns:
+        False for what is ours.
+    """
+    if type_ == "schema":
+        return name != SCHEMA
+    return bool(parent_names.get("schema_name") != SCHEMA)
+
+
+def sql_file(name: str) -> sa.TextClause:
+    """A statement from the revisions' ``sql`` folder; colons in it are no parameters."""
+    content = (script_location() / "sql" / name).read_text(encoding="utf-8")
+    return sa.text(content.replace(":", r"\:"))
