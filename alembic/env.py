@@ -1,8 +1,15 @@
-"""Alembic's environment for the schema ``pgconductor``: online and offline, asyncpg or psycopg."""
+"""Alembic's environment for the schema ``pgconductor``: online and offline, asyncpg or psycopg.
+
+Around an upgrade or a downgrade stands :class:`pgconductor.services.migrating.Migration`, which
+asks orchestrators to stop where a revision breaks them, and waits.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from logging.config import fileConfig
 from pathlib import Path
 from typing import Any
@@ -11,8 +18,13 @@ import sqlalchemy as sa
 from alembic import context
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from pgconductor.domain.migrations import MigrationOutcome
 from pgconductor.models import SCHEMA, Base
 from pgconductor.schema import record_stamp, revisions
+from pgconductor.services.gate import GateLink
+from pgconductor.services.interrupts import terminable, terminable_here
+from pgconductor.services.migrating import Migration
+from pgconductor.services.migration_arguments import read_arguments
 from pgconductor.services.pooling import make_engine
 from pgconductor.settings import Settings, normalise_url
 
@@ -33,20 +45,16 @@ OPTIONS: dict[str, Any] = {
     "on_version_apply": record_stamp,
     "compare_server_default": False,
 }
-# Alembic makes its version table before the first revision, and the table needs the schema.
-CREATE_SCHEMA = f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
-# Asked first: IF NOT EXISTS demands the right to create schemas even where it has nothing to do.
-FIND_SCHEMA = sa.text("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = :name")
+# Alembic's own names of what it was asked to do.
+WAYS = {"upgrade": True, "downgrade": False}
+# Whoever calls Alembic from Python gets errors of their types; the command line, exit codes.
+BY_COMMAND_LINE = config.cmd_opts is not None
 
 
-def database_url() -> sa.URL:
-    given = (
-        context.get_x_argument(as_dictionary=True).get("url")
-        or config.attributes.get("database_url")
-        or config.get_main_option("sqlalchemy.url")
-    )
+def database_url(settings: Settings, url: str | None) -> sa.URL:
+    given = url or config.attributes.get("database_url") or config.get_main_option("sqlalchemy.url")
     if not given:
-        return Settings().require_url(direct=True)
+        return settings.require_url(direct=True)
     # psycopg only where it is asked for: it is not among our dependencies.
     asked = str(given).partition(":")[0] in {"postgresql+psycopg", "postgresql+psycopg_async"}
     return normalise_url(given, driver="psycopg" if asked else "asyncpg")
@@ -60,41 +68,79 @@ def run_offline() -> None:
         literal_binds=True,
         **OPTIONS,
     )
-    context.execute(CREATE_SCHEMA)
+    context.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
     with context.begin_transaction():
         context.run_migrations()
 
 
-def run_on(connection: sa.Connection) -> None:
+def run_on(connection: sa.Connection, settings: Settings) -> None:
     if connection.in_transaction():
         # Alembic would take this transaction for the caller's own and commit nothing.
         raise RuntimeError("the connection for migrations must not be in a transaction")
+    if connection.get_isolation_level() == "AUTOCOMMIT":
+        raise RuntimeError("the connection for migrations must not commit every statement")
+    connection.rollback()
     context.configure(connection=connection, **OPTIONS)
-    # `current` only reads, also on a database where nothing is installed.
-    if not context.get_context().opts.get("dont_mutate"):
-        with connection.begin():
-            if connection.scalar(FIND_SCHEMA, {"name": SCHEMA}) is None:
-                connection.execute(sa.text(CREATE_SCHEMA))
-    with context.begin_transaction():
-        context.run_migrations()
+    opts = context.get_context().opts
+    asked = opts.get("fn")
+    migration = Migration(
+        GateLink(connection, config.attributes.get("report") or told),
+        config.attributes.get("migration_options") or settings.migration_options,
+        revisions(Path(context.script.dir)),
+        pooled=config.attributes.get("pooled", settings.pooled),
+    )
+    way = WAYS.get(getattr(asked, "__name__", ""))
+    if way is None or asked is None:
+        # `current` only reads, also on a database where nothing is installed.
+        if not opts.get("dont_mutate"):
+            migration.make_version_table()
+        with context.begin_transaction():
+            context.run_migrations()
+        return
+
+    def steps(heads: Any, migration_context: Any) -> Iterable[Any]:
+        return migration.steps(lambda: asked(heads, migration_context), upgrade=way)
+
+    def attempt() -> None:
+        context.configure(connection=connection, fn=steps, **OPTIONS)
+        with context.begin_transaction():
+            context.run_migrations()
+
+    finished(migration.execute(attempt), migration)
 
 
-async def run_async(engine: AsyncEngine) -> None:
+def told(line: str) -> None:
+    if BY_COMMAND_LINE:
+        print(f"pgconductor: {line}", file=sys.stderr, flush=True)  # noqa: T201 - Alembic's command line
+
+
+def finished(outcome: MigrationOutcome, migration: Migration) -> None:
+    keep: Callable[[MigrationOutcome], None] | None = config.attributes.get("finished")
+    if keep is not None:
+        keep(outcome)
+    elif migration.too_new is not None:
+        raise migration.too_new
+    else:
+        told(str(outcome))
+
+
+async def run_async(engine: AsyncEngine, settings: Settings) -> None:
     try:
         async with engine.connect() as connection:
-            await connection.run_sync(run_on)
+            await connection.run_sync(run_on, settings)
     finally:
         await engine.dispose()
 
 
 def run_online() -> None:
+    settings, url = read_arguments(list(context.get_x_argument()))
     given = config.attributes.get("connection")
     if isinstance(given, sa.Connection):
-        run_on(given)
+        run_on(given, settings)
         return
     if isinstance(given, sa.Engine):
         with given.connect() as connection:
-            run_on(connection)
+            run_on(connection, settings)
         return
     if given is not None:
         # Ignored, it would have another database migrated than the one that was meant.
@@ -102,18 +148,30 @@ def run_online() -> None:
             f"the connection for migrations must be a Connection or an Engine of SQLAlchemy, not "
             f"{type(given).__name__}; of an AsyncConnection, use run_sync"
         )
-    url = database_url()
-    if url.drivername == "postgresql+psycopg":
-        engine = sa.create_engine(url, poolclass=sa.NullPool)
-        with engine.connect() as connection:
-            run_on(connection)
+    address = database_url(settings, url)
+    if address.drivername == "postgresql+psycopg":
+        engine = sa.create_engine(address, poolclass=sa.NullPool)
+        ended = terminable_here() if BY_COMMAND_LINE else nullcontext()
+        with ended, engine.connect() as connection:
+            run_on(connection, settings)
         return
-    asyncio.run(run_async(make_engine(url, pooled=None, poolclass=sa.NullPool)))
+    work = run_async(make_engine(address, pooled=settings.pooled, poolclass=sa.NullPool), settings)
+    asyncio.run(terminable(work) if BY_COMMAND_LINE else work)
 
 
-# Refuses to go on if any revision does not declare what it must.
-revisions(Path(context.script.dir))
-if context.is_offline_mode():
-    run_offline()
+def run() -> None:
+    # Refuses to go on if any revision does not declare what it must.
+    revisions(Path(context.script.dir))
+    if context.is_offline_mode():
+        run_offline()
+    else:
+        run_online()
+
+
+if BY_COMMAND_LINE and not getattr(config.cmd_opts, "raiseerr", False):
+    from pgconductor.cli.errors import exiting
+
+    with exiting():
+        run()
 else:
-    run_online()
+    run()

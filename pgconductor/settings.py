@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from pgconductor.domain.migrations import MigrationOptions, OnDeadline, StartupPolicy
 from pgconductor.domain.retention import FOREVER, RETAIN_COMPLETED, RETAIN_FAILED, Keep, Retention
 from pgconductor.exceptions import ConfigurationError, InvalidInput
 
@@ -128,6 +129,18 @@ class Settings(BaseSettings):
         retain_completed: How long completed executions are kept, or ``forever``; a task may say
             otherwise.
         retain_failed: The same for failed and cancelled ones.
+        startup_policy: What an orchestrator does at its start where the database lacks revisions
+            that it needs: ``wait`` until a deployment has applied them, ``upgrade`` the database
+            itself, or ``refuse``.
+        startup_wait: How long it waits for them.
+        migration_lease_wait: How long a migration waits for another one to end.
+        migration_drain_timeout: How long a migration waits for orchestrators that a breaking
+            revision shuts out.
+        migration_on_drain_timeout: What happens to those that are there still: ``fail`` the
+            migration, or ``evict`` them.
+        migration_lock_timeout: How long one try of a revision may wait for each of its locks, and
+            everybody else behind it.
+        migration_lock_wait: How long a revision is tried again for want of its locks.
 
     Raises:
         ConfigurationError: Some of them cannot work together.
@@ -166,6 +179,13 @@ class Settings(BaseSettings):
     strict_queues: bool = False
     retain_completed: KeptFor = RETAIN_COMPLETED
     retain_failed: KeptFor = RETAIN_FAILED
+    startup_policy: StartupPolicy = StartupPolicy.WAIT
+    startup_wait: Duration = timedelta(minutes=5)
+    migration_lease_wait: Duration = MigrationOptions.lease_wait
+    migration_drain_timeout: Duration = MigrationOptions.drain_timeout
+    migration_on_drain_timeout: OnDeadline = OnDeadline.FAIL
+    migration_lock_timeout: Duration = MigrationOptions.lock_timeout
+    migration_lock_wait: Duration = MigrationOptions.lock_wait
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -186,6 +206,18 @@ class Settings(BaseSettings):
     def retention(self) -> Retention:
         """How long executions are kept of tasks that do not say otherwise."""
         return Retention.of(self.retain_completed, self.retain_failed)
+
+    @property
+    def migration_options(self) -> MigrationOptions:
+        """How patient a migration is."""
+        return MigrationOptions(
+            lease_wait=self.migration_lease_wait,
+            drain_timeout=self.migration_drain_timeout,
+            on_drain_timeout=self.migration_on_drain_timeout,
+            lock_timeout=self.migration_lock_timeout,
+            lock_wait=self.migration_lock_wait,
+            stale_after=self.stale_after,
+        )
 
     def require_url(self, *, direct: bool = False, driver: str = "asyncpg") -> URL:
         """The database's URL.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -11,7 +15,7 @@ import click
 from pgconductor.cli.exit_codes import ExitCode
 from pgconductor.cli.output import one_line
 
-__all__ = ["CommandFailed", "explain"]
+__all__ = ["CommandFailed", "exiting", "explain"]
 
 
 class CommandFailed(Exception):
@@ -24,6 +28,29 @@ class CommandFailed(Exception):
     def __init__(self, message: str, code: ExitCode = ExitCode.USAGE) -> None:
         super().__init__(message)
         self.code = code
+
+
+@contextmanager
+def exiting() -> Generator[None]:
+    """End the process by what went wrong, for a command line that is not ours: Alembic's.
+
+    What Alembic says itself, and what is nobody's intention, is left to it.
+    """
+    from sqlalchemy.exc import DBAPIError
+
+    from pgconductor.exceptions import PgconductorError
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("pgconductor: interrupted", file=sys.stderr)
+        sys.exit(ExitCode.INTERRUPTED)
+    except (PgconductorError, DBAPIError, OSError) as error:
+        if os.environ.get("PGCONDUCTOR_TRACEBACK"):
+            traceback.print_exception(error)
+        line, code = explain(error)
+        print(f"pgconductor: {line}", file=sys.stderr)
+        sys.exit(code)
 
 
 def explain(error: BaseException) -> tuple[str, ExitCode]:
@@ -60,6 +87,20 @@ def _ours(error: BaseException) -> tuple[str, ExitCode] | None:
         ours.SchemaBehind: ExitCode.SCHEMA_BEHIND,
         ours.SchemaMissing: ExitCode.SCHEMA_BEHIND,
         ours.RegistrationRefused: ExitCode.SHUTDOWN,
+        ours.NotRegistered: ExitCode.EVICTED,
+        ours.LeaseTimeout: ExitCode.LEASE_HELD,
+        ours.LeaseLost: ExitCode.LEASE_HELD,
+        ours.DrainTimeout: ExitCode.NOT_DRAINED,
+        ours.NotDrained: ExitCode.NOT_DRAINED,
+        ours.LockWaitTimeout: ExitCode.NOT_LOCKED,
+        ours.PrivilegeMissing: ExitCode.PRIVILEGE,
+        ours.NotPrimary: ExitCode.NOT_PRIMARY,
+        ours.PoolerDetected: ExitCode.POOLED,
+        ours.RevisionFailed: ExitCode.REVISION_FAILED,
+        ours.HistoryMismatch: ExitCode.HISTORY,
+        ours.RevisionMetadataError: ExitCode.HISTORY,
+        ours.DowngradeRefused: ExitCode.DOWNGRADE_REFUSED,
+        ours.MigrationAborted: ExitCode.TERMINATED,
         ours.PgconductorError: ExitCode.ERROR,
     }
     for kind, code in codes.items():

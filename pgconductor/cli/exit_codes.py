@@ -23,12 +23,20 @@ class ExitCode(IntEnum):
         UNPROVEN: the demo's totals are not what a plain count says
         SCHEMA_TOO_NEW: the database has a breaking revision that this release does not know
         SCHEMA_BEHIND: the database lacks revisions, or has no pgconductor schema
+        LEASE_HELD: another migration is at work and did not end in time, or has taken over
+        NOT_DRAINED: orchestrators that a breaking revision shuts out have not left in time
+        NOT_LOCKED: a revision did not get its locks in time
         PRIVILEGE: the database role lacks a privilege
         NOT_PRIMARY: the server is a read-only standby
+        POOLED: a transaction pooler is between, where a migration needs the server itself
+        REVISION_FAILED: a statement of a revision failed; the revisions before it stay
+        HISTORY: version table, ledger, gate and revisions do not fit together
+        DOWNGRADE_REFUSED: a revision that cannot be taken back
         ATTENTION: the doctor has found something that needs attention
         SHUTDOWN: a worker has stopped because the database asked for it
         EVICTED: a worker was found stale by others, who took its executions
         INTERRUPTED: stopped by Ctrl-C
+        TERMINATED: a migration was stopped by SIGTERM
     """
 
     OK = 0
@@ -43,12 +51,20 @@ class ExitCode(IntEnum):
     UNPROVEN = 9
     SCHEMA_TOO_NEW = 10
     SCHEMA_BEHIND = 11
+    LEASE_HELD = 12
+    NOT_DRAINED = 13
+    NOT_LOCKED = 14
     PRIVILEGE = 15
     NOT_PRIMARY = 16
-    ATTENTION = 20
+    POOLED = 17
+    REVISION_FAILED = 18
+    HISTORY = 19
+    DOWNGRADE_REFUSED = 20
+    ATTENTION = 21
     SHUTDOWN = 57
     EVICTED = 58
     INTERRUPTED = 130
+    TERMINATED = 143
 
     @classmethod
     def meanings(cls) -> dict[ExitCode, str]:

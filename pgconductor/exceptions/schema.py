@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from pgconductor.exceptions.general import PgconductorError, RegistrationRefused
+
+if TYPE_CHECKING:
+    from pgconductor.domain.migrations import MigrationOutcome
 
 __all__ = [
     "DowngradeRefused",
@@ -103,7 +107,13 @@ class MigrationUnderWay(RegistrationRefused):
 
 
 class MigrationError(SchemaError):
-    """A migration was not done, or not to its end; the database is at a revision's boundary."""
+    """A migration was not done, or not to its end; the database is at a revision's boundary.
+
+    Attributes:
+        outcome: What had been done until then; None if nothing was tried.
+    """
+
+    outcome: MigrationOutcome | None = None
 
 
 class LeaseTimeout(MigrationError):

@@ -1,9 +1,11 @@
 """Storage: protocols, and their implementation over a SQLAlchemy session or connection."""
 
+from pgconductor.repositories.blocking import BlockingExecutor, at_once
 from pgconductor.repositories.catalog import SqlQueueRepository, SqlTaskRepository
 from pgconductor.repositories.driver import DriverExecutor
 from pgconductor.repositories.executions import SqlExecutionRepository
 from pgconductor.repositories.executor import Executor
+from pgconductor.repositories.gate import SqlGateRepository
 from pgconductor.repositories.orchestrators import SqlOrchestratorRepository, SqlSchemaRepository
 from pgconductor.repositories.protocols import (
     ExecutionRepository,
@@ -19,6 +21,7 @@ from pgconductor.repositories.retention import SqlRetentionRepository
 from pgconductor.repositories.steps import SqlStepRepository
 
 __all__ = [
+    "BlockingExecutor",
     "DriverExecutor",
     "ExecutionRepository",
     "Executor",
@@ -28,6 +31,7 @@ __all__ = [
     "RetentionRepository",
     "SchemaRepository",
     "SqlExecutionRepository",
+    "SqlGateRepository",
     "SqlOrchestratorRepository",
     "SqlQueueRepository",
     "SqlRetentionRepository",
@@ -36,6 +40,7 @@ __all__ = [
     "SqlTaskRepository",
     "StepRepository",
     "TaskRepository",
+    "at_once",
     "sql_repositories",
 ]
 

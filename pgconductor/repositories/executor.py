@@ -8,12 +8,13 @@ from typing import Any
 from sqlalchemy import Executable
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from pgconductor.repositories.blocking import BlockingExecutor
 from pgconductor.repositories.driver import DriverExecutor
 from pgconductor.repositories.errors import translated
 
 __all__ = ["Executor", "SqlRepository"]
 
-Executor = AsyncSession | AsyncConnection | DriverExecutor
+Executor = AsyncSession | AsyncConnection | DriverExecutor | BlockingExecutor
 
 
 class SqlRepository:

@@ -71,11 +71,15 @@ def guard_upgrade(revision: Revision) -> sa.TextClause:
     """
     if revision.version == 1:
         return _block(f"""
-DECLARE
+
 BEGIN
     IF NOT pg_catalog.pg_try_advisory_xact_lock({_INSTALLING}) THEN
         RAISE EXCEPTION USING ERRCODE = '55P03',
             MESSAGE = 'another session is installing pgconductor';
+    END IF;
+    IF to_regclass('{SCHEMA}.schema_gate') IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = '{WRONG_HISTORY}',
+            MESSAGE = 'the tables of pgconductor are there, and the version table does not say so';
     END IF;
 END""")
     excluded = f"o.schema_version < {revision.version}" if revision.breaking else None

@@ -23,14 +23,18 @@ class Revision:
         version: Its number; ``0001`` is 1.
         name: What it does, in a few words.
         breaking: An orchestrator of a release that does not know it cannot work correctly after it.
+        irreversible: It cannot be taken back.
     """
 
     version: int
     name: str
     breaking: bool
+    irreversible: bool = False
 
     @classmethod
-    def read(cls, revision: object, name: object, breaking: object) -> Revision:
+    def read(
+        cls, revision: object, name: object, breaking: object, irreversible: object = False
+    ) -> Revision:
         """Check what a revision file declares.
 
         Raises:
@@ -48,7 +52,11 @@ class Revision:
                 f"revision {revision}: breaking must be True or False, not {breaking!r}; decide "
                 "whether an orchestrator that does not know it can go on after it"
             )
-        return cls(int(revision), name, breaking)
+        if not isinstance(irreversible, bool):
+            raise RevisionMetadataError(
+                f"revision {revision}: irreversible must be True or False, not {irreversible!r}"
+            )
+        return cls(int(revision), name, breaking, irreversible)
 
 
 def revisions(location: Path | None = None) -> tuple[Revision, ...]:
@@ -68,4 +76,9 @@ def revisions(location: Path | None = None) -> tuple[Revision, ...]:
 
 
 def _declared(revision: str, module: object) -> Revision:
-    return Revision.read(revision, getattr(module, "name", None), getattr(module, "breaking", None))
+    return Revision.read(
+        revision,
+        getattr(module, "name", None),
+        getattr(module, "breaking", None),
+        getattr(module, "irreversible", False),
+    )

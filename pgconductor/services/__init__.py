@@ -1,5 +1,6 @@
 """Use cases. A service owns the transaction, unless the caller brings one."""
 
+from pgconductor.services.coordinator import MigrationCoordinator
 from pgconductor.services.executions import ExecutionService
 from pgconductor.services.health import HealthService
 from pgconductor.services.orchestrators import OrchestratorService
@@ -10,6 +11,7 @@ __all__ = [
     "Bind",
     "ExecutionService",
     "HealthService",
+    "MigrationCoordinator",
     "OrchestratorService",
     "RetentionService",
     "UnitOfWork",

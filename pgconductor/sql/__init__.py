@@ -28,6 +28,7 @@ __all__ = [
     "HEALTH_TABLES",
     "HEALTH_WALK",
     "HEARTBEAT",
+    "INSTALL_LOCK",
     "INVOKE",
     "INVOKE_ALIKE",
     "INVOKE_ONE",
@@ -41,6 +42,7 @@ __all__ = [
     "LOCK_STALE",
     "MARK_AWAITED",
     "ORPHANS",
+    "PREFLIGHT",
     "RECORD_STEP",
     "REGISTER",
     "REMOVE_EXPIRED",
@@ -50,6 +52,8 @@ __all__ = [
     "SCHEMA_HISTORY",
     "SCHEMA_STATUS",
     "TAKE_BACK",
+    "VERSION_HEADS",
+    "WAITED_FOR",
 ]
 
 
@@ -83,6 +87,7 @@ HEALTH_STUCK: Final = _load("health_stuck")
 HEALTH_TABLES: Final = _load("health_tables")
 HEALTH_WALK: Final = _load("health_walk")
 HEARTBEAT: Final = _load("heartbeat")
+INSTALL_LOCK: Final = _load("install_lock")
 INVOKE: Final = _load("invoke")
 INVOKE_ALIKE: Final = _load("invoke_alike")
 INVOKE_ONE: Final = _load("invoke_one")
@@ -96,6 +101,7 @@ LOCK_ORCHESTRATOR: Final = _load("lock_orchestrator")
 LOCK_STALE: Final = _load("lock_stale")
 MARK_AWAITED: Final = _load("mark_awaited")
 ORPHANS: Final = _load("orphans")
+PREFLIGHT: Final = _load("preflight")
 RECORD_STEP: Final = _load("record_step")
 REGISTER: Final = _load("register")
 REMOVE_EXPIRED: Final = _load("remove_expired")
@@ -105,3 +111,5 @@ RETRY: Final = _load("retry")
 SCHEMA_HISTORY: Final = _load("schema_history")
 SCHEMA_STATUS: Final = _load("schema_status")
 TAKE_BACK: Final = _load("take_back")
+VERSION_HEADS: Final = _load("version_heads")
+WAITED_FOR: Final = _load("waited_for")

@@ -2,12 +2,12 @@
 -- them; the oldest first.
 SELECT
     a.pid,
-    a.usename,
+    CAST(a.usename AS text) AS role,
     a.application_name,
     a.state,
-    extract(epoch FROM clock_timestamp() - a.xact_start) AS seconds,
+    CAST(extract(epoch FROM clock_timestamp() - a.xact_start) AS double precision) AS seconds,
     left(a.query, 200) AS query,
-    array_agg(DISTINCT c.relname ORDER BY c.relname) AS tables
+    array_agg(DISTINCT CAST(c.relname AS text) ORDER BY CAST(c.relname AS text)) AS tables
 FROM pg_locks l
 JOIN pg_class c ON c.oid = l.relation
 JOIN pg_stat_activity a ON a.pid = l.pid
