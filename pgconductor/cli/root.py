@@ -26,6 +26,7 @@ _COMMANDS = {
     "dev": "dev",
     "bench": "bench",
     "migrate": "schema",
+    "downgrade": "schema",
     "current": "schema",
     "worker": "worker",
     "invoke": "invoke",

@@ -19,7 +19,15 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pgconductor.exceptions import SchemaMissing
 
-__all__ = ["as_sqlalchemy", "is_data_error", "is_lost", "is_transient", "sqlstate", "translated"]
+__all__ = [
+    "as_sqlalchemy",
+    "is_data_error",
+    "is_lost",
+    "is_transient",
+    "is_undefined",
+    "sqlstate",
+    "translated",
+]
 
 # undefined_table, invalid_schema_name, undefined_function: only these mean that nothing is there.
 _MISSING: Final = frozenset({"42P01", "3F000", "42883"})
@@ -77,6 +85,11 @@ def is_lost(error: BaseException) -> bool:
     A statement that was cancelled for taking too long (57014) may have been too large.
     """
     return is_transient(error) and sqlstate(error) != "57014"
+
+
+def is_undefined(error: BaseException) -> bool:
+    """Whether a statement names what is not there: a column, a table or a function."""
+    return sqlstate(error) in {"42703", "42P01", "42883"}
 
 
 def is_data_error(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from pgconductor.domain.orchestrators import Heartbeat
@@ -51,6 +52,7 @@ class HeartbeatThread(threading.Thread):
         loop: The main loop, where the callbacks are called.
         on_answer: Called with each answer.
         on_evicted: Called when the row is gone.
+        on_failure: Called with the error of a beat that was not acknowledged.
         on_fence: Called with True when the last acknowledged beat is too old, and with False when
             there is one again.
     """
@@ -63,6 +65,7 @@ class HeartbeatThread(threading.Thread):
         *,
         on_answer: Callable[[Heartbeat], None],
         on_evicted: Callable[[], None],
+        on_failure: Callable[[Exception], None],
         on_fence: Callable[[bool], None],
     ) -> None:
         super().__init__(name="pgconductor-heartbeat", daemon=True)
@@ -71,6 +74,7 @@ class HeartbeatThread(threading.Thread):
         self._loop = loop
         self._on_answer = on_answer
         self._on_evicted = on_evicted
+        self._on_failure = on_failure
         self._on_fence = on_fence
         self._own_loop: asyncio.AbstractEventLoop | None = None
         self._nudged: asyncio.Event | None = None
@@ -163,6 +167,7 @@ class HeartbeatThread(threading.Thread):
             return False
         except Exception as error:  # noqa: BLE001 - whatever it is, the next beat may succeed
             logger.warning("a heartbeat was not acknowledged: %s", describe(error))
+            self._call(partial(self._on_failure, error))
             return True
         self._last_ack = started
         self._call(lambda: self._on_answer(answer))

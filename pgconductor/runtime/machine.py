@@ -12,6 +12,7 @@ from pgconductor.domain.claims import Registration
 from pgconductor.domain.orchestrators import Heartbeat
 from pgconductor.domain.outcomes import Verdict
 from pgconductor.domain.revisions import KNOWN_REVISION, REQUIRED_REVISION
+from pgconductor.exceptions import SchemaBehind, SchemaMissing, SchemaTooNew
 from pgconductor.runtime.attempt import Runnable, Stop
 from pgconductor.runtime.completer import Completer
 from pgconductor.runtime.gate import StartGate
@@ -84,6 +85,7 @@ class Machine:
         self._on_stop = on_stop
         self._on_drained = on_drained
         self._told = False
+        self._asking = False
         self.process = Process(
             backend=backend,
             settings=settings,
@@ -103,6 +105,7 @@ class Machine:
             asyncio.get_running_loop(),
             on_answer=self._on_answer,
             on_evicted=self._on_evicted,
+            on_failure=self._on_failed_beat,
             on_fence=self._on_fence,
         )
         self._listener: Listener | None = None
@@ -169,6 +172,26 @@ class Machine:
             worker.stop_attempts(Stop.LOST)
         self.first_beat.set()
         self._on_stop(ExitReason.EVICTED)
+
+    def _on_failed_beat(self, error: Exception) -> None:
+        """A statement that names what is not there may have been overtaken by a migration."""
+        if self.process.backend.is_undefined(error) and not self._told and not self._asking:
+            self._asking = True
+            self._spawn(self._ask_schema(), "schema")
+
+    async def _ask_schema(self) -> None:
+        try:
+            status = await self.process.backend.orchestrators.schema_status()
+            status.check()
+        except (SchemaTooNew, SchemaBehind, SchemaMissing) as error:
+            self._told = True
+            logger.error("stopping: %s", error)
+            self._on_stop(ExitReason.SHUTDOWN)
+        except Exception as error:
+            if not self.process.backend.is_transient(error):
+                raise
+        finally:
+            self._asking = False
 
     def _on_fence(self, fenced: bool) -> None:
         if fenced:

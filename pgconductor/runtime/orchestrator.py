@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
 
-from pgconductor.domain.backoff import Backoff
 from pgconductor.domain.claims import Registration
-from pgconductor.exceptions import ConfigurationError, NotRegistered, PgconductorError
+from pgconductor.exceptions import ConfigurationError, NotRegistered
 from pgconductor.runtime import shutdown
 from pgconductor.runtime.attempt import Runnable
 from pgconductor.runtime.machine import ExitReason, Machine
 from pgconductor.runtime.signals import stop_on_signals
-from pgconductor.runtime.wording import describe
+from pgconductor.runtime.startup import StartUp
 from pgconductor.services.backend import Backend
 from pgconductor.settings import Settings
 
 __all__ = ["ExitReason", "Orchestrator"]
 
 logger = logging.getLogger("pgconductor.orchestrator")
-
-_T = TypeVar("_T")
 
 
 class Orchestrator:
@@ -88,7 +84,9 @@ class Orchestrator:
         If :meth:`stop` is called meanwhile, it returns without having started.
 
         Raises:
-            SchemaError: The database's schema and this release do not fit.
+            SchemaError: The database's schema and this release do not fit, see
+                ``startup_policy``.
+            RegistrationRefused: A migration is being prepared that shuts this release out.
             ConfigurationError: It was started before.
             TimeoutError: The database stayed out of reach for ``startup_timeout``.
         """
@@ -127,8 +125,9 @@ class Orchestrator:
         await self._started.wait()
 
     async def _begin(self, backend: Backend) -> None:
+        start_up = StartUp(backend, self._settings)
+        registration = await start_up.register()
         async with asyncio.timeout(self._settings.startup_timeout.total_seconds()):
-            registration = await self._insistently(backend.orchestrators.register)
             self._machine = machine = Machine(
                 backend,
                 self._settings,
@@ -145,7 +144,7 @@ class Orchestrator:
             if self._reason is ExitReason.EVICTED:
                 raise NotRegistered(registration.orchestrator_id)
             options = [runnable.options for runnable in self._runnables.values()]
-            await self._insistently(lambda: backend.orchestrators.declare(options, self._queues))
+            await start_up.insistently(lambda: backend.orchestrators.declare(options, self._queues))
             machine.start_loops()
         logger.info(
             "orchestrator %s serves %s",
@@ -153,20 +152,6 @@ class Orchestrator:
             ", ".join(self._queues),
             extra={"orchestrator_id": str(registration.orchestrator_id)},
         )
-
-    async def _insistently(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Call until it succeeds; only errors that may pass are tried again."""
-        backoff = Backoff()
-        while True:
-            try:
-                return await call()
-            except PgconductorError:
-                raise
-            except Exception as error:
-                if not Backend.is_transient(error):
-                    raise
-                logger.warning("starting is delayed, no database: %s", describe(error))
-            await asyncio.sleep(backoff.next())
 
     async def run(self) -> ExitReason:
         """Start, and execute until a signal or the database says to stop.

@@ -9,13 +9,16 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pgconductor.domain.claims import Registration
+from pgconductor.domain.migrations import MigrationOutcome
 from pgconductor.domain.orchestrators import Heartbeat
-from pgconductor.repositories.errors import is_data_error, is_lost, is_transient
+from pgconductor.exceptions import SchemaMissing
+from pgconductor.repositories.errors import is_data_error, is_lost, is_transient, is_undefined
 from pgconductor.services.executions import ExecutionService
 from pgconductor.services.listener import AVAILABLE, CONTROL, Listener
 from pgconductor.services.orchestrators import OrchestratorService
 from pgconductor.services.pinned import PinnedUnitOfWork, TimedUnitOfWork, sibling_engine
 from pgconductor.services.retention import RetentionLink
+from pgconductor.settings import Settings
 
 __all__ = ["Backend", "HeartbeatLink"]
 
@@ -72,9 +75,10 @@ class Backend:
         command_timeout: timedelta,
     ) -> None:
         self._source = engine
+        self._direct = direct_engine or engine
         self._timeout = command_timeout
         self._engine = sibling_engine(engine)
-        self._listening = sibling_engine(direct_engine or engine)
+        self._listening = sibling_engine(self._direct)
         # A claim that a crash of the server undoes is only made again, and whoever held it by the
         # lost one is refused; see docs/decisions/0017-durability.md.
         self._fetching = PinnedUnitOfWork(
@@ -101,6 +105,25 @@ class Backend:
         """A listener for what wakes an orchestrator."""
         channels: Sequence[str] = (AVAILABLE, CONTROL)
         return Listener(self._listening, channels, on_notify, on_restored)
+
+    async def upgrade_schema(self, settings: Settings) -> MigrationOutcome:
+        """Apply what is pending.
+
+        Args:
+            settings: How patient to be.
+
+        Raises:
+            MigrationError: It was not done.
+        """
+        # Alembic is imported only where it is used.
+        from pgconductor.services.coordinator import MigrationCoordinator
+
+        return await MigrationCoordinator(self._direct, settings=settings).upgrade()
+
+    @staticmethod
+    def is_undefined(error: BaseException) -> bool:
+        """Whether a statement of ours names what the database does not have."""
+        return isinstance(error, SchemaMissing) or is_undefined(error)
 
     @staticmethod
     def is_transient(error: BaseException) -> bool:

@@ -179,6 +179,6 @@ def _revision(target: str | int, *, base: bool) -> str:
     named = given.zfill(4) if given.isdigit() else given
     if base and named == "0000":
         named = "base"
-    if named not in [*words, *known]:
+    if named not in {*words, *known}:
         raise InvalidInput("target", f"no revision {given!r}; known: {', '.join([*words, *known])}")
     return named

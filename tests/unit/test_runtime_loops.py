@@ -151,6 +151,7 @@ async def test_a_beat_that_hangs_does_not_keep_the_fence_open() -> None:
         asyncio.get_running_loop(),
         on_answer=lambda _: told.append("answer"),
         on_evicted=lambda: told.append("evicted"),
+        on_failure=lambda error: None,
         on_fence=on_fence,
     )
     thread.start()
