@@ -238,7 +238,12 @@ async def test_a_mistake_is_reported_once(stage: Stage) -> None:
 
 
 async def test_a_schema_that_does_not_fit(empty_database_url: str, stage: Stage) -> None:
-    supervisor = await stage.start("--processes", "2", PGCONDUCTOR_DATABASE_URL=empty_database_url)
+    supervisor = await stage.start(
+        "--processes",
+        "2",
+        PGCONDUCTOR_DATABASE_URL=empty_database_url,
+        PGCONDUCTOR_STARTUP_POLICY="refuse",
+    )
     assert await supervisor.wait(60) == ExitCode.SCHEMA_BEHIND
 
 

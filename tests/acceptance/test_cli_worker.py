@@ -59,6 +59,7 @@ QUICK = {
     "PGCONDUCTOR_STALE_AFTER": "10",
     "PGCONDUCTOR_SWEEP_INTERVAL": "5",
     "PGCONDUCTOR_SHUTDOWN_GRACE": "0.2",
+    "PGCONDUCTOR_STARTUP_POLICY": "refuse",
 }
 
 Start = Callable[..., Any]

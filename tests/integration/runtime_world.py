@@ -23,6 +23,7 @@ QUICK: dict[str, Any] = {
     "sweep_interval": 0.3,
     "poll_interval": 0.1,
     "shutdown_grace": 5,
+    "startup_policy": "refuse",
 }
 #: Longer than anything takes that is going to happen at all.
 SOON = timedelta(seconds=20)

@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import make_url
 
+from pgconductor.domain.migrations import OnDeadline, StartupPolicy
 from pgconductor.exceptions import ConfigurationError
 from pgconductor.settings import Settings, normalise_url
 
@@ -31,6 +32,11 @@ DURATIONS = (
     "command_timeout",
     "retain_completed",
     "retain_failed",
+    "startup_wait",
+    "migration_lease_wait",
+    "migration_drain_timeout",
+    "migration_lock_timeout",
+    "migration_lock_wait",
 )
 
 
@@ -67,6 +73,8 @@ def test_every_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch, name: s
         int: str((default or 0) + 1) if isinstance(default, int) else "",
         timedelta: {"heartbeat_interval": "19", "sweep_interval": "9"}.get(name, "21"),
         type(None): "true" if name == "pooled" else URL,
+        StartupPolicy: "upgrade",
+        OnDeadline: "evict",
     }[type(default)]
     monkeypatch.setenv(f"PGCONDUCTOR_{name.upper()}", given)
     assert getattr(Settings(), name) != default
