@@ -18,7 +18,19 @@ class SqlGateRepository(SqlRepository):
     async def server(self) -> Server:
         """What must be known before anything is changed; needs nothing of ours to be there."""
         (row,) = await self._rows(sql.PREFLIGHT)
-        return Server(**{**row._mapping, "not_owned": tuple(row.not_owned)})
+        return Server(
+            in_recovery=row.in_recovery,
+            read_only=row.read_only,
+            role=row.role,
+            database=row.database,
+            has_schema=row.has_schema,
+            may_use=row.may_use,
+            may_create=row.may_create,
+            has_version_table=row.has_version_table,
+            has_gate=row.has_gate,
+            not_owned=tuple(row.not_owned),
+            backend_pid=row.backend_pid,
+        )
 
     async def history(self) -> History:
         """What version table, ledger and gate say."""
@@ -131,4 +143,15 @@ class SqlGateRepository(SqlRepository):
     async def lock_holders(self) -> list[LockHolder]:
         """Transactions that hold locks on tables of ours, the oldest first."""
         rows = await self._rows(sql.LOCK_HOLDERS)
-        return [LockHolder(**{**row._mapping, "tables": tuple(row.tables)}) for row in rows]
+        return [
+            LockHolder(
+                pid=row.pid,
+                role=row.role,
+                application_name=row.application_name,
+                state=row.state,
+                seconds=row.seconds,
+                query=row.query,
+                tables=tuple(row.tables),
+            )
+            for row in rows
+        ]

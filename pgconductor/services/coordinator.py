@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 from alembic import command
@@ -41,6 +42,7 @@ class MigrationCoordinator:
         settings: All settings; the default reads the environment.
         options: How patient it is; the default is what the settings say.
         report: Called with a line for people about what is waited for; the default logs it.
+        location: A folder of revisions; the default is that of this release.
 
     Raises:
         ConfigurationError: There is no database, or the engine cannot be used.
@@ -53,10 +55,12 @@ class MigrationCoordinator:
         settings: Settings | None = None,
         options: MigrationOptions | None = None,
         report: Callable[[str], None] | None = None,
+        location: Path | None = None,
     ) -> None:
         self._settings = settings or Settings()
         self._options = options or self._settings.migration_options
         self._report = report or logger.warning
+        self._location = location
         self._engine: AsyncEngine | None = None
         if isinstance(bind, str | URL):
             self._url = normalise_url(bind)
@@ -91,7 +95,7 @@ class MigrationCoordinator:
             MigrationAborted: ``abort`` was set.
             MigrationError: It cannot be done here; see the other kinds.
         """
-        return await self._move(command.upgrade, _revision(target, base=False), abort)
+        return await self._move(command.upgrade, self._revision(target, "head"), abort)
 
     async def downgrade(
         self, target: str | int, *, abort: asyncio.Event | None = None
@@ -110,7 +114,7 @@ class MigrationCoordinator:
             DowngradeRefused: A revision cannot be taken back.
             MigrationError: As for :meth:`upgrade`.
         """
-        return await self._move(command.downgrade, _revision(target, base=True), abort)
+        return await self._move(command.downgrade, self._revision(target, "base"), abort)
 
     async def _move(
         self, move: Callable[[Config, str], None], target: str, abort: asyncio.Event | None
@@ -135,6 +139,8 @@ class MigrationCoordinator:
     async def _work(self, move: Callable[[Config, str], None], target: str) -> MigrationOutcome:
         outcomes: list[MigrationOutcome] = []
         config = alembic_config()
+        if self._location is not None:
+            config.set_main_option("script_location", str(self._location).replace("%", "%%"))
         config.attributes.update(
             configure_logger=False,
             migration_options=self._options,
@@ -170,15 +176,13 @@ class MigrationCoordinator:
             return make_engine(self._url, pooled=self._settings.pooled, **options)
         return sibling_engine(self._engine)
 
-
-def _revision(target: str | int, *, base: bool) -> str:
-    """A revision's id as Alembic has it."""
-    known = [f"{one.version:04d}" for one in revisions()]
-    words = ["base"] if base else ["head"]
-    given = str(target)
-    named = given.zfill(4) if given.isdigit() else given
-    if base and named == "0000":
-        named = "base"
-    if named not in {*words, *known}:
-        raise InvalidInput("target", f"no revision {given!r}; known: {', '.join([*words, *known])}")
-    return named
+    def _revision(self, target: str | int, word: str) -> str:
+        """A revision's id as Alembic has it."""
+        known = [word, *(f"{one.version:04d}" for one in revisions(self._location))]
+        given = str(target)
+        named = given.zfill(4) if given.isdigit() else given
+        if word == "base" and named == "0000":
+            named = word
+        if named not in known:
+            raise InvalidInput("target", f"no revision {given!r}; known: {', '.join(known)}")
+        return named

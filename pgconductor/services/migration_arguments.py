@@ -11,7 +11,7 @@ from pgconductor.settings import Settings
 __all__ = ["read_arguments"]
 
 _PREFIX: Final = "migration_"
-_PLAIN: Final = frozenset({"pooled", "stale_after"})
+_PLAIN: Final = "pooled"
 
 
 def read_arguments(given: Sequence[str]) -> tuple[Settings, str | None]:
@@ -31,7 +31,7 @@ def read_arguments(given: Sequence[str]) -> tuple[Settings, str | None]:
     names = {
         name.removeprefix(_PREFIX): name
         for name in Settings.model_fields
-        if name.startswith(_PREFIX) or name in _PLAIN
+        if name.startswith(_PREFIX) or name == _PLAIN
     }
     said: dict[str, Any] = {}
     url: str | None = None
