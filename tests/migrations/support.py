@@ -58,6 +58,18 @@ CATALOG = {
     """,
 }
 
+# What an application's own environment may look like: it knows nothing of us.
+PLAIN_ENVIRONMENT = """
+import sqlalchemy as sa
+from alembic import context
+
+url = sa.make_url(context.config.attributes["database_url"]).set(drivername="postgresql+psycopg")
+with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
+    context.configure(connection=connection, version_table_schema="pgconductor")
+    with context.begin_transaction():
+        context.run_migrations()
+"""
+
 
 def catalog(url: str) -> dict[str, Rows]:
     """Everything in our schema."""

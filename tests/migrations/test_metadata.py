@@ -13,6 +13,7 @@ from pgconductor.exceptions import RevisionMetadataError, SchemaTooNew
 from pgconductor.schema import revisions
 from pgconductor.services import OrchestratorService
 from tests.migrations.support import (
+    PLAIN_ENVIRONMENT,
     ROOT,
     add_revision,
     alembic,
@@ -35,18 +36,6 @@ UNDECIDED = {
     "a word": "name = 'x'\nbreaking = 'no'",
     "nameless": "breaking = True",
 }
-
-# What an application's own environment may look like: it knows nothing of us.
-PLAIN_ENVIRONMENT = """
-import sqlalchemy as sa
-from alembic import context
-
-url = sa.make_url(context.config.attributes["database_url"]).set(drivername="postgresql+psycopg")
-with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
-    context.configure(connection=connection, version_table_schema="pgconductor")
-    with context.begin_transaction():
-        context.run_migrations()
-"""
 
 
 @pytest.fixture
