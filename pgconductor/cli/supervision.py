@@ -20,6 +20,9 @@ _HOPELESS: Final = frozenset(
         ExitCode.SCHEMA_TOO_NEW,
         ExitCode.SCHEMA_BEHIND,
         ExitCode.PRIVILEGE,
+        ExitCode.POOLED,
+        ExitCode.REVISION_FAILED,
+        ExitCode.HISTORY,
         ExitCode.SHUTDOWN,
     }
 )
