@@ -329,7 +329,6 @@ def create_gate() -> None:
         sa.Column("lease_id", sa.Uuid(), nullable=True),
         sa.Column("lease_holder", sa.Text(), nullable=True),
         sa.Column("lease_pid", sa.Integer(), nullable=True),
-        sa.Column("lease_backend_start", sa.DateTime(timezone=True), nullable=True),
         sa.Column("lease_since", sa.DateTime(timezone=True), nullable=True),
         sa.Column("lease_note", sa.Text(), nullable=True),
         sa.Column("intent_floor", sa.Integer(), nullable=True),
@@ -339,7 +338,6 @@ def create_gate() -> None:
         sa.CheckConstraint(
             "(lease_id IS NULL) = (lease_holder IS NULL)"
             " AND (lease_id IS NULL) = (lease_pid IS NULL)"
-            " AND (lease_id IS NULL) = (lease_backend_start IS NULL)"
             " AND (lease_id IS NULL) = (lease_since IS NULL)"
             " AND (intent_expires_at IS NULL)"
             " = (intent_floor IS NULL AND intent_ceiling IS NULL)",

@@ -33,9 +33,10 @@ class SchemaGate(Base):
     migration updates it; so no older orchestrator slips past a migration that has just counted.
 
     The lease is the migration that is at work; it is free as soon as the holder's server process
-    (``lease_pid`` with ``lease_backend_start``) has ended. The intent is what it prepares, and is
-    renewed while it waits: nobody registers who knows less than ``intent_floor`` or needs more than
-    ``intent_ceiling``. Where its migration has died, it expires.
+    (``lease_pid``, which bears the lease in its ``application_name``) has ended. The intent is what
+    it prepares, and is renewed while it waits: nobody registers who knows less than
+    ``intent_floor`` or needs more than ``intent_ceiling``. Where its migration has died, it
+    expires.
     """
 
     __tablename__ = "schema_gate"
@@ -45,7 +46,6 @@ class SchemaGate(Base):
         CheckConstraint(
             "(lease_id IS NULL) = (lease_holder IS NULL)"
             " AND (lease_id IS NULL) = (lease_pid IS NULL)"
-            " AND (lease_id IS NULL) = (lease_backend_start IS NULL)"
             " AND (lease_id IS NULL) = (lease_since IS NULL)"
             " AND (intent_expires_at IS NULL)"
             " = (intent_floor IS NULL AND intent_ceiling IS NULL)",
@@ -59,7 +59,6 @@ class SchemaGate(Base):
     lease_id: Mapped[UUID | None]
     lease_holder: Mapped[str | None]
     lease_pid: Mapped[int | None]
-    lease_backend_start: Mapped[datetime | None]
     lease_since: Mapped[datetime | None]
     lease_note: Mapped[str | None]
     intent_floor: Mapped[int | None]

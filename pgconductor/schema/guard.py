@@ -55,7 +55,7 @@ _HOLDER: Final = """
     ELSIF EXISTS (
         SELECT FROM pg_catalog.pg_stat_activity a
         WHERE a.pid = gate.lease_pid
-          AND (a.backend_start = gate.lease_backend_start OR a.backend_start IS NULL)
+          AND a.application_name = concat('pgconductor-migrate/', gate.lease_id)
     ) THEN
         RAISE EXCEPTION USING ERRCODE = 'PC001', MESSAGE = concat(
             'another migration is at work: ', gate.lease_holder, ', since ', gate.lease_since);

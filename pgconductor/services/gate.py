@@ -22,9 +22,12 @@ from pgconductor.repositories import (
 )
 from pgconductor.services.orchestrators import OrchestratorService
 
-__all__ = ["GateLink"]
+__all__ = ["APPLICATION_NAME", "GateLink"]
 
 T = TypeVar("T")
+
+#: What a migration's connection is called, with its lease behind a stroke.
+APPLICATION_NAME: Final = "pgconductor-migrate"
 
 _SETTINGS: Final = (
     "lock_timeout",
@@ -84,7 +87,8 @@ class GateLink:
             lease: How the guard in the revisions knows who holds the lease.
         """
         milliseconds = max(1, round(lock_timeout.total_seconds() * 1000))
-        values = (f"{milliseconds}ms", "pgconductor-migrate", "read committed", lease)
+        name = f"{APPLICATION_NAME}/{lease}"
+        values = (f"{milliseconds}ms", name, "read committed", lease)
         with self.connection.begin():
             for name, value in zip(_SETTINGS, values, strict=True):
                 self.connection.execute(_SET, {"name": name, "value": value})

@@ -17,10 +17,13 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+from sqlalchemy.exc import DBAPIError
+
 from pgconductor._version import __version__
 from pgconductor.domain.ids import new_id
 from pgconductor.domain.migrations import LeaseHolder, MigrationOptions
 from pgconductor.exceptions import LeaseLost, LeaseTimeout
+from pgconductor.repositories.errors import sqlstate
 from pgconductor.services.gate import GateLink
 
 __all__ = ["Lease"]
@@ -86,7 +89,15 @@ class Lease:
         if since is None or holder.lease_id is None:
             return
         lease_id = holder.lease_id
-        if self._link.ask(lambda gate: gate.end_holder(lease_id, since)):
+        try:
+            ended = self._link.ask(lambda gate: gate.end_holder(lease_id, since))
+        except DBAPIError as error:
+            if sqlstate(error) != "42501":
+                raise
+            # It belongs to a role that this one may watch but not end: the error names it.
+            watch.patience = float("inf")
+            return
+        if ended:
             self._link.report(f"the migration that stood still was ended: {holder}")
 
     def note(self, note: str, *, floor: int | None = None, ceiling: int | None = None) -> None:
@@ -123,7 +134,7 @@ class _Watch:
     """
 
     def __init__(self, patience: timedelta) -> None:
-        self._patience = patience.total_seconds()
+        self.patience = patience.total_seconds()
         self._seen: tuple[UUID | None, datetime | None] | None = None
         self._since = 0.0
 
@@ -136,7 +147,7 @@ class _Watch:
         if seen != self._seen:
             self._seen, self._since = seen, now
         idle = holder.state is not None and holder.state.startswith("idle")
-        return holder.state_change if idle and now - self._since >= self._patience else None
+        return holder.state_change if idle and now - self._since >= self.patience else None
 
 
 def _too_long(holder: LeaseHolder, waited: float) -> str:

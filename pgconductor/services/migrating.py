@@ -172,6 +172,7 @@ class Migration:
 
     def _prepare(self) -> None:
         self._link.settle()
+        self._current = None
         server = self._link.ask(lambda gate: gate.server())
         check_server(server, driver_pid=self._link.server_pid(), pooled=self._pooled)
         self._link.set_up(lock_timeout=self._options.lock_timeout, lease=str(self._lease.id))
@@ -273,6 +274,9 @@ class Migration:
     def _again_after(self, error: DBAPIError | OSError) -> None:
         """Pause before another try, or raise what the error means."""
         state = sqlstate(error)
+        if self._current is not None and isinstance(error, OSError):
+            # The revision's own: what SQLAlchemy meets on the connection, it wraps.
+            raise RevisionFailed(self._current, self._failed(_said(error))) from error
         if state in _CONTENDED:
             self._link.settle()
             self._contended()

@@ -14,4 +14,4 @@ SELECT
 FROM pgconductor.schema_gate g
 LEFT JOIN pg_stat_activity a
     ON a.pid = g.lease_pid
-    AND (a.backend_start = g.lease_backend_start OR a.backend_start IS NULL)
+    AND a.application_name = concat('pgconductor-migrate/', g.lease_id)

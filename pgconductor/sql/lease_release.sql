@@ -2,7 +2,6 @@ UPDATE pgconductor.schema_gate g
 SET lease_id = NULL,
     lease_holder = NULL,
     lease_pid = NULL,
-    lease_backend_start = NULL,
     lease_since = NULL,
     lease_note = NULL,
     intent_floor = NULL,

@@ -31,7 +31,8 @@ AT_WORK = """
     SELECT g.lease_holder, g.intent_floor, g.intent_ceiling FROM pgconductor.schema_gate g
     WHERE g.intent_expires_at > clock_timestamp() OR EXISTS (
         SELECT FROM pg_stat_activity a
-        WHERE a.pid = g.lease_pid AND a.backend_start = g.lease_backend_start
+        WHERE a.pid = g.lease_pid
+          AND a.application_name = 'pgconductor-migrate/' || g.lease_id
     )
 """
 

@@ -109,7 +109,7 @@ async def test_a_registration_cannot_slip_past_a_sweep(deploys: Deploys) -> None
             child = await deploys.start("-x", "lock_timeout=0.2")
             blocked = (
                 "SELECT count(*) > 0 FROM pg_stat_activity"
-                " WHERE application_name = 'pgconductor-migrate'"
+                " WHERE application_name LIKE 'pgconductor-migrate%'"
             )
             await eventually(lambda: deploys.rows(blocked) == [(True,)], timeout=20)
             registering.execute(

@@ -31,9 +31,9 @@ from tests.migrations.support import (
 from tests.support.servers import connect
 
 HOLD = """
+    SET application_name = 'pgconductor-migrate/{lease}';
     UPDATE pgconductor.schema_gate SET lease_id = '{lease}', lease_holder = 'a test',
-        lease_pid = pg_backend_pid(), lease_since = now(), lease_backend_start =
-            (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
+        lease_pid = pg_backend_pid(), lease_since = now()
 """
 
 
