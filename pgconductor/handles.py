@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pgconductor.domain.limits import check_delay
-from pgconductor.domain.snapshots import ExecutionSnapshot
+from pgconductor.domain.snapshots import ExecutionSnapshot, Progress
 from pgconductor.exceptions import ExecutionCancelled, ExecutionFailed, ResultTimeout
 from pgconductor.repositories.errors import is_transient
 from pgconductor.runtime.handler import Codec
@@ -127,7 +127,7 @@ class ExecutionHandle(Generic[R]):
             ExecutionNotFound: It is not there: its transaction has not committed, or retention has
                 removed it.
         """
-        return (await self.snapshot()).state
+        return (await self._waiter.executions.progress(self._id)).state
 
     async def snapshot(self) -> ExecutionSnapshot:
         """Everything that is known of it now.
@@ -175,10 +175,10 @@ class ExecutionHandle(Generic[R]):
             marked = await self._mark()
             return await self._poll(lambda: marked and watch.healthy.is_set(), event)
 
-    async def _look(self) -> ExecutionSnapshot | None:
-        """Its snapshot; None while the database is out of reach."""
+    async def _look(self) -> Progress | None:
+        """How far it is; None while the database is out of reach."""
         try:
-            return await self.snapshot()
+            return await self._waiter.executions.progress(self._id)
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -209,7 +209,7 @@ class ExecutionHandle(Generic[R]):
                     await event.wait()
             pause = min(pause * 1.5, 1.0)
 
-    def _read(self, found: ExecutionSnapshot) -> R:
+    def _read(self, found: Progress) -> R:
         if found.state is ExecutionState.FAILED:
             raise ExecutionFailed(self._id, found.last_error_type, found.last_error or "")
         if found.state is ExecutionState.CANCELLED:

@@ -11,7 +11,7 @@ from uuid import UUID
 from pgconductor.domain.limits import check_count, check_queue, check_run_at, check_task_key
 from pgconductor.types import ExecutionState
 
-__all__ = ["ExecutionFilter", "ExecutionSnapshot", "Page"]
+__all__ = ["ExecutionFilter", "ExecutionSnapshot", "Page", "Progress"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,25 @@ class ExecutionSnapshot:
     parent_id: UUID | None
     created_at: datetime
     finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What those who wait for an execution have to know; they need no right to read payloads.
+
+    Attributes:
+        state: Its state.
+        result: What its handler returned, decoded.
+        last_error: The error of its last failed attempt.
+        last_error_type: That error's type.
+        cancel_reason: Why it was cancelled, or is to be.
+    """
+
+    state: ExecutionState
+    result: Any
+    last_error: str | None
+    last_error_type: str | None
+    cancel_reason: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

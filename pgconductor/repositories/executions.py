@@ -30,7 +30,7 @@ from pgconductor.domain.limits import MAX_BATCH, check_count
 from pgconductor.domain.orchestrators import Recovery
 from pgconductor.domain.outcomes import Completed, Disposition, Failed, Outcome, Verdict
 from pgconductor.domain.payloads import decode
-from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page
+from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page, Progress
 from pgconductor.exceptions import DedupeConflict, PayloadDecodeError
 from pgconductor.models import Execution
 from pgconductor.repositories.errors import sqlstate
@@ -54,6 +54,14 @@ _COLUMNS: Final = (
     Execution.state,
     cast(Execution.payload, Text).label("payload"),
     cast(Execution.result, Text).label("result"),
+)
+# What a role that may not read payloads can read.
+_PROGRESS: Final = (
+    Execution.state,
+    cast(Execution.result, Text).label("result"),
+    Execution.last_error,
+    Execution.last_error_type,
+    Execution.cancel_reason,
 )
 
 
@@ -207,6 +215,20 @@ class SqlExecutionRepository(SqlRepository):
         """See the protocol."""
         rows = await self._rows(select(*_COLUMNS).where(Execution.id == execution_id))
         return _snapshot(rows[0]) if rows else None
+
+    async def progress_or_none(self, execution_id: UUID) -> Progress | None:
+        """See the protocol."""
+        rows = await self._rows(select(*_PROGRESS).where(Execution.id == execution_id))
+        if not rows:
+            return None
+        state, result, error, error_type, cancel_reason = rows[0]
+        return Progress(
+            state=ExecutionState(state),
+            result=_readable(result),
+            last_error=error,
+            last_error_type=error_type,
+            cancel_reason=cancel_reason,
+        )
 
     async def list(
         self, where: ExecutionFilter, *, limit: int = 50, after: UUID | None = None

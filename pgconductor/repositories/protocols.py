@@ -20,7 +20,7 @@ from pgconductor.domain.orchestrators import Beat, Heartbeat, OrchestratorSnapsh
 from pgconductor.domain.outcomes import Outcome, Verdict
 from pgconductor.domain.retention import Removal, Retention
 from pgconductor.domain.revisions import SchemaStatus
-from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page
+from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page, Progress
 from pgconductor.domain.tasks import TaskOptions
 from pgconductor.types import ExecutionState
 
@@ -145,6 +145,10 @@ class ExecutionRepository(Protocol):
 
     async def get_one_or_none(self, execution_id: UUID) -> ExecutionSnapshot | None:
         """One execution, or None."""
+        ...
+
+    async def progress_or_none(self, execution_id: UUID) -> Progress | None:
+        """How far an execution is, or None."""
         ...
 
     async def list(

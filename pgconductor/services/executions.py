@@ -12,7 +12,7 @@ from pgconductor.domain.invocations import DedupeScope, Invocation, Invoked
 from pgconductor.domain.limits import MAX_BATCH, check_count, check_queue, check_text
 from pgconductor.domain.outcomes import Disposition, Outcome, Verdict
 from pgconductor.domain.payloads import DEFAULT_MAX_BYTES, encode
-from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page
+from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page, Progress
 from pgconductor.exceptions import ExecutionNotFound, InvalidInput
 from pgconductor.services.unit_of_work import Bind, unit_of_work
 from pgconductor.types import ExecutionState
@@ -233,6 +233,23 @@ class ExecutionService:
         """
         async with self._work.begin() as repositories:
             found = await repositories.executions.get_one_or_none(execution_id)
+        if found is None:
+            raise ExecutionNotFound(execution_id)
+        return found
+
+    async def progress(self, execution_id: UUID) -> Progress:
+        """How far an execution is: its state, and its result or error.
+
+        It reads no payload, and needs no right to.
+
+        Args:
+            execution_id: Which one.
+
+        Raises:
+            ExecutionNotFound: There is none of that id.
+        """
+        async with self._work.begin() as repositories:
+            found = await repositories.executions.progress_or_none(execution_id)
         if found is None:
             raise ExecutionNotFound(execution_id)
         return found

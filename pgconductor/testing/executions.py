@@ -20,7 +20,7 @@ from pgconductor.domain.outcomes import (
     Released,
     Verdict,
 )
-from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page
+from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page, Progress
 from pgconductor.exceptions import DedupeConflict
 from pgconductor.testing.database import FakeTransaction
 from pgconductor.testing.invoking import check_json, invoke_into, unfinished
@@ -275,6 +275,11 @@ class FakeExecutionRepository:
         """See the protocol."""
         row = self._transaction.read().executions.get(execution_id)
         return row.snapshot() if row else None
+
+    async def progress_or_none(self, execution_id: UUID) -> Progress | None:
+        """See the protocol."""
+        row = self._transaction.read().executions.get(execution_id)
+        return row.progress() if row else None
 
     async def list(
         self, where: ExecutionFilter, *, limit: int = 50, after: UUID | None = None

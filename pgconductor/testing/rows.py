@@ -10,7 +10,7 @@ from uuid import UUID
 from pgconductor.domain.claims import Claim, Fetched
 from pgconductor.domain.orchestrators import OrchestratorSnapshot
 from pgconductor.domain.payloads import decode
-from pgconductor.domain.snapshots import ExecutionSnapshot
+from pgconductor.domain.snapshots import ExecutionSnapshot, Progress
 from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import PayloadDecodeError
 from pgconductor.types import ExecutionState
@@ -111,6 +111,11 @@ class ExecutionRow:
         values = {name: getattr(self, name) for name in _SNAPSHOT_FIELDS}
         values |= {"payload": _readable(self.payload), "result": _readable(self.result)}
         return ExecutionSnapshot(**values)
+
+    def progress(self) -> Progress:
+        """The row as those read it who wait for its end."""
+        values = {name: getattr(self, name) for name in Progress.__dataclass_fields__}
+        return Progress(**{**values, "result": _readable(self.result)})
 
 
 _SNAPSHOT_FIELDS = tuple(ExecutionSnapshot.__dataclass_fields__)

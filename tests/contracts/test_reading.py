@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from pgconductor.domain.ids import new_id
-from pgconductor.domain.snapshots import ExecutionFilter, Page
+from pgconductor.domain.snapshots import ExecutionFilter, Page, Progress
 from pgconductor.exceptions import ExecutionNotFound, InvalidInput
 from pgconductor.types import ExecutionState
 from tests.contracts.harness import Harness
@@ -30,6 +30,25 @@ async def test_one_that_is_not_there(db: Harness) -> None:
     assert caught.value.execution_id == missing
     async with db.begin() as repositories:
         assert await repositories.executions.get_one_or_none(missing) is None
+
+
+@pytest.mark.parametrize("state", ExecutionState)
+async def test_progress_is_a_part_of_the_snapshot(db: Harness, state: ExecutionState) -> None:
+    execution = await db.in_state(state, payload={"of": "no concern"})
+    await db.executions.cancel(execution, reason="why")
+    found, whole = await db.executions.progress(execution), await db.get(execution)
+    assert found == Progress(
+        state=whole.state,
+        result=whole.result,
+        last_error=whole.last_error,
+        last_error_type=whole.last_error_type,
+        cancel_reason=whole.cancel_reason,
+    )
+
+
+async def test_there_is_no_progress_of_what_is_not_there(db: Harness) -> None:
+    with pytest.raises(ExecutionNotFound):
+        await db.executions.progress(new_id())
 
 
 async def test_pages_are_newest_first_and_complete(db: Harness) -> None:

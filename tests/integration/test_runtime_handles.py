@@ -128,15 +128,15 @@ async def test_a_waiter_is_woken_by_the_notification(world: World) -> None:
         await asyncio.wait_for(watch.healthy.wait(), 20)
         waiting = asyncio.create_task(handle.result(SOON))
         await eventually(lambda: world.execution(handle.id)["awaited"])
-        snapshot = handle.snapshot
+        look = handle._look
 
         async def counted() -> object:
             nonlocal looks
             looks += 1
-            return await snapshot()
+            return await look()
 
         await eventually(lambda: bool(watch._waiting))
-        handle.snapshot = counted  # type: ignore[assignment, method-assign] # counts
+        handle._look = counted  # type: ignore[assignment, method-assign] # counts
         let_go.set()
         assert await waiting == "done"
     # Polling would have looked again and again.

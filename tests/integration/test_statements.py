@@ -84,6 +84,7 @@ CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
     "executions.cancel": lambda all_: all_.executions.cancel(uuid4(), "why"),
     "executions.retry": lambda all_: all_.executions.retry(uuid4(), from_scratch=True),
     "executions.get_one_or_none": lambda all_: all_.executions.get_one_or_none(uuid4()),
+    "executions.progress_or_none": lambda all_: all_.executions.progress_or_none(uuid4()),
     "executions.list": lambda all_: all_.executions.list(EVERYTHING, limit=1, after=uuid4()),
     "executions.count": lambda all_: all_.executions.count(EVERYTHING),
     "executions.mark_awaited": lambda all_: all_.executions.mark_awaited(uuid4()),
@@ -207,6 +208,7 @@ GRANTS = {
 }
 READING = {
     "executions.get_one_or_none",
+    "executions.progress_or_none",
     "executions.list",
     "executions.count",
     "executions.held",
