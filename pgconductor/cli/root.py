@@ -28,6 +28,7 @@ _COMMANDS = {
     "migrate": "schema",
     "downgrade": "schema",
     "current": "schema",
+    "grants": "grants",
     "worker": "worker",
     "invoke": "invoke",
     "list": "executions",

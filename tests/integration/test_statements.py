@@ -33,7 +33,6 @@ from pgconductor.repositories import Repositories, protocols, sql_repositories
 from pgconductor.schema import script_location
 from pgconductor.types import ExecutionState
 from tests.integration.raw_sql import connected
-from tests.support.servers import connect
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -199,46 +198,6 @@ async def test_every_statement_of_a_repository_executes(
     await engine.dispose()
     assert seen
     assert not [statement for statement in seen if foreign(statement)]
-
-
-GRANTS = {
-    # What an orchestrator needs: no DDL and no TRUNCATE.
-    "runtime": "SELECT, INSERT, UPDATE, DELETE",
-    "observer": "SELECT",
-}
-READING = {
-    "executions.get_one_or_none",
-    "executions.progress_or_none",
-    "executions.list",
-    "executions.count",
-    "executions.held",
-    "executions.orphan_owners",
-    "orchestrators.beats",
-    "orchestrators.list",
-    "tasks.keys",
-    "queues.names",
-    "steps.results",
-    "schema.status",
-}
-
-
-@pytest.mark.parametrize("role", GRANTS)
-async def test_a_role_needs_no_more_than_its_grants(database_url: str, role: str) -> None:
-    name = f"pgc_{role}_{uuid4().hex[:12]}"
-    with connect(database_url) as admin:
-        admin.execute(
-            f"CREATE ROLE {name}; GRANT USAGE ON SCHEMA pgconductor TO {name};"
-            f"GRANT {GRANTS[role]} ON ALL TABLES IN SCHEMA pgconductor TO {name}".encode()
-        )
-        engine = create_async_engine(database_url, connect_args={"server_settings": {"role": name}})
-        try:
-            async with engine.connect() as connection:
-                for call in CALLS if role == "runtime" else READING:
-                    await CALLS[call](sql_repositories(connection))
-                    await connection.rollback()
-        finally:
-            await engine.dispose()
-            admin.execute(f"DROP OWNED BY {name}; DROP ROLE {name}".encode())
 
 
 async def test_every_function_executes(connection: Connection) -> None:
