@@ -42,6 +42,7 @@ class OrchestratorSnapshot:
     schema_required: int
     hostname: str
     pid: int
+    queues: tuple[str, ...]
     started_at: datetime
     last_heartbeat_at: datetime
     heartbeat_number: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, text
+from sqlalchemy import ARRAY, BigInteger, CheckConstraint, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from pgconductor.models.base import Base
@@ -43,6 +43,7 @@ class Orchestrator(Base):
     schema_required: Mapped[int]
     hostname: Mapped[str]
     pid: Mapped[int]
+    queues: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     started_at: Mapped[datetime] = mapped_column(server_default=text("pgconductor.wall_clock()"))
     last_heartbeat_at: Mapped[datetime] = mapped_column(
         server_default=text("pgconductor.wall_clock()")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
@@ -32,6 +34,7 @@ class SqlOrchestratorRepository(SqlRepository):
         schema_required: int,
         hostname: str,
         pid: int,
+        queues: Sequence[str] = (),
     ) -> bool:
         """See the protocol."""
         rows = await self._rows(
@@ -43,6 +46,7 @@ class SqlOrchestratorRepository(SqlRepository):
                 "schema_required": schema_required,
                 "hostname": hostname,
                 "pid": pid,
+                "queues": list(queues),
             },
         )
         return bool(rows)
@@ -112,9 +116,13 @@ class SqlOrchestratorRepository(SqlRepository):
         rows = await self._rows(
             select(*_COLUMNS).order_by(Orchestrator.started_at, Orchestrator.id)
         )
-        return [
-            OrchestratorSnapshot(**{name: getattr(row, name) for name in _FIELDS}) for row in rows
-        ]
+        return [_snapshot(row) for row in rows]
+
+
+def _snapshot(row: Any) -> OrchestratorSnapshot:
+    values: dict[str, Any] = {name: getattr(row, name) for name in _FIELDS}
+    values["queues"] = tuple(row.queues)
+    return OrchestratorSnapshot(**values)
 
 
 class SqlSchemaRepository(SqlRepository):

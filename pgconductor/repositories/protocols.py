@@ -184,6 +184,7 @@ class OrchestratorRepository(Protocol):
         schema_required: int,
         hostname: str,
         pid: int,
+        queues: Sequence[str] = (),
     ) -> bool:
         """Register, unless the gate refuses that version.
 

@@ -125,7 +125,7 @@ class Orchestrator:
         await self._started.wait()
 
     async def _begin(self, backend: Backend) -> None:
-        start_up = StartUp(backend, self._settings)
+        start_up = StartUp(backend, self._settings, self._queues)
         registration = await start_up.register()
         async with asyncio.timeout(self._settings.startup_timeout.total_seconds()):
             self._machine = machine = Machine(

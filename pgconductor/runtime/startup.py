@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from pgconductor.domain.backoff import Backoff
@@ -33,11 +33,13 @@ class StartUp:
     Args:
         backend: The database.
         settings: What to do where the schema is not there yet, and how patient to be.
+        queues: What it is going to serve.
     """
 
-    def __init__(self, backend: Backend, settings: Settings) -> None:
+    def __init__(self, backend: Backend, settings: Settings, queues: Sequence[str]) -> None:
         self._backend = backend
         self._settings = settings
+        self._queues = queues
 
     async def register(self) -> Registration:
         """Register, after waiting for the schema or upgrading it if that is the policy.
@@ -69,7 +71,7 @@ class StartUp:
 
     async def _registered(self) -> Registration:
         orchestrators = self._backend.orchestrators
-        registration = await self.insistently(orchestrators.register)
+        registration = await self.insistently(lambda: orchestrators.register(queues=self._queues))
         try:
             _tell_difference(await self.insistently(orchestrators.schema_status))
         except BaseException:

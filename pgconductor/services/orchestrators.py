@@ -57,6 +57,7 @@ class OrchestratorService:
         version: str = __version__,
         schema_version: int = KNOWN_REVISION,
         schema_required: int | None = None,
+        queues: Sequence[str] = (),
     ) -> Registration:
         """Become an orchestrator, with an identity that was never used before.
 
@@ -64,6 +65,7 @@ class OrchestratorService:
             version: Version of the code.
             schema_version: The highest revision that the code knows.
             schema_required: The lowest revision that it can work on; the default is this release's.
+            queues: What it is going to serve, for those who look at the fleet.
 
         Returns:
             The proof without which nothing can be fetched.
@@ -79,7 +81,7 @@ class OrchestratorService:
         if schema_required is None:
             schema_required = min(REQUIRED_REVISION, schema_version)
         try:
-            await self._add(registration, version, schema_required)
+            await self._add(registration, version, schema_required, queues)
         except PgconductorError:
             raise
         except BaseException:
@@ -88,7 +90,13 @@ class OrchestratorService:
             raise
         return registration
 
-    async def _add(self, registration: Registration, version: str, schema_required: int) -> None:
+    async def _add(
+        self,
+        registration: Registration,
+        version: str,
+        schema_required: int,
+        queues: Sequence[str],
+    ) -> None:
         schema_version = registration.schema_version
         async with self._work.begin() as repositories:
             accepted = await repositories.orchestrators.add(
@@ -98,6 +106,7 @@ class OrchestratorService:
                 schema_required=schema_required,
                 hostname=socket.gethostname(),
                 pid=os.getpid(),
+                queues=queues,
             )
             if not accepted:
                 status = await repositories.schema.status()

@@ -11,11 +11,12 @@ WITH gate AS MATERIALIZED (
     FOR SHARE OF g
 )
 INSERT INTO pgconductor.orchestrators AS o (
-    id, version, schema_version, schema_required, hostname, pid
+    id, version, schema_version, schema_required, hostname, pid, queues
 )
 SELECT
     CAST(:id AS uuid), CAST(:version AS text), CAST(:schema_version AS integer),
-    CAST(:schema_required AS integer), CAST(:hostname AS text), CAST(:pid AS integer)
+    CAST(:schema_required AS integer), CAST(:hostname AS text), CAST(:pid AS integer),
+    CAST(:queues AS text[])
 FROM gate
 WHERE CAST(:schema_version AS integer) >= greatest(gate.floor, gate.intent_floor)
   AND CAST(:schema_required AS integer) <= least(gate.installed, gate.intent_ceiling)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
@@ -28,6 +29,7 @@ class FakeOrchestratorRepository:
         schema_required: int,
         hostname: str,
         pid: int,
+        queues: Sequence[str] = (),
     ) -> bool:
         """See the protocol."""
         tables = await self._transaction.write()
@@ -42,6 +44,7 @@ class FakeOrchestratorRepository:
             schema_required=schema_required,
             hostname=hostname,
             pid=pid,
+            queues=tuple(queues),
             started_at=now,
             last_heartbeat_at=now,
             heartbeat_number=0,

@@ -44,6 +44,12 @@ async def test_a_registration_is_a_row(db: Harness) -> None:
     assert (found.heartbeat_number, found.shutdown_requested_at) == (0, None)
 
 
+async def test_a_registration_names_its_queues(db: Harness) -> None:
+    await db.orchestrators.register(queues=["mail", "default"])
+    await db.register()
+    assert [one.queues for one in await db.orchestrators.list()] == [("mail", "default"), ()]
+
+
 async def test_every_start_has_an_identity_of_its_own(db: Harness) -> None:
     first, second = await db.register(), await db.register()
     assert first.orchestrator_id != second.orchestrator_id

@@ -94,6 +94,7 @@ CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
         schema_required=1,
         hostname="here",
         pid=1,
+        queues=["q"],
     ),
     "orchestrators.heartbeat": lambda all_: all_.orchestrators.heartbeat(uuid4()),
     "orchestrators.beats": lambda all_: all_.orchestrators.beats(None, stale_after=SECOND),
