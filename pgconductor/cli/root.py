@@ -36,7 +36,7 @@ _COMMANDS = {
     "cancel": "executions",
     "retry": "executions",
     "queues": "fleet",
-    "orchestrators": "fleet",
+    "fleet": "fleet",
     "doctor": "doctor",
 }
 

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import select
 
 from pgconductor import sql
+from pgconductor.domain.fleet import FleetMember
 from pgconductor.domain.orchestrators import Beat, Heartbeat, OrchestratorSnapshot
 from pgconductor.domain.revisions import SchemaStatus
 from pgconductor.exceptions import SchemaMissing
@@ -110,6 +111,11 @@ class SqlOrchestratorRepository(SqlRepository):
             },
         )
         return [row.id for row in rows]
+
+    async def members(self) -> list[FleetMember]:
+        """See the protocol."""
+        rows = await self._rows(sql.FLEET)
+        return [FleetMember(_snapshot(row), row.silent_for, row.running) for row in rows]
 
     async def list(self) -> list[OrchestratorSnapshot]:
         """See the protocol."""

@@ -15,6 +15,7 @@ from typing import Protocol
 from uuid import UUID
 
 from pgconductor.domain.claims import Claim, Fetched, Position
+from pgconductor.domain.fleet import FleetMember
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.domain.orchestrators import Beat, Heartbeat, OrchestratorSnapshot, Recovery
 from pgconductor.domain.outcomes import Outcome, Verdict
@@ -251,6 +252,10 @@ class OrchestratorRepository(Protocol):
         Returns:
             Who was asked, those included that had been asked before.
         """
+        ...
+
+    async def members(self) -> list[FleetMember]:
+        """All of them, the oldest first, and what they are at."""
         ...
 
     async def list(self) -> list[OrchestratorSnapshot]:

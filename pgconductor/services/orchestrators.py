@@ -14,6 +14,7 @@ from uuid import UUID
 
 from pgconductor._version import __version__
 from pgconductor.domain.claims import Registration
+from pgconductor.domain.fleet import Fleet
 from pgconductor.domain.ids import new_id
 from pgconductor.domain.limits import check_text
 from pgconductor.domain.orchestrators import (
@@ -321,6 +322,16 @@ class OrchestratorService:
         """All registered orchestrators, the oldest first."""
         async with self._work.begin() as repositories:
             return await repositories.orchestrators.list()
+
+    async def fleet(self) -> Fleet:
+        """All registered orchestrators, what they are at, and what the gate says.
+
+        Raises:
+            SchemaMissing: The database has no pgconductor schema.
+        """
+        async with self._work.begin() as repositories:
+            status = await repositories.schema.status()
+            return Fleet(status, tuple(await repositories.orchestrators.members()))
 
 
 async def _forget_to_fetch(repositories: Repositories, identity: UUID) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "DECLARE_TASKS",
     "FETCH",
     "FETCH_AFTER",
+    "FLEET",
     "HEALTH_HIDDEN",
     "HEALTH_HOLDERS",
     "HEALTH_INDEXES",
@@ -78,6 +79,7 @@ DECLARE_QUEUES: Final = _load("declare_queues")
 DECLARE_TASKS: Final = _load("declare_tasks")
 FETCH: Final = _load("fetch")
 FETCH_AFTER: Final = _load_fetch_after()
+FLEET: Final = _load("fleet")
 HEALTH_HIDDEN: Final = _load("health_hidden")
 HEALTH_HOLDERS: Final = _load("health_holders")
 HEALTH_INDEXES: Final = _load("health_indexes")

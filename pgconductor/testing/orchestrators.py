@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
+from pgconductor.domain.fleet import FleetMember
 from pgconductor.domain.orchestrators import Beat, Heartbeat, OrchestratorSnapshot
 from pgconductor.domain.revisions import SchemaStatus
 from pgconductor.testing.database import FakeTransaction
@@ -139,6 +141,16 @@ class FakeOrchestratorRepository:
             tables.orchestrators[one.id] = self._asked(one, reason)
             self._transaction.notify("pgconductor_control", one.id)
         return [one.id for one in asked]
+
+    async def members(self) -> list[FleetMember]:
+        """See the protocol."""
+        held = Counter(
+            one.locked_by for one in self._transaction.read().executions.values() if one.locked_by
+        )
+        now = self._transaction.now()
+        return [
+            FleetMember(one, now - one.last_heartbeat_at, held[one.id]) for one in await self.list()
+        ]
 
     async def list(self) -> list[OrchestratorSnapshot]:
         """See the protocol."""

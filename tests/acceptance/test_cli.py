@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 
@@ -130,21 +130,11 @@ def test_nothing_that_a_terminal_would_obey(command: Command, database_url: str)
     assert command("show", made, "--json").json["last_error"].startswith("\x1b[31m")
 
 
-def test_queues_and_orchestrators(command: Command, database_url: str) -> None:
+def test_queues(command: Command) -> None:
     invoked(command, "a", "--queue", "one")
     (queue,) = command("queues", "--json").succeeds().json
     assert (queue["name"], queue["available"], queue["failed"]) == ("one", 1, 0)
     assert "one" in command("queues").succeeds().out
-    with connect(database_url) as connection:
-        connection.execute(
-            "INSERT INTO pgconductor.orchestrators"
-            " (id, version, schema_version, schema_required, hostname, pid)"
-            " VALUES (%s, '0', 1, 1, 'here', 5)",
-            (uuid4(),),
-        )
-    (found,) = command("orchestrators", "--json").succeeds().json
-    assert (found["hostname"], found["pid"]) == ("here", 5)
-    assert "here" in command("orchestrators").succeeds().out
 
 
 def test_migrate_and_current(empty_database_url: str) -> None:
@@ -183,6 +173,6 @@ def test_migrate_prints_sql_without_a_database() -> None:
 
 def test_json_is_the_whole_output(command: Command) -> None:
     made = invoked(command, "a")
-    for arguments in (["list"], ["show", made], ["queues"], ["orchestrators"], ["current"]):
+    for arguments in (["list"], ["show", made], ["queues"], ["fleet"], ["current"]):
         json.loads(command(*arguments, "--json").succeeds().out)
     json.loads(command("cancel", made, "--json").out)

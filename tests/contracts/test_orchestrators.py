@@ -255,3 +255,67 @@ async def test_one_can_be_asked_if_it_knows_too_little(db: Harness) -> None:
                 reason="r", orchestrator_id=owner.orchestrator_id, below_version=below
             )
             assert asked == expected
+
+
+async def test_the_fleet_says_what_everybody_is_at(db: Harness) -> None:
+    idle = await db.orchestrators.register(queues=["mail"])
+    db.advance(timedelta(seconds=7))
+    busy = await db.register()
+    await db.invoke_several(3)
+    first, *_ = await db.fetch(busy, limit=2)
+    await db.complete(first)
+    fleet = await db.orchestrators.fleet()
+    assert fleet.schema == SchemaStatus(KNOWN_REVISION, 0)
+    assert [one.orchestrator for one in fleet.members] == await db.orchestrators.list()
+    assert [one.orchestrator.queues for one in fleet.members] == [("mail",), ()]
+    assert [one.running for one in fleet.members] == [0, 1]
+    silent = [one.silent_for for one in fleet.members]
+    assert timedelta(seconds=7) <= silent[0] < timedelta(seconds=9)
+    assert timedelta(0) <= silent[1] < timedelta(seconds=2)
+    await db.orchestrators.heartbeat(idle)
+    again = (await db.orchestrators.fleet()).members[0]
+    assert timedelta(0) <= again.silent_for < timedelta(seconds=2)
+
+
+async def test_the_fleet_says_who_drains_and_why(db: Harness) -> None:
+    await db.set_schema(installed=5, floor=0)
+    asked, old, new = [await db.register(schema_version=version) for version in (9, 2, 4)]
+    await db.orchestrators.request_shutdown(asked.orchestrator_id, reason="the host goes")
+
+    async def reasons() -> list[str | None]:
+        fleet = await db.orchestrators.fleet()
+        return [fleet.why_draining(one) for one in fleet.members]
+
+    assert await reasons() == ["the host goes", None, None]
+    await db.set_intent(floor=3, expires_after=timedelta(minutes=1))
+    assert await reasons() == [
+        "the host goes",
+        "the breaking revision 0003 is being prepared",
+        None,
+    ]
+    await db.set_schema(installed=5, floor=4)
+    assert await reasons() == [
+        "the host goes",
+        "the breaking revision 0004 is there, which it does not know",
+        None,
+    ]
+    fleet = await db.orchestrators.fleet()
+    assert [one.orchestrator.id for one in fleet.not_knowing(5)] == [
+        old.orchestrator_id,
+        new.orchestrator_id,
+    ]
+    assert fleet.not_knowing(2) == []
+
+
+async def test_the_fleet_says_who_needs_more_than_there_will_be(db: Harness) -> None:
+    await db.set_schema(installed=5, floor=0)
+    await db.orchestrators.register(schema_version=5, schema_required=4)
+    await db.orchestrators.register(schema_version=5, schema_required=3)
+
+    async def reasons() -> list[str | None]:
+        fleet = await db.orchestrators.fleet()
+        return [fleet.why_draining(one) for one in fleet.members]
+
+    assert await reasons() == [None, None]
+    await db.set_intent(ceiling=3, expires_after=timedelta(minutes=1))
+    assert await reasons() == ["it needs revision 0004, and the database goes back", None]

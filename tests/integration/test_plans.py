@@ -267,6 +267,12 @@ async def test_marking_goes_by_key(explainer: Explainer) -> None:
     assert plan.indexes() == {"executions_pkey"}
 
 
+async def test_the_fleet_counts_what_is_held(explainer: Explainer) -> None:
+    plan = await explainer.plan(lambda all_, _: all_.orchestrators.members())
+    assert not plan.whole_reads(EXECUTIONS)
+    assert plan.indexes() == {"executions_held_idx"}
+
+
 @pytest.mark.parametrize("name", ["stuck", "overdue"])
 async def test_the_doctor_does_not_read_the_table(explainer: Explainer, name: str) -> None:
     patience = timedelta(minutes=5)

@@ -169,7 +169,7 @@ async def register_and_fetch(url: str) -> tuple[Registration, list[Any]]:
         await engine.dispose()
 
 
-READING_COMMANDS = (["list"], ["queues"], ["orchestrators"], ["current"])
+READING_COMMANDS = (["list"], ["queues"], ["fleet"], ["current"])
 
 
 def test_read_can_look_at_everything(roles: Roles) -> None:
@@ -268,6 +268,7 @@ READING = {
     "executions.announce",
     "orchestrators.beats",
     "orchestrators.list",
+    "orchestrators.members",
     "tasks.keys",
     "queues.names",
     "steps.results",

@@ -107,6 +107,7 @@ CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
         reason="why", orchestrator_id=uuid4(), below_version=1
     ),
     "orchestrators.list": lambda all_: all_.orchestrators.list(),
+    "orchestrators.members": lambda all_: all_.orchestrators.members(),
     "tasks.declare_many": lambda all_: all_.tasks.declare_many([TaskOptions("send")]),
     "tasks.keys": lambda all_: all_.tasks.keys(),
     "queues.declare_many": lambda all_: all_.queues.declare_many(["q"]),
