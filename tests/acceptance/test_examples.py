@@ -7,10 +7,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from pgconductor import Settings
+from pgconductor.cli import ExitCode
+from pgconductor.cli.root import root
+from pgconductor.domain.migrations import MigrationOptions
+from pgconductor.domain.revisions import KNOWN_REVISION
 from pgconductor.schema import script_location
+from tests.support.servers import connect
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -60,6 +68,89 @@ def test_the_services_alone_make_a_worker_loop(database_url: str) -> None:
 
 def test_without_a_database_an_example_brings_its_own() -> None:
     assert python("sync_session.py") == "build_report completed: 7\n"
+
+
+def test_a_web_application_migrates_and_works(empty_database_url: str) -> None:
+    done = "To ada@example.org: welcome."
+    for schema in (
+        f"schema nothing → {KNOWN_REVISION:04d}",
+        f"{KNOWN_REVISION:04d}: nothing to do",
+    ):
+        first, second = python("web_lifespan.py", url=empty_database_url).splitlines()
+        assert first.endswith(schema)
+        assert second == done
+
+
+def test_a_web_application_does_not_start_on_what_is_too_new(database_url: str) -> None:
+    ahead = KNOWN_REVISION + 1
+    with connect(database_url) as connection:
+        connection.execute(
+            "INSERT INTO pgconductor.schema_migrations (version, name, breaking)"
+            " VALUES (%s, 'of the future', true)",
+            (ahead,),
+        )
+        connection.execute(
+            "UPDATE pgconductor.schema_gate SET installed = %s, floor = %s", (ahead, ahead)
+        )
+        connection.execute(
+            "UPDATE pgconductor.alembic_version SET version_num = %s", (f"{ahead:04d}",)
+        )
+    with pytest.raises(AssertionError, match="the database is too new for this release"):
+        python("web_lifespan.py", url=database_url)
+
+
+# --- Kubernetes ----------------------------------------------------------------------------------
+
+
+def manifest(name: str) -> Any:
+    yaml = pytest.importorskip("yaml")
+    return yaml.safe_load((EXAMPLES / "kubernetes" / name).read_text(encoding="utf-8"))
+
+
+def container_of(found: Any) -> Any:
+    (container,) = found["spec"]["template"]["spec"]["containers"]
+    return container
+
+
+@pytest.mark.parametrize("name", ["migrate.yaml", "workers.yaml"])
+def test_the_command_of_a_container_exists(name: str) -> None:
+    program, command, *arguments = container_of(manifest(name))["command"]
+    assert program == "pgconductor"
+    asked = CliRunner().invoke(root, [command, "--help"])
+    assert asked.exit_code == 0
+    assert all(one in asked.output for one in arguments if one.startswith("--"))
+    for variable in container_of(manifest(name))["env"]:
+        assert variable["name"].removeprefix("PGCONDUCTOR_").lower() in Settings.model_fields
+
+
+def test_a_migration_that_cannot_succeed_is_not_tried_again() -> None:
+    found = manifest("migrate.yaml")
+    spec = found["spec"]
+    (rule,) = [one for one in spec["podFailurePolicy"]["rules"] if one["action"] == "FailJob"]
+    assert [ExitCode(code).name for code in rule["onExitCodes"]["values"]] == [
+        "USAGE",
+        "SCHEMA_TOO_NEW",
+        "PRIVILEGE",
+        "POOLED",
+        "REVISION_FAILED",
+        "HISTORY",
+    ]
+    assert rule["onExitCodes"]["containerName"] == container_of(found)["name"]
+    # Kubernetes refuses the policy otherwise.
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+    patience = MigrationOptions()
+    longest = patience.lease_wait + patience.drain_timeout + patience.lock_wait
+    assert spec["activeDeadlineSeconds"] > longest.total_seconds()
+
+
+def test_workers_have_the_time_to_stop() -> None:
+    spec = manifest("workers.yaml")["spec"]
+    grace = spec["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace >= Settings().shutdown_grace.total_seconds() + 25
+    assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
+
+
+# --- without a database --------------------------------------------------------------------------
 
 
 def test_fakes_need_no_database() -> None:
