@@ -73,6 +73,8 @@ async def test_runtime_is_all_that_an_orchestrator_needs(roles: Roles) -> None:
             later = await inner.invoke(1, delay=timedelta(days=1))
             assert await later.cancel("why")
             assert await conductor.executions.retry(later.id)
+            (member,) = (await conductor.orchestrators.fleet()).members
+            assert member.orchestrator.queues == ("default",)
             beat = await conductor.orchestrators.heartbeat(orchestrator.registration)
             assert beat.number >= 1
         assert await conductor.orchestrators.list() == []
