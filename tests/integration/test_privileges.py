@@ -489,6 +489,21 @@ def test_the_forbidden_is_possible_for_who_may(roles: Roles) -> None:
                 admin.execute(statement.encode())
 
 
+def test_what_the_docs_admit_of_invoke(roles: Roles) -> None:
+    """If it can do less one day, docs/deploying.md says too much."""
+    url = roles.make(INVOKE)
+    end = "UPDATE pgconductor.executions SET state = 'completed', finished_at = now() WHERE id = %s"
+    made = [call("invoke", "greet", url=roles.url).succeeds().out.strip() for _ in range(2)]
+    with connect(url) as connection:
+        assert connection.execute(end, made[:1]).rowcount == 1
+        assert connection.execute("DELETE FROM pgconductor.executions").rowcount == 2
+    running = call("invoke", "greet", url=roles.url).succeeds().out.strip()
+    asyncio.run(register_and_fetch(roles.url))
+    # Not what is running: its owner cannot be taken away.
+    with connect(url) as connection, pytest.raises(psycopg.errors.CheckViolation):
+        connection.execute(end, (running,))
+
+
 @pytest.mark.parametrize("kind", [kind for kind in RoleKind if kind is not OWNER])
 def test_a_stranger_cannot_grant(roles: Roles, kind: RoleKind) -> None:
     stranger = roles.login("stranger")
