@@ -193,12 +193,7 @@ def test_operate_can_cancel_and_retry(roles: Roles) -> None:
         call(*command, url=url).succeeds()
 
 
-# To be removed with the cause: of a session that has become another role, pg_stat_activity hides
-# the start even from itself, and the lease of migrations wants it.
-HIDDEN = pytest.mark.xfail(strict=True, reason="lease_take.sql writes NULL as lease_backend_start")
-
-
-@pytest.fixture(params=["owner", pytest.param("member", marks=HIDDEN)])
+@pytest.fixture(params=["owner", "member"])
 def deployer(request: pytest.FixtureRequest, roles_on_nothing: Roles) -> str:
     """The URL of who migrates: the owner, or a member of an owner that cannot log in."""
     roles = roles_on_nothing
