@@ -26,6 +26,7 @@ from pgconductor.domain.migrations import (
 from pgconductor.exceptions import (
     DowngradeRefused,
     DrainTimeout,
+    HistoryMismatch,
     LeaseLost,
     LeaseTimeout,
     LockWaitTimeout,
@@ -90,6 +91,7 @@ class Migration:
         self._pooled = pooled
         self._lease = Lease(link, options)
         self._drain = Drain(link, self._lease, options)
+        # From where this migration has moved the database, once it has; and where that is now.
         self._from: int | None = None
         self._to = 0
         #: Set where this release cannot work on the database, and must not touch it.
@@ -119,6 +121,9 @@ class Migration:
                     break
                 except _StartOver:
                     self._link.settle()
+                except HistoryMismatch:
+                    if not self._overtaken():
+                        raise
                 except NotDrained:
                     # The intent had expired, for this process stood still: wait for them again.
                     self._link.settle()
@@ -160,7 +165,7 @@ class Migration:
         """
         return MigrationOutcome(
             result=result,
-            from_version=self._from or 0,
+            from_version=self._to if self._from is None else self._from,
             to_version=self._to,
             should_shutdown=self.too_new is not None,
             waited=timedelta(seconds=self._link.waited),
@@ -203,7 +208,7 @@ class Migration:
             check_stamped(self._link.ask(lambda gate: gate.version_heads()))
         else:
             self.too_new = check_history(history, known, upgrade=upgrade)
-        self._note_version(history.installed if history else 0)
+        self._to = history.installed if history else 0
         if self._to > known:
             logger.info("the database is at %04d, ahead of this release", self._to)
         return self._to <= known
@@ -214,10 +219,13 @@ class Migration:
             return None
         return self._link.ask(lambda gate: gate.history())
 
-    def _note_version(self, installed: int) -> None:
-        self._to = installed
-        if self._from is None:
-            self._from = installed
+    def _overtaken(self) -> bool:
+        """Whether a guard refused because another one was quicker, where there was no lease yet."""
+        if self._current is None:
+            return False
+        self._link.settle()
+        history = self._history()
+        return history is not None and history.agrees and history.installed != self._to
 
     def _before(self, step: Any) -> None:
         revision = self._revisions[int(step.info.up_revision_id)]
@@ -259,15 +267,17 @@ class Migration:
         self._contended_since = None
         self._backoff.reset()
         self._link.settle()
+        if self._from is None:
+            self._from = self._to
         history = self._history()
-        self._note_version(history.installed if history else 0)
+        self._to = history.installed if history else 0
 
     # After.
 
     def _result(self) -> MigrationResult:
         if self.too_new is not None:
             return MigrationResult.REFUSED
-        if self._from == self._to:
+        if self._from is None:
             return MigrationResult.NOTHING_TO_DO
         return MigrationResult.MIGRATED
 

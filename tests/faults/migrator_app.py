@@ -1,4 +1,4 @@
-"""A real `alembic upgrade head` that freezes at a marked point, for the drills of migrations.
+"""A real `alembic upgrade head` that freezes at a marked point, until it is sent a line.
 
 ``FREEZE`` names the point: ``leasing`` (before the lease is asked for), ``leased``, ``swept``
 (those that have to leave were asked), ``revision`` (inside the transaction of a revision, which
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from typing import Any
 
 from alembic.config import main
@@ -20,11 +19,14 @@ from pgconductor.services.lease import Lease
 POINT = os.environ.get("FREEZE", "none")
 
 
+frozen: set[str] = set()
+
+
 def freeze(point: str) -> None:
-    if point == POINT:
+    if point == POINT and point not in frozen:
+        frozen.add(point)
         print("frozen", flush=True)
-        while True:
-            time.sleep(3600)
+        sys.stdin.readline()
 
 
 def before(kind: type, name: str, point: str) -> None:

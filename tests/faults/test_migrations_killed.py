@@ -106,6 +106,18 @@ async def test_four_at_once(deploys: Deploys, empty_database_url: str, empty: bo
     deploys.assert_free()
 
 
+async def test_overtaken_before_it_has_the_lease(deploys: Deploys) -> None:
+    """What Alembic has read is old by then: it looks again."""
+    deploys.add(2, breaking=False)
+    deploys.add(3, breaking=False)
+    slow = await deploys.frozen("leasing")
+    await deploys.upgraded()
+    await slow.send_line("go on")
+    assert await slow.wait() == 0, told(slow)
+    assert "0003: nothing to do" in told(slow)
+    deploys.assert_at(3)
+
+
 @pytest.mark.parametrize("point", ["leased", "revision"])
 async def test_the_holder_stands_still(deploys: Deploys, point: str) -> None:
     """A4: it is ended by who waits for it, and whatever it does afterwards changes nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from alembic import command
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgconductor.domain.ids import new_id
-from pgconductor.exceptions import HistoryMismatch, LeaseLost, NotDrained
+from pgconductor.exceptions import HistoryMismatch, LeaseLost, NotDrained, SchemaTooNew
 from pgconductor.schema import script_location
 from pgconductor.services import OrchestratorService
 from tests.migrations.support import (
@@ -29,6 +30,7 @@ from tests.migrations.support import (
     written,
 )
 from tests.support.servers import connect
+from tests.support.waiting import eventually
 
 HOLD = """
     SET application_name = 'pgconductor-migrate/{lease}';
@@ -153,6 +155,32 @@ def test_while_another_migration_is_at_work(
     # Its server process has ended, and the lease with it.
     upgrade(database_url, location)
     assert_unchanged(database_url, at=2)
+
+
+async def test_who_registers_meanwhile_waits_and_is_refused(
+    database_url: str, location: Path
+) -> None:
+    """A6: the gate is locked from the count on until the commit."""
+    change = "def change(): op.execute('SELECT pg_advisory_xact_lock(77)')"
+    metadata = "name = 'x'\nbreaking = True"
+    add_revision(location, "0002", "0001", metadata=metadata, change=change)
+    waits = (
+        "SELECT count(*) = 1 FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND datname = current_database() AND query LIKE '%{}%'"
+    )
+    engine = create_async_engine(database_url)
+    with connect(database_url) as other:
+        other.execute("SELECT pg_advisory_lock(77)")
+        upgrading = asyncio.create_task(asyncio.to_thread(upgrade, database_url, location))
+        await eventually(lambda: rows(database_url, waits.format("xact_lock(77)")) == [(True,)])
+        registering = asyncio.create_task(OrchestratorService(engine).register(schema_version=1))
+        insert = waits.format("INSERT INTO pgconductor.orchestrators")
+        await eventually(lambda: rows(database_url, insert) == [(True,)])
+        other.execute("SELECT pg_advisory_unlock(77)")
+    await upgrading
+    with pytest.raises(SchemaTooNew):
+        await registering
+    await engine.dispose()
 
 
 def test_a_revision_knows_where_it_begins(database_url: str, location: Path) -> None:
