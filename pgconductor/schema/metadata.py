@@ -43,7 +43,7 @@ class Revision:
         if not isinstance(revision, str) or re.fullmatch("[0-9]{4}", revision) is None:
             raise RevisionMetadataError(
                 f"revision {revision!r}: its id must be four digits, the next number; make it "
-                "with `alembic revision --rev-id 0002 -m ...`"
+                "with `alembic revision -m ...` in a checkout"
             )
         if not isinstance(name, str) or not name:
             raise RevisionMetadataError(f"revision {revision}: it declares no name")

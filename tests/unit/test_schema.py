@@ -80,6 +80,13 @@ def test_breaking_is_decided(breaking: object) -> None:
         Revision.read("0002", "x", breaking)
 
 
+@pytest.mark.parametrize("irreversible", [None, 1, "yes"])
+def test_irreversible_is_a_truth_value(irreversible: object) -> None:
+    with pytest.raises(RevisionMetadataError, match="revision 0002: irreversible must be True or"):
+        Revision.read("0002", "x", True, irreversible)
+    assert Revision.read("0002", "x", True) == Revision(2, "x", True, irreversible=False)
+
+
 def test_nothing_is_recorded_of_a_revision_that_has_not_decided() -> None:
     recorder = Recorder()
     for wrapped in (applying, reverting):
