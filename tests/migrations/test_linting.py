@@ -383,7 +383,10 @@ BODIES = {
     "a change before": (f"{EXECUTE}; w = applying(op, revision, **GIVEN)", "wrapped"),
     "another name": ("w = applying(op, revision, name='other', breaking=breaking)", "wrapped"),
     "another number": ("w = applying(op, '0003', **GIVEN)", "wrapped"),
-    "otherwise decided": ("w = applying(op, revision, name=name, breaking=not breaking)", "wrapped"),
+    "the opposite": (
+        "w = applying(op, revision, name=name, breaking=not breaking)",
+        "wrapped",
+    ),
     "the wrong way": ("w = reverting(op, revision, **GIVEN)", "wrapped"),
     "a question": ("w = applying(op, revision, **GIVEN); op.get_bind().scalar(None)", "script"),
 }

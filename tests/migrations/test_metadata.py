@@ -162,7 +162,7 @@ def test_a_new_revision_by_the_command_line(location: Path) -> None:
         alembic("-c", str(ini), "revision", "-m", "x", environment={"PYTHONPATH": str(ROOT)})
     )
     assert "Generating" in made
-    with pytest.raises(RevisionMetadataError, match="alembic revision --rev-id 0002"):
+    with pytest.raises(RevisionMetadataError, match="make it with `alembic revision -m"):
         revisions(location)
 
 

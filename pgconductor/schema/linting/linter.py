@@ -11,6 +11,7 @@ from alembic.config import Config
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import DBAPIError
 
 from pgconductor.models import SCHEMA
 from pgconductor.schema.linting.rendering import look_at_scripts
@@ -75,7 +76,7 @@ def _there_and_back(
     applied = _surface(connection)
     try:
         _run(connection, module.downgrade)
-    except sa.exc.DBAPIError as error:
+    except DBAPIError as error:
         yield Finding(revision.version, "way back", f"it raises {error.orig}")
         return
     if left := _surface(connection).differences(before):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, cast
 
 __all__ = ["ANSWERABLE", "FIRM", "Finding", "answered"]
 
@@ -87,4 +87,4 @@ def _items(answers: object) -> Iterable[tuple[object, object]]:
         return ()
     if not isinstance(answers, dict):
         return [(answers, None)]
-    return [(rule, reason) for rule, reason in answers.items()]
+    return cast("dict[object, object]", answers).items()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy import event
 
 from pgconductor.models import SCHEMA
 from pgconductor.schema.linting.surface import Surface
@@ -130,11 +131,11 @@ def watch(connection: sa.Connection, before: Surface) -> Generator[list[tuple[st
         "commit": watcher.before_commit,
     }
     driver.add_notice_handler(watcher.hear)
-    for event, listener in listeners.items():
-        sa.event.listen(connection, event, listener)
+    for name, listener in listeners.items():
+        event.listen(connection, name, listener)
     try:
         yield watcher.seen
     finally:
-        for event, listener in listeners.items():
-            sa.event.remove(connection, event, listener)
+        for name, listener in listeners.items():
+            event.remove(connection, name, listener)
         driver.remove_notice_handler(watcher.hear)
