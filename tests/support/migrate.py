@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 # Alembic's ``context`` and ``op`` are global to the process.
 _one_at_a_time = threading.Lock()
+
+#: A checkout whose revisions the databases of the tests get, instead of our own: a later state of
+#: this project, see ``yesterday.py``.
+REVISIONS_VARIABLE = "PGCONDUCTOR_TEST_REVISIONS"
 
 
 def migrate(url: str, revision: str = "head") -> None:
@@ -14,6 +21,9 @@ def migrate(url: str, revision: str = "head") -> None:
 
     A thread of its own, because the environment starts an event loop, and the caller may have one.
     """
+    if checkout := os.environ.get(REVISIONS_VARIABLE):
+        _upgrade_elsewhere(checkout, url, revision)
+        return
     with _one_at_a_time, ThreadPoolExecutor(max_workers=1) as thread:
         thread.submit(_upgrade, url, revision).result()
 
@@ -24,3 +34,18 @@ def _upgrade(url: str, revision: str) -> None:
     from pgconductor.schema import alembic_config
 
     command.upgrade(alembic_config(url), revision)
+
+
+def _upgrade_elsewhere(checkout: str, url: str, revision: str) -> None:
+    # Its revisions import its own package, and this process has ours.
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", "upgrade", revision],
+        cwd=checkout,
+        env=os.environ | {"PYTHONPATH": checkout, "PGCONDUCTOR_DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"the revisions of {checkout} were not applied: {done.stderr}")
