@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
 import sqlalchemy as sa
 from alembic.operations import Operations
+from sqlalchemy.exc import DBAPIError
 
 from pgconductor.exceptions import HistoryMismatch, LeaseLost
 from pgconductor.models import SCHEMA
@@ -122,11 +123,15 @@ def _outside(op: HasContext, wait: timedelta) -> Generator[Operations]:
         if not context.as_sql:
             before = own.get_bind().scalar(sa.text("SELECT current_setting('lock_timeout')"))
         own.execute(f"SET lock_timeout = {milliseconds}")
+        back = "RESET lock_timeout" if before is None else f"SET lock_timeout = '{before}'"
         try:
             yield own
-        finally:
-            back = "RESET lock_timeout" if before is None else f"SET lock_timeout = '{before}'"
-            own.execute(back)
+        except BaseException:
+            # If the connection is gone, that is the error to be told of, and nothing is set on it.
+            with suppress(DBAPIError, OSError):
+                own.execute(back)
+            raise
+        own.execute(back)
 
 
 def _is_whole(own: Operations, name: str, table: str, wait: timedelta) -> bool:
