@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic import command
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
-from pgconductor.exceptions import HistoryMismatch, LeaseLost
-from pgconductor.repositories.errors import sqlstate
+from pgconductor.domain.migrations import MigrationOptions
+from pgconductor.exceptions import HistoryMismatch, LeaseLost, LockWaitTimeout
+from pgconductor.schema.concurrently import create_index_concurrently
 from tests.migrations.support import (
     add_revision,
     config_for,
@@ -69,9 +73,21 @@ def revise(folder: Path, *, wait: float = 30.0) -> Path:
     return location
 
 
-def upgrade(url: str, location: Path, driver: str = "asyncpg") -> None:
+def upgrade(
+    url: str,
+    location: Path,
+    driver: str = "asyncpg",
+    *,
+    lock_wait: float = 0.0,
+    report: Callable[[str], object] | None = None,
+) -> None:
+    """By our own environment, which tries again for as long as ``lock_wait``."""
     given = make_url(url).set(drivername=f"postgresql+{driver}")
     config = config_for(given.render_as_string(hide_password=False), location)
+    config.attributes["migration_options"] = MigrationOptions(
+        lock_wait=timedelta(seconds=lock_wait)
+    )
+    config.attributes["report"] = report or (lambda _: None)
     in_thread(command.upgrade, config, "head")
 
 
@@ -105,9 +121,8 @@ def test_there_and_back(database_url: str, tmp_path: Path, driver: str) -> None:
 def test_an_interrupted_build_is_made_good(database_url: str, tmp_path: Path, driver: str) -> None:
     with old_snapshot(database_url):
         location = revise(tmp_path, wait=0.1)
-        with pytest.raises(DBAPIError) as caught:
+        with pytest.raises(LockWaitTimeout, match="did not get its locks"):
             upgrade(database_url, location, driver)
-        assert sqlstate(caught.value) == "55P03"
     ((left, valid),) = rows(database_url, STATE)
     assert not valid
     assert not is_recorded(database_url)
@@ -118,9 +133,24 @@ def test_an_interrupted_build_is_made_good(database_url: str, tmp_path: Path, dr
     assert is_recorded(database_url)
 
 
+def test_our_environment_tries_again(database_url: str, tmp_path: Path) -> None:
+    """It takes a build that waits in vain for what it is: a revision without its locks."""
+    lines: list[str] = []
+    with old_snapshot(database_url) as older:
+
+        def told(line: str) -> None:
+            lines.append(line)
+            older.rollback()
+
+        upgrade(database_url, revise(tmp_path, wait=0.1), lock_wait=60, report=told)
+    assert any("revision 0002 did not get its locks" in line for line in lines)
+    assert [valid for _, valid in rows(database_url, STATE)] == [True]
+    assert is_recorded(database_url)
+
+
 def test_what_if_not_exists_would_have_done(database_url: str, tmp_path: Path) -> None:
     """The reason for the helper: Postgres takes the invalid index for the one that is wanted."""
-    with old_snapshot(database_url), pytest.raises(DBAPIError):
+    with old_snapshot(database_url), pytest.raises(LockWaitTimeout):
         upgrade(database_url, revise(tmp_path, wait=0.1))
     execute(
         database_url,
@@ -193,17 +223,22 @@ def test_another_migration_meanwhile(database_url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", ["5s", "0"])
+@pytest.mark.parametrize("fails", [False, True])
 def test_the_sessions_own_patience_comes_back(
-    database_url: str, tmp_path: Path, sync_engine: sa.Engine, kept: str
+    database_url: str, sync_engine: sa.Engine, kept: str, fails: bool
 ) -> None:
     with sync_engine.connect() as connection:
         connection.execute(sa.text(f"SET lock_timeout = '{kept}'"))
         connection.commit()
-        config = config_for(None, revise(tmp_path))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        context = MigrationContext.configure(connection=connection)
+        given = (Operations(context), "added_idx", "executions", ["missing" if fails else "queue"])
+        raised = pytest.raises(DBAPIError, match="missing") if fails else nullcontext()
+        with raised, context.begin_transaction():
+            create_index_concurrently(*given)
+        connection.rollback()
         assert connection.scalar(sa.text("SHOW lock_timeout")) == kept
-    assert is_recorded(database_url)
+    found = rows(database_url, "SELECT to_regclass('pgconductor.added_idx') IS NOT NULL")
+    assert found == [(not fails,)]
 
 
 # --- as a script ---------------------------------------------------------------------------------
@@ -239,7 +274,7 @@ def test_the_script(database_url: str, tmp_path: Path, left: str) -> None:
     location = revise(tmp_path)
     script = script_of(location)
     if left == "invalid":
-        with old_snapshot(database_url), pytest.raises(DBAPIError):
+        with old_snapshot(database_url), pytest.raises(LockWaitTimeout):
             upgrade(database_url, revise(tmp_path / "first", wait=0.1))
     elif left == "valid":
         execute(database_url, "CREATE INDEX executions_added_idx ON pgconductor.executions (queue)")
