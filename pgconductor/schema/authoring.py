@@ -9,14 +9,17 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from alembic.config import Config
     from alembic.operations import MigrationScript
     from alembic.runtime.migration import MigrationContext
 
-__all__ = ["number_revision", "only_writes"]
+__all__ = ["needs_no_database", "number_revision"]
 
 
 class Environment(Protocol):
     """``alembic.context``, as an environment sees it."""
+
+    config: Config
 
     def configure(self, **options: Any) -> None:
         """Make a migration context."""
@@ -48,10 +51,11 @@ def number_revision(
         directive.rev_id = f"{number:04d}"
 
 
-def only_writes(context: Environment) -> bool:
-    """Write a new revision, if that is all that Alembic wants of its environment.
+def needs_no_database(context: Environment) -> bool:
+    """Do what Alembic wants of its environment, if that is possible without a database.
 
-    Without ``--autogenerate`` a new revision needs no database, and so no address of one.
+    That is so for a new revision without ``--autogenerate``. Because ``revision_environment`` has
+    the environment called for it, it is also called for the history.
 
     Args:
         context: ``alembic.context``.
@@ -60,7 +64,8 @@ def only_writes(context: Environment) -> bool:
         Whether it was so; then there is nothing else to do.
     """
     context.configure(dialect_name="postgresql")
-    if _asked(context.get_context()).get("autogenerate") is not False:
+    writes = _asked(context.get_context()).get("autogenerate") is False
+    if not writes and not _lists_only(context.config):
         return False
     # As for a script: that needs no connection, and nothing is written into this one.
     context.configure(
@@ -68,6 +73,14 @@ def only_writes(context: Environment) -> bool:
     )
     context.run_migrations()
     return True
+
+
+def _lists_only(config: Config) -> bool:
+    """Whether it is ``alembic history`` and need not know where the database is."""
+    given = vars(config.cmd_opts) if config.cmd_opts else {}
+    command = given.get("cmd", (None,))[0]
+    asks = given.get("indicate_current") or "current" in (given.get("rev_range") or "")
+    return getattr(command, "__name__", "") == "history" and not asks
 
 
 def _asked(context: MigrationContext) -> dict[str, Any]:
