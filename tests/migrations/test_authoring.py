@@ -148,18 +148,3 @@ def test_what_is_written_is_clean(database_url: str, location: Path, autogenerat
         assert done.returncode == 0, done.stdout + done.stderr
     in_thread(command.upgrade, asking(location, database_url), "head")
     assert ledger(database_url)[1] == (2, message, False)
-
-
-@pytest.mark.slow
-def test_it_is_typed(location: Path) -> None:
-    """As it is written, undecided; the refusal comes when it is read."""
-    command.revision(asking(location), "x")
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--no-incremental", str(made(location))],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout

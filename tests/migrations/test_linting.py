@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from alembic.script import ScriptDirectory
 
 from pgconductor.exceptions import RevisionMetadataError
 from pgconductor.schema import revisions
-from pgconductor.schema.linting import ANSWERABLE, Finding, lint
+from pgconductor.schema.linting import ANSWERABLE, FIRM, Finding, lint
 from pgconductor.schema.linting.rendering import look_at_scripts
-from tests.migrations.support import add_revision, config_for, copy_of_revisions, in_thread
+from tests.migrations.support import ROOT, add_revision, config_for, copy_of_revisions, in_thread
 
 
 @dataclass(frozen=True)
@@ -264,6 +265,12 @@ def test_our_revisions(empty_database_url: str) -> None:
 def test_every_rule_has_a_case() -> None:
     assert {case.rule for case in CASES.values()} == set(ANSWERABLE)
     assert {case.rule for case in CASES.values() if case.safe} == set(ANSWERABLE)
+
+
+def test_every_rule_is_documented() -> None:
+    page = (ROOT / "docs" / "revisions.md").read_text(encoding="utf-8")
+    table = page.partition("| rule |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `([\w ]+)` \|", table, re.MULTILINE) == [*ANSWERABLE, *FIRM]
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
