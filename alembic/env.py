@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from pgconductor.domain.migrations import MigrationOutcome
 from pgconductor.models import SCHEMA, Base
 from pgconductor.schema import record_stamp, revisions
+from pgconductor.schema.authoring import needs_no_database, number_revision
 from pgconductor.services.gate import GateLink
 from pgconductor.services.interrupts import terminable, terminable_here
 from pgconductor.services.migrating import Migration
@@ -43,6 +44,7 @@ OPTIONS: dict[str, Any] = {
     "version_table_schema": SCHEMA,
     "transaction_per_migration": True,
     "on_version_apply": record_stamp,
+    "process_revision_directives": number_revision,
     "compare_server_default": False,
 }
 # Alembic's own names of what it was asked to do.
@@ -162,6 +164,8 @@ def run_online() -> None:
 def run() -> None:
     # Refuses to go on if any revision does not declare what it must.
     revisions(Path(context.script.dir))
+    if needs_no_database(context):
+        return
     if context.is_offline_mode():
         run_offline()
     else:

@@ -83,7 +83,6 @@ def test_the_next_number(location: Path) -> None:
     assert [path.name for path in location.glob("versions/0003*")] == ["0003_and_more.py"]
 
 
-@pytest.mark.xfail(reason="env.py does not call number_revision and needs_no_database yet")
 def test_the_next_number_by_the_command_line(tmp_path: Path) -> None:
     """By our own environment."""
     location = copy_of_revisions(tmp_path)
