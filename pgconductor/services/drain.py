@@ -15,9 +15,12 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
+from sqlalchemy.exc import DBAPIError
+
 from pgconductor.domain.migrations import MigrationOptions, OnDeadline, WaitedFor
 from pgconductor.domain.orchestrators import Recovery, StaleObserver
 from pgconductor.exceptions import DrainTimeout
+from pgconductor.repositories.errors import is_undefined, sqlstate
 from pgconductor.services.gate import GateLink
 from pgconductor.services.lease import Lease
 from pgconductor.services.orchestrators import OrchestratorService
@@ -59,6 +62,7 @@ class Drain:
         self._lease = lease
         self._options = options
         self._observer = StaleObserver(options.stale_after)
+        self._cannot_recover = False
         self._began: dict[ShutOut, float] = {}
 
     def wait(self, shut_out: ShutOut) -> None:
@@ -91,18 +95,32 @@ class Drain:
     def _ask(self, shut_out: ShutOut) -> list[WaitedFor]:
         """Ask all who are there to stop; those that are dead are recovered and removed."""
         floor, ceiling = shut_out.floor, shut_out.ceiling
-        self._link.call(
-            lambda service: service.sweep(
-                reason=f"a migration: {shut_out.what}", below_version=floor, above_required=ceiling
-            )
+        self._link.ask_to_stop(
+            reason=f"a migration: {shut_out.what}", below_version=floor, above_required=ceiling
         )
-        recovery = self._link.call(lambda service: service.recover_stale(self._observer))
-        self.evicted |= recovery.orchestrators
-        for one in recovery.orchestrators:
-            self._link.report(f"orchestrator {one} was found stale; its executions go to others")
+        self._recover()
         return self._link.ask(
             lambda gate: gate.waited_for(below_version=floor, above_required=ceiling)
         )
+
+    def _recover(self) -> None:
+        """Take back what the dead hold, by this release's statements on the schema before it."""
+        if self._cannot_recover:
+            return
+        try:
+            recovery = self._link.call(lambda service: service.recover_stale(self._observer))
+        except DBAPIError as error:
+            if not is_undefined(error):
+                raise
+            self._cannot_recover = True
+            self._link.report(
+                "this release cannot take back what dead orchestrators hold before the revision "
+                f"is applied ({sqlstate(error)}); those of the older release do, while they live"
+            )
+            return
+        self.evicted |= recovery.orchestrators
+        for one in recovery.orchestrators:
+            self._link.report(f"orchestrator {one} was found stale; its executions go to others")
 
     def _deadline(self, shut_out: ShutOut, there: dict[UUID, WaitedFor], waited: float) -> None:
         named = "; ".join(map(str, there.values()))

@@ -63,6 +63,24 @@ class GateLink:
         """Use the service of orchestrators, with its own transactions."""
         return at_once(call(self.orchestrators))
 
+    def ask_to_stop(
+        self, *, reason: str, below_version: int | None, above_required: int | None
+    ) -> None:
+        """Ask every orchestrator to stop that could not go on after a migration.
+
+        Args:
+            reason: What they are told.
+            below_version: They do not know this revision.
+            above_required: They need more than this revision.
+        """
+        with self.connection.begin():
+            orchestrators = sql_repositories(BlockingExecutor(self.connection)).orchestrators
+            at_once(
+                orchestrators.request_shutdown(
+                    reason=reason, below_version=below_version, above_required=above_required
+                )
+            )
+
     def pause(self, seconds: float) -> None:
         """Wait, with no transaction open."""
         began = time.monotonic()
