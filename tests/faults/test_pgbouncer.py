@@ -204,13 +204,17 @@ async def test_notifications_need_a_way_around(
     assert len(said) == (0 if direct else 2)
 
 
-async def test_a_migration_through_the_pooler(
+async def test_a_migration_goes_around_the_pooler(
     empty_database_url: str, pooler: PgBouncer, children: Children
 ) -> None:
     name = make_url(empty_database_url).database
     assert name is not None
     url = pooler.url_for(name)
-    done = await children.start("-m", "pgconductor", "migrate", "--database-url", url)
+    refused = await children.start("-m", "pgconductor", "migrate", "--database-url", url)
+    assert await refused.wait() == ExitCode.POOLED
+    assert "PGCONDUCTOR_DIRECT_URL" in refused.errors[-1]
+    around = {"PGCONDUCTOR_DATABASE_URL": url, "PGCONDUCTOR_DIRECT_URL": empty_database_url}
+    done = await children.start("-m", "pgconductor", "migrate", env=around)
     assert await done.wait() == ExitCode.OK, done.errors
     with connect(empty_database_url) as connection:
         assert connection.execute("SELECT count(*) FROM pgconductor.executions").fetchone() == (0,)
