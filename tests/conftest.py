@@ -67,6 +67,20 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[_shared].stop()
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests have measured and do not judge: ``record_property("figure", ...)``."""
+    figures = [
+        value
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties
+        if name == "figure"
+    ]
+    if figures:
+        terminalreporter.section("figures")
+        for figure in figures:
+            terminalreporter.write_line(str(figure))
+
+
 # --- server --------------------------------------------------------------------------------------
 
 
