@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,10 @@ PROJECT = Path(__file__).with_name("project")
 ALEMBIC = Path(sys.executable).parent / "alembic"
 #: Longer than anything here takes, even on a busy machine.
 PATIENCE = 60.0
+
+#: The second is for what a certain worker is to execute.
+APART = "apart"
+QUEUES = ("default", APART)
 
 #: Everything is short, so that a drill takes seconds. The grace is longer than any handler that
 #: ends by itself.
@@ -123,10 +127,16 @@ class Deployment:
         return await self._children.start(*arguments, env=given, cwd=PROJECT)
 
     async def worker(
-        self, release: Release, *, wait: bool = True, env: Mapping[str, str] | None = None
+        self,
+        release: Release,
+        *,
+        queues: Sequence[str] = QUEUES,
+        wait: bool = True,
+        env: Mapping[str, str] | None = None,
     ) -> Child:
         """Start a worker by the command line, and wait until it is registered."""
-        command = ("-m", "pgconductor", "worker", "app:conductor", "--concurrency", "4")
+        command = ["-m", "pgconductor", "worker", "app:conductor", "--concurrency", "4"]
+        command += [f"--queue={queue}" for queue in queues]
         child = await self._start(release, *command, env=env)
         await _is_of(child, release)
         if wait:
@@ -147,10 +157,9 @@ class Deployment:
         """Start the bare command line in the environment of a release."""
         return await self._start(release, ALEMBIC, *arguments, env=env)
 
-    async def upgraded(self, release: Release, **env: str) -> str:
+    async def upgraded(self, release: Release, env: Mapping[str, str] | None = None) -> str:
         """``alembic upgrade head``, which must succeed; what it has said."""
-        child = await self.alembic(release, "upgrade", "head", env=env)
-        return await self.succeeded(child)
+        return await self.succeeded(await self.alembic(release, "upgrade", "head", env=env))
 
     async def succeeded(self, child: Child) -> str:
         """Wait for a command that must succeed; what it has said."""
@@ -191,8 +200,7 @@ class Deployment:
         def all_there() -> bool:
             for child in children:
                 assert child.returncode is None, "\n".join(child.errors)
-            there = {row["pid"] for row in self.rows("SELECT pid FROM pgconductor.orchestrators")}
-            assert {child.pid for child in children} <= there
+            assert {child.pid for child in children} <= self.registered_pids()
             return True
 
         await eventually(all_there, timeout=PATIENCE, interval=0.05)
@@ -207,11 +215,24 @@ class Deployment:
 
     # --- work ------------------------------------------------------------------------------------
 
-    def invoke(self, task: str) -> UUID:
+    def invoke(self, task: str, queue: str = "default") -> UUID:
         """Invoke a task from SQL, which belongs to no release."""
-        found: UUID = self.value("SELECT id FROM pgconductor.invoke(%s)", task)
+        found: UUID = self.value("SELECT id FROM pgconductor.invoke(%s, %s)", task, queue)
         self._invoked.append(found)
         return found
+
+    async def stuck_worker(
+        self, release: Release, until: Path, env: Mapping[str, str] | None = None
+    ) -> tuple[Child, UUID]:
+        """A worker with a handler that blocks a thread until a file is there, and its execution.
+
+        It serves a queue of its own, and has been told to wait for its handlers for very long.
+        """
+        patient = {"DRILL_STUCK": str(until), "PGCONDUCTOR_SHUTDOWN_GRACE": "600", **(env or {})}
+        child = await self.worker(release, queues=[APART], env=patient)
+        execution = self.invoke("stuck", APART)
+        await self.begun(execution)
+        return child, execution
 
     async def begun(self, *executions: UUID) -> None:
         """Wait until the handlers of these have begun."""
@@ -275,6 +296,33 @@ class Deployment:
             "SELECT to_jsonb(e) FROM pgconductor.executions e WHERE id = %s", execution_id
         )
         return found
+
+    def beginnings(self, execution_id: UUID) -> list[str]:
+        """The releases in which its handler has begun, one after the other."""
+        return self._effects(execution_id, "begun")
+
+    def ends(self, execution_id: UUID) -> list[str]:
+        """The releases in which its handler has ended."""
+        return self._effects(execution_id, "ended")
+
+    def _effects(self, execution_id: UUID, what: str) -> list[str]:
+        found = self.rows(
+            "SELECT release FROM effects WHERE execution_id = %s AND what = %s ORDER BY id",
+            execution_id,
+            what,
+        )
+        return [row["release"] for row in found]
+
+    def everything(self) -> list[dict[str, Any]]:
+        """All executions and all effects, to be compared later."""
+        return self.rows(
+            "SELECT to_jsonb(e) AS one FROM pgconductor.executions e"
+            " UNION ALL SELECT to_jsonb(f) FROM effects f ORDER BY 1"
+        )
+
+    def registered_pids(self) -> set[int]:
+        """The process ids of those that are registered."""
+        return {row["pid"] for row in self.rows("SELECT pid FROM pgconductor.orchestrators")}
 
     def gate(self) -> dict[str, Any]:
         """The gate, in one dictionary."""

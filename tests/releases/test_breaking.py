@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pgconductor.cli.exit_codes import ExitCode
 from tests.releases.account import assert_accounted, assert_gone_before, idle, unattended
-from tests.releases.build import BREAKING
-from tests.releases.deployment import Deployment
+from tests.releases.build import BESIDE, BREAKING
+from tests.releases.deployment import APART, PATIENCE, Deployment
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
-REFUSED = {ExitCode.SHUTDOWN, ExitCode.SCHEMA_TOO_NEW}
+# A worker that learns of nothing unless it is notified.
+UNAWARE = {
+    "PGCONDUCTOR_HEARTBEAT_INTERVAL": "60",
+    "PGCONDUCTOR_SELF_FENCE_AFTER": "90",
+    "PGCONDUCTOR_STALE_AFTER": "120",
+}
 
 
 def report(deployment: Deployment, what: str) -> None:
-    """Keep the figures of a deployment that was to stop the old before it started the new."""
+    """Tell the figures of a deployment that was to stop the old before it started the new."""
     releases = deployment.releases
     seconds = idle(deployment, releases.old, releases.breaking)
     assert seconds > 0
@@ -25,14 +32,21 @@ def report(deployment: Deployment, what: str) -> None:
     )
 
 
-async def test_a_breaking_deployment(deployment: Deployment) -> None:
+def notify(deployment: Deployment, orchestrator_id: object) -> None:
+    """Have an orchestrator beat at once."""
+    deployment.execute(f"NOTIFY pgconductor_control, '{orchestrator_id}'")
+
+
+async def test_a_breaking_deployment(deployment: Deployment, tmp_path: Path) -> None:
     """A6, semantics 5: the old drain and leave, then the revision, then the new; nothing is lost.
 
     Whoever supervises the old ones starts them again as they were, as supervisors do. They are
-    refused, and then the new release is started in their places.
+    refused, for one of the old has a handler that takes its time; then the new release is started
+    in their places, and waits.
     """
     old, new = deployment.releases.old, deployment.releases.breaking
     endless = {"DRILL_ENDLESS": old.version}
+    slow, last = await deployment.stuck_worker(old, until=tmp_path / "open")
     places = [await deployment.supervised(old, old, new, env=endless) for _ in range(2)]
     await deployment.producer(old)
     odysseys = [deployment.invoke("odyssey") for _ in range(3)]
@@ -40,25 +54,108 @@ async def test_a_breaking_deployment(deployment: Deployment) -> None:
     await deployment.ended_by(old)
     early = await deployment.worker(new, wait=False)
     await deployment.says(early, "waiting for it")
-    said = await deployment.upgraded(new)
-    assert f"→ {BREAKING:04d}" in said
-    assert "2 orchestrators left" in said
+    upgrade = await deployment.alembic(new, "upgrade", "head")
     await deployment.settled()
+    shut_down = (old.version, ExitCode.SHUTDOWN)
+    assert [place.ended for place in places] == [[shut_down, shut_down]] * 2
+    # What is not breaking has not waited.
+    assert (deployment.gate()["installed"], deployment.gate()["floor"]) == (BESIDE, 0)
+    (tmp_path / "open").touch()
+    assert await slow.wait(PATIENCE) == ExitCode.SHUTDOWN
+    said = await deployment.succeeded(upgrade)
+    assert f"→ {BREAKING:04d}" in said
+    assert "3 orchestrators left" in said
     await deployment.registered(early, *(place.child for place in places))
-    for place in places:
-        (drained, refused) = place.ended
-        assert drained == (old.version, ExitCode.SHUTDOWN)
-        assert refused[1] in REFUSED
     await deployment.ended_by(new, more=50)
     await deployment.finished()
     assert_accounted(deployment)
     assert_gone_before(deployment, BREAKING, old)
+    assert deployment.ends(last) == [old.version]
     # Interrupted at a boundary, given back, and executed once more by the new release.
     for one in odysseys:
-        begun = deployment.rows(
-            "SELECT release FROM effects WHERE execution_id = %s AND what = 'begun' ORDER BY id",
-            one,
-        )
-        assert [row["release"] for row in begun] == [old.version, new.version]
+        assert deployment.beginnings(one) == [old.version, new.version]
     assert (deployment.gate()["installed"], deployment.gate()["floor"]) == (BREAKING, BREAKING)
     report(deployment, "breaking deployment")
+
+
+async def test_with_a_frozen_worker(deployment: Deployment) -> None:
+    """Coordinator 12, 13: taken for dead by the migration; thawed, it ends and changes nothing."""
+    old, new = deployment.releases.old, deployment.releases.breaking
+    endless = {"DRILL_ENDLESS": old.version}
+    frozen = await deployment.worker(old, queues=[APART], env=endless)
+    odyssey = deployment.invoke("odyssey", APART)
+    await deployment.begun(odyssey)
+    await deployment.producer(old)
+    frozen.sigstop()
+    said = await deployment.upgraded(new)
+    assert "was found stale" in said
+    assert "1 orchestrators evicted" in said
+    newcomer = await deployment.worker(new)
+    await deployment.ended_by(new)
+    await deployment.finished()
+    assert_accounted(deployment, crashed={odyssey: 1})
+    assert_gone_before(deployment, BREAKING, old)
+    assert deployment.beginnings(odyssey) == [old.version, new.version]
+    before = deployment.everything()
+    frozen.sigcont()
+    assert await frozen.wait() == ExitCode.EVICTED
+    assert deployment.everything() == before
+    assert deployment.registered_pids() == {newcomer.pid}
+    report(deployment, "breaking deployment, a frozen worker taken for dead after 3 s")
+
+
+async def test_evicting_who_does_not_leave(deployment: Deployment, tmp_path: Path) -> None:
+    """Coordinator 11, 13: its executions go to others, and what it writes afterwards is refused."""
+    old, new = deployment.releases.old, deployment.releases.breaking
+    stuck, execution = await deployment.stuck_worker(old, until=tmp_path / "open", env=UNAWARE)
+    (identity,) = deployment.rows("SELECT id FROM pgconductor.orchestrators")
+    said = await deployment.upgraded(
+        new,
+        {
+            "PGCONDUCTOR_MIGRATION_DRAIN_TIMEOUT": "2",
+            "PGCONDUCTOR_MIGRATION_ON_DRAIN_TIMEOUT": "evict",
+            "PGCONDUCTOR_STALE_AFTER": "120",
+        },
+    )
+    assert f"evicted: orchestrator {identity['id']}" in said
+    await deployment.worker(new)
+    await deployment.finished()
+    before = deployment.execution(execution)
+    (tmp_path / "open").touch()
+    # It does not know yet, and has a result to write.
+    await deployment.says(stuck, "completing failed")
+    assert stuck.returncode is None
+    notify(deployment, identity["id"])
+    assert await stuck.wait() == ExitCode.EVICTED
+    assert deployment.execution(execution) == before
+    assert_accounted(deployment, crashed={execution: 1})
+    # The thread could not be ended: at least once, not exactly once, is what handlers are promised.
+    assert deployment.ends(execution) == [new.version, old.version]
+
+
+async def test_failing_at_the_deadline(deployment: Deployment, tmp_path: Path) -> None:
+    """Coordinator 11: it is named, nothing is changed for the breaking one, the old may go on."""
+    old, new = deployment.releases.old, deployment.releases.breaking
+    stuck, execution = await deployment.stuck_worker(old, until=tmp_path / "open")
+    (identity,) = deployment.rows("SELECT id FROM pgconductor.orchestrators")
+    upgrade = await deployment.alembic(
+        new, "upgrade", "head", env={"PGCONDUCTOR_MIGRATION_DRAIN_TIMEOUT": "1"}
+    )
+    assert await upgrade.wait(PATIENCE) == ExitCode.NOT_DRAINED
+    said = upgrade.errors[-1]
+    for named in (identity["id"], f"pid {stuck.pid}", old.version, "1 executions running", "stuck"):
+        assert str(named) in said
+    gate = deployment.gate()
+    assert (gate.pop("installed"), gate.pop("floor"), gate.pop("singleton")) == (BESIDE, 0, True)
+    assert set(gate.values()) == {None}
+    assert deployment.value("SELECT max(version) FROM pgconductor.schema_migrations") == BESIDE
+    assert "finished_claim" in deployment.execution(execution)
+    await deployment.worker(old)
+    deployment.invoke("brief")
+    await deployment.ended_by(old, more=1)
+    # Asked to stop, the first one has stopped as soon as it could.
+    (tmp_path / "open").touch()
+    assert await stuck.wait() == ExitCode.SHUTDOWN
+    await deployment.finished()
+    assert_accounted(deployment)
+    assert deployment.ends(execution) == [old.version]
