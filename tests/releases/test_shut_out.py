@@ -8,7 +8,7 @@ import pytest
 
 from pgconductor.cli.exit_codes import ExitCode
 from tests.releases.account import assert_accounted, assert_gone_before
-from tests.releases.build import BREAKING
+from tests.releases.build import BESIDE, BREAKING
 from tests.releases.deployment import PATIENCE, Deployment
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
@@ -28,6 +28,38 @@ async def test_the_old_release_is_refused(deployment: Deployment) -> None:
     assert deployment.rows("SELECT * FROM presence") == []
     assert deployment.gate() == gate
     assert deployment.rows("SELECT * FROM pgconductor.schema_migrations") == history
+
+
+async def test_the_way_back(deployment: Deployment) -> None:
+    """Semantics 5: taking the breaking revision back has the new release leave; the old may come.
+
+    A worker of the new release that is started afterwards waits for its schema, and for nothing
+    else: it works as soon as the revision has been applied once more.
+    """
+    old, new = deployment.releases.old, deployment.releases.breaking
+    await deployment.upgraded(new)
+    endless = {"DRILL_ENDLESS": new.version}
+    first = await deployment.worker(new, env=endless)
+    await deployment.producer(old)
+    odyssey = deployment.invoke("odyssey")
+    await deployment.begun(odyssey)
+    await deployment.ended_by(new)
+    downgrade = await deployment.alembic(new, "downgrade", f"{BESIDE:04d}")
+    assert "1 orchestrators left" in await deployment.succeeded(downgrade)
+    assert await first.wait() == ExitCode.SHUTDOWN
+    second = await deployment.worker(new, wait=False)
+    worker = await deployment.worker(old)
+    await deployment.ended_by(old)
+    await deployment.says(second, "waiting for it")
+    worker.terminate()
+    assert await worker.wait() == ExitCode.OK
+    await deployment.upgraded(new)
+    await deployment.registered(second)
+    await deployment.finished()
+    assert_accounted(deployment)
+    assert_gone_before(deployment, BREAKING, old)
+    assert deployment.beginnings(odyssey) == [new.version, old.version]
+    assert deployment.ends(odyssey) == [old.version]
 
 
 async def test_what_the_drain_is_for(deployment: Deployment, tmp_path: Path) -> None:
