@@ -1,4 +1,4 @@
-"""An old release on a database that has left it behind, and a migration that reaches far."""
+"""An old release on a database that has left it behind, and the way back."""
 
 from __future__ import annotations
 
@@ -83,16 +83,3 @@ async def test_what_the_drain_is_for(deployment: Deployment, tmp_path: Path) -> 
     assert_accounted(deployment, crashed={execution: 1})
     with pytest.raises(AssertionError):
         assert_gone_before(deployment, BREAKING, old)
-
-
-@pytest.mark.xfail(
-    strict=True,
-    reason="a migration looks at what orchestrators hold in the words of its own release",
-)
-async def test_a_revision_that_reaches_far(deployment: Deployment) -> None:
-    """A breaking revision may change the columns by which a migration sees what is held."""
-    old, new = deployment.releases.old, deployment.releases.deep
-    worker = await deployment.worker(old)
-    upgrade = await deployment.alembic(new, "upgrade", "head")
-    assert await upgrade.wait(PATIENCE) == ExitCode.OK, "\n".join(upgrade.errors)
-    assert await worker.wait() == ExitCode.SHUTDOWN
