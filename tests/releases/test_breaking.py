@@ -74,7 +74,7 @@ async def test_a_breaking_deployment(deployment: Deployment, tmp_path: Path) -> 
     for one in odysseys:
         assert deployment.beginnings(one) == [old.version, new.version]
     assert (deployment.gate()["installed"], deployment.gate()["floor"]) == (BREAKING, BREAKING)
-    report(deployment, new, "breaking deployment, new workers waiting for the schema")
+    report(deployment, new, "breaking, the new workers waiting for the schema")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ async def test_with_a_frozen_worker(deployment: Deployment, following: str) -> N
     assert await frozen.wait() == ExitCode.EVICTED
     assert deployment.everything() == before
     assert deployment.registered_pids() == {newcomer.pid}
-    report(deployment, new, "the same, a frozen worker taken for dead after 3 s")
+    report(deployment, new, "breaking, a frozen worker taken for dead after 3 s")
 
 
 async def test_evicting_who_does_not_leave(deployment: Deployment, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ async def test_evicting_who_does_not_leave(deployment: Deployment, tmp_path: Pat
     assert f"evicted: orchestrator {identity['id']}" in said
     await deployment.worker(new)
     await deployment.finished()
-    report(deployment, new, "the same, a worker evicted after 2 s, a new one started afterwards")
+    report(deployment, new, "breaking, a worker evicted after 2 s, the new one started afterwards")
     before = deployment.execution(execution)
     (tmp_path / "open").touch()
     # It does not know yet, and has a result to write.

@@ -46,7 +46,7 @@ async def test_a_rolling_deployment(deployment: Deployment) -> None:
     written = "SELECT count(*) FROM pgconductor.executions WHERE fetched_with IS NOT NULL"
     assert deployment.value(written) > 0
     deployment.report(
-        f"rolling deployment: nobody registered for 0 s; both releases at work for {together:.1f} s"
+        f"rolling: nobody registered for 0 s; both releases at work for {together:.1f} s"
     )
 
 
