@@ -82,8 +82,8 @@ class Releases:
         beside: Brings a revision that is not breaking, and needs it.
         breaking: Brings a breaking revision after that one: the old release cannot record the end
             of any execution any more.
-        deep: The same, but the revision changes what a migration itself reads and writes while it
-            waits for orchestrators: what they hold.
+        deep: The same, but the revision changes what a migration writes while it waits for
+            orchestrators: what the dead hold. What it reads, it reads in both forms.
     """
 
     old: Release
@@ -107,7 +107,7 @@ def build_all(folder: Path) -> Releases:
             folder,
             "0.11.0",
             BREAKING,
-            lambda source: _add_breaking(source, "locked_at", "held_since"),
+            _add_deep,
         ),
     )
 
@@ -198,3 +198,13 @@ def _add_breaking(source: Path, old: str, new: str) -> None:
         _replace(model, rf"({old}: .* = mapped_column\()", rf'\1"{new}", ')
     else:
         _replace(model, rf"({old}: .*)", rf'\1 = mapped_column("{new}")')
+
+
+def _add_deep(source: Path) -> None:
+    waited_for = source / "pgconductor/sql/waited_for.sql"
+    _replace(waited_for, r"\be\.locked_at\b", "e.before_and_after")
+    _add_breaking(source, "locked_at", "held_since")
+    either = (
+        "CAST(coalesce(to_jsonb(e) ->> 'locked_at', to_jsonb(e) ->> 'held_since') AS timestamptz)"
+    )
+    _replace(waited_for, r"\be\.before_and_after\b", either)
