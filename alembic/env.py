@@ -7,6 +7,7 @@ asks orchestrators to stop where a revision breaks them, and waits.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -51,6 +52,7 @@ OPTIONS: dict[str, Any] = {
 WAYS = {"upgrade": True, "downgrade": False}
 # Whoever calls Alembic from Python gets errors of their types; the command line, exit codes.
 BY_COMMAND_LINE = config.cmd_opts is not None
+logger = logging.getLogger("pgconductor.migration")
 
 
 def database_url(settings: Settings, url: str | None) -> sa.URL:
@@ -70,7 +72,11 @@ def run_offline() -> None:
         literal_binds=True,
         **OPTIONS,
     )
-    context.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+    # IF NOT EXISTS would demand the right to create schemas even where there is nothing to do.
+    context.execute(
+        f"DO $$ BEGIN IF to_regnamespace('{SCHEMA}') IS NULL THEN"
+        f" CREATE SCHEMA {SCHEMA}; END IF; END $$"
+    )
     with context.begin_transaction():
         context.run_migrations()
 
@@ -79,9 +85,9 @@ def run_on(connection: sa.Connection, settings: Settings) -> None:
     if connection.in_transaction():
         # Alembic would take this transaction for the caller's own and commit nothing.
         raise RuntimeError("the connection for migrations must not be in a transaction")
-    if connection.get_isolation_level() == "AUTOCOMMIT":
+    raw = connection.connection.dbapi_connection
+    if raw is not None and connection.dialect.detect_autocommit_setting(raw):
         raise RuntimeError("the connection for migrations must not commit every statement")
-    connection.rollback()
     context.configure(connection=connection, **OPTIONS)
     opts = context.get_context().opts
     asked = opts.get("fn")
@@ -91,6 +97,8 @@ def run_on(connection: sa.Connection, settings: Settings) -> None:
         revisions(Path(context.script.dir)),
         pooled=config.attributes.get("pooled", settings.pooled),
     )
+    # For whoever has to say how far it came when it was told to stop.
+    config.attributes["migration"] = migration
     way = WAYS.get(getattr(asked, "__name__", ""))
     if way is None or asked is None:
         # `current` only reads, also on a database where nothing is installed.
@@ -114,6 +122,8 @@ def run_on(connection: sa.Connection, settings: Settings) -> None:
 def told(line: str) -> None:
     if BY_COMMAND_LINE:
         print(f"pgconductor: {line}", file=sys.stderr, flush=True)  # noqa: T201 - Alembic's command line
+    else:
+        logger.warning("%s", line)
 
 
 def finished(outcome: MigrationOutcome, migration: Migration) -> None:
@@ -122,7 +132,7 @@ def finished(outcome: MigrationOutcome, migration: Migration) -> None:
         keep(outcome)
     elif migration.too_new is not None:
         raise migration.too_new
-    else:
+    elif BY_COMMAND_LINE:
         told(str(outcome))
 
 

@@ -36,6 +36,7 @@ def exiting() -> Generator[None]:
 
     What Alembic says itself, and what is nobody's intention, is left to it.
     """
+    from pydantic import ValidationError
     from sqlalchemy.exc import DBAPIError
 
     from pgconductor.exceptions import PgconductorError
@@ -45,7 +46,7 @@ def exiting() -> Generator[None]:
     except KeyboardInterrupt:
         print("pgconductor: interrupted", file=sys.stderr)
         sys.exit(ExitCode.INTERRUPTED)
-    except (PgconductorError, DBAPIError, OSError) as error:
+    except (PgconductorError, DBAPIError, OSError, ValidationError) as error:
         if os.environ.get("PGCONDUCTOR_TRACEBACK"):
             traceback.print_exception(error)
         line, code = explain(error)

@@ -130,10 +130,14 @@ class MigrationOutcome:
         if self.waited >= timedelta(seconds=1):
             parts.append(f"waited {self.waited.total_seconds():.0f} s")
         if self.drained:
-            parts.append(f"{len(self.drained)} orchestrators left")
+            parts.append(f"{_orchestrators(self.drained)} left")
         if self.evicted:
-            parts.append(f"{len(self.evicted)} orchestrators evicted")
+            parts.append(f"{_orchestrators(self.evicted)} evicted")
         return ", ".join(parts)
+
+
+def _orchestrators(ids: tuple[UUID, ...]) -> str:
+    return "1 orchestrator" if len(ids) == 1 else f"{len(ids)} orchestrators"
 
 
 def _named(version: int) -> str:
@@ -282,7 +286,7 @@ class WaitedFor:
         hostname: Its host.
         pid: Its process there.
         silent_seconds: The age of its last heartbeat.
-        running: How many executions it holds.
+        running: How many executions it holds; None where this release cannot see it.
         oldest_task: The task of the one that it has held for the longest time.
         oldest_seconds: For how long.
     """
@@ -293,13 +297,17 @@ class WaitedFor:
     hostname: str
     pid: int
     silent_seconds: float
-    running: int
-    oldest_task: str | None
-    oldest_seconds: float | None
+    running: int | None
+    oldest_task: str | None = None
+    oldest_seconds: float | None = None
 
     def __str__(self) -> str:
         """For people."""
-        held = f"{self.running} executions running"
+        held = (
+            "what it holds is not known"
+            if self.running is None
+            else f"{self.running} executions running"
+        )
         if self.oldest_task is not None and self.oldest_seconds is not None:
             held += f", the oldest of {self.oldest_task} for {self.oldest_seconds:.0f} s"
         return (

@@ -140,6 +140,31 @@ class SqlGateRepository(SqlRepository):
         )
         return [WaitedFor(*row) for row in rows]
 
+    async def registered(
+        self, *, below_version: int | None, above_required: int | None
+    ) -> list[WaitedFor]:
+        """The same, without what they hold: by columns alone that no revision changes.
+
+        Args:
+            below_version: They do not know this revision.
+            above_required: They need more than this revision.
+        """
+        rows = await self._rows(
+            sql.REGISTERED, {"below_version": below_version, "above_required": above_required}
+        )
+        return [
+            WaitedFor(
+                id=row.id,
+                version=row.version,
+                schema_version=row.schema_version,
+                hostname=row.hostname,
+                pid=row.pid,
+                silent_seconds=row.silent_seconds,
+                running=None,
+            )
+            for row in rows
+        ]
+
     async def lock_holders(self) -> list[LockHolder]:
         """Transactions that hold locks on tables of ours, the oldest first."""
         rows = await self._rows(sql.LOCK_HOLDERS)

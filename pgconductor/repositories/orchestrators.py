@@ -38,6 +38,7 @@ class SqlOrchestratorRepository(SqlRepository):
         queues: Sequence[str] = (),
     ) -> bool:
         """See the protocol."""
+        await self._rows(sql.SHARE_GATE)
         rows = await self._rows(
             sql.REGISTER,
             {

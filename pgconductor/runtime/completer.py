@@ -31,11 +31,13 @@ class Completer:
     Attributes:
         backend: The database.
         on_written: Called with the verdicts of each batch.
+        on_error: Called with the error of a batch that was not written.
         capacity: How many outcomes may be waiting before ``full`` tells the workers to pause.
     """
 
     backend: Backend
     on_written: Callable[[list[Verdict]], None]
+    on_error: Callable[[Exception], None] = lambda _error: None
     capacity: int = 5_000
     _pending: dict[UUID, Outcome] = field(default_factory=dict[UUID, Outcome])
     _writing: dict[UUID, Outcome] = field(default_factory=dict[UUID, Outcome])
@@ -90,6 +92,7 @@ class Completer:
                 await self._write(list(self._writing.values()))
                 backoff.reset()
             except Exception as error:
+                self.on_error(error)
                 if isinstance(error, TimeoutError):
                     self._limit = max(1, len(self._writing) // 2)
                 # Nothing is lost: what may have been written is recognised when it comes again.

@@ -91,9 +91,10 @@ class Machine:
             settings=settings,
             registration=registration,
             runnables=runnables,
-            completer=Completer(backend, self._on_written),
+            completer=Completer(backend, self._on_written, self._on_refused),
             gate=StartGate(self._on_gate_open, settings.stale_after.total_seconds()),
             threads=HandlerThreads(concurrency * len(queues)),
+            on_error=self._on_refused,
             draining=draining,
         )
         self.workers = [
@@ -105,7 +106,7 @@ class Machine:
             asyncio.get_running_loop(),
             on_answer=self._on_answer,
             on_evicted=self._on_evicted,
-            on_failure=self._on_failed_beat,
+            on_failure=self._on_refused,
             on_fence=self._on_fence,
         )
         self._listener: Listener | None = None
@@ -173,7 +174,7 @@ class Machine:
         self.first_beat.set()
         self._on_stop(ExitReason.EVICTED)
 
-    def _on_failed_beat(self, error: Exception) -> None:
+    def _on_refused(self, error: Exception) -> None:
         """A statement that names what is not there may have been overtaken by a migration."""
         if self.process.backend.is_undefined(error) and not self._told and not self._asking:
             self._asking = True

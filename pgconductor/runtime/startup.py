@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from pgconductor.domain.backoff import Backoff
 from pgconductor.domain.claims import Registration
-from pgconductor.domain.migrations import StartupPolicy
+from pgconductor.domain.migrations import MigrationOutcome, StartupPolicy
 from pgconductor.domain.revisions import KNOWN_REVISION, SchemaStatus
 from pgconductor.exceptions import PgconductorError, SchemaBehind, SchemaMissing
 from pgconductor.runtime.wording import describe
@@ -23,8 +23,9 @@ logger = logging.getLogger("pgconductor.orchestrator")
 
 T = TypeVar("T")
 
-_LONGEST_PAUSE: Final = 2.0
+_LONGEST_PAUSE: Final = 0.5
 _TELL_EVERY: Final = 30.0
+_ANSWER_WITHIN: Final = 5.0
 
 
 class StartUp:
@@ -55,18 +56,21 @@ class StartUp:
         if self._settings.startup_policy is StartupPolicy.UPGRADE:
             await self._upgrade()
         began, told = time.monotonic(), float("-inf")
-        backoff = Backoff(0.5, _LONGEST_PAUSE)
+        backoff = Backoff(0.1, _LONGEST_PAUSE)
         while True:
             try:
                 return await self._registered()
-            except (SchemaMissing, SchemaBehind) as error:
+            except (SchemaMissing, SchemaBehind, TimeoutError) as error:
                 waited = time.monotonic() - began
+                if isinstance(error, TimeoutError) and not await self._gate_is_locked():
+                    raise
                 left = self._settings.startup_wait.total_seconds() - waited
                 if self._settings.startup_policy is not StartupPolicy.WAIT or left <= 0:
                     raise
                 if waited - told >= _TELL_EVERY:
                     told = waited
-                    logger.warning("%s; waiting for it, %.0f s left", error, left)
+                    what = str(error) or "a revision is being applied"
+                    logger.warning("%s; waiting for it, %.0f s left", what, left)
             await asyncio.sleep(min(backoff.next(), max(left, 0.05)))
 
     async def _registered(self) -> Registration:
@@ -79,6 +83,17 @@ class StartUp:
         _tell_difference(status)
         return registration
 
+    async def _gate_is_locked(self) -> bool:
+        """Whether the database answers, and it was the gate that did not let us in."""
+        try:
+            async with asyncio.timeout(_ANSWER_WITHIN):
+                await self._backend.orchestrators.schema_status()
+        except Exception as error:
+            if not (isinstance(error, TimeoutError) or Backend.is_transient(error)):
+                raise
+            return False
+        return True
+
     async def _upgrade(self) -> None:
         try:
             status = await self.insistently(self._backend.orchestrators.schema_status)
@@ -87,8 +102,22 @@ class StartUp:
         else:
             installed = status.installed
         if installed < KNOWN_REVISION:
-            outcome = await self._backend.upgrade_schema(self._settings)
-            logger.info("the database's schema: %s", outcome)
+            logger.info("the database's schema: %s", await self._upgraded())
+
+    async def _upgraded(self) -> MigrationOutcome:
+        """Upgrade; a database that is out of reach for a moment is tried again."""
+        deadline = time.monotonic() + self._settings.startup_timeout.total_seconds()
+        backoff = Backoff()
+        while True:
+            try:
+                return await self._backend.upgrade_schema(self._settings)
+            except PgconductorError:
+                raise
+            except Exception as error:
+                if not Backend.is_transient(error) or time.monotonic() > deadline:
+                    raise
+                logger.warning("upgrading is delayed, no database: %s", describe(error))
+            await asyncio.sleep(backoff.next())
 
     async def insistently(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call until it succeeds; only errors that may pass are tried again.

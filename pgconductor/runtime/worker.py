@@ -46,6 +46,7 @@ class Process:
         completer: Where outcomes go.
         gate: Who may start.
         threads: Where plain handlers are called.
+        on_error: Called with the error of a fetch.
         draining: Somebody waits until nothing is left that is due.
         activity: Counts what has happened, so that a drain can tell that nothing has.
         turn: Who may fetch: a suspect that one worker has fetched must be seen by the others.
@@ -58,6 +59,7 @@ class Process:
     completer: Completer
     gate: StartGate
     threads: Executor
+    on_error: Callable[[Exception], None] = lambda _error: None
     draining: bool = False
     activity: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -176,6 +178,7 @@ class Worker:
                         continue
                     pause = min(poll, self._frontier.patience(time.monotonic()))
                 except Exception as error:
+                    self._process.on_error(error)
                     if self._process.backend.is_transient(error):
                         logger.warning("fetching is delayed, no database: %s", describe(error))
                     else:

@@ -25,6 +25,7 @@ __all__ = [
     "LEASE",
     "LEASE_LOST",
     "NOT_DRAINED",
+    "UNHELD",
     "WRONG_HISTORY",
     "guard_downgrade",
     "guard_upgrade",
@@ -45,22 +46,38 @@ WRONG_HISTORY: Final = "PC003"
 # is arbitrary, and advisory locks belong to one database.
 _INSTALLING: Final = 6_220_117_031_880_514_301
 
-_HOLDER: Final = """
+# With an older snapshot than the lock, who has just registered would not be counted.
+_READ_COMMITTED: Final = """
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION USING ERRCODE = '25001',
+            MESSAGE = 'revisions of pgconductor must be applied in transactions that are READ'
+            ' COMMITTED';
+    END IF;"""
+
+_ALIVE: Final = """EXISTS (
+        SELECT FROM pg_catalog.pg_stat_activity a
+        WHERE a.pid = gate.lease_pid
+          AND a.application_name = concat('pgconductor-migrate/', gate.lease_id)
+    )"""
+_AT_WORK: Final = """RAISE EXCEPTION USING ERRCODE = 'PC001', MESSAGE = concat(
+            'another migration is at work: ', gate.lease_holder, ', since ', gate.lease_since);"""
+_HOLDER: Final = f"""
     IF coalesce(current_setting('pgconductor.lease', true), '') <> '' THEN
         IF gate.lease_id::text IS DISTINCT FROM current_setting('pgconductor.lease', true) THEN
             RAISE EXCEPTION USING ERRCODE = 'PC001', MESSAGE = concat(
                 'the lease of this migration was taken over by ',
                 coalesce(gate.lease_holder, 'another, which has ended'));
         END IF;
-    ELSIF EXISTS (
-        SELECT FROM pg_catalog.pg_stat_activity a
-        WHERE a.pid = gate.lease_pid
-          AND a.application_name = concat('pgconductor-migrate/', gate.lease_id)
-    ) THEN
-        RAISE EXCEPTION USING ERRCODE = 'PC001', MESSAGE = concat(
-            'another migration is at work: ', gate.lease_holder, ', since ', gate.lease_since);
+    ELSIF {_ALIVE} THEN
+        {_AT_WORK}
     END IF;
 """
+#: For a stamp: the body of a block with a record called gate, where the tables are there.
+UNHELD: Final = f"""
+    SELECT * INTO gate FROM {SCHEMA}.schema_gate;
+    IF {_ALIVE} THEN
+        {_AT_WORK}
+    END IF;"""  # noqa: S608 - a name of ours
 
 
 def guard_upgrade(revision: Revision) -> sa.TextClause:
@@ -110,11 +127,12 @@ def _gate_guard(*, at: int, what: str, excluded: str | None, hint: str) -> sa.Te
     # Only a breaking one locks from the beginning: under a long other one, orchestrators start.
     lock = " FOR NO KEY UPDATE" if excluded else ""
     drained = "" if excluded is None else _drained(what, excluded, hint)
+    committed = "" if excluded is None else _READ_COMMITTED
     return _block(f"""
 DECLARE
     gate record;
     there text;
-BEGIN
+BEGIN{committed}
     SELECT * INTO gate FROM {SCHEMA}.schema_gate{lock};
     IF gate.installed IS DISTINCT FROM {at} THEN
         RAISE EXCEPTION USING ERRCODE = '{WRONG_HISTORY}', MESSAGE = concat(
@@ -158,7 +176,9 @@ def refusals() -> Generator[None]:
     try:
         yield
     except DBAPIError as error:
-        kind = kinds.get(getattr(error.orig, "sqlstate", None))
+        # psycopg2, in an application's own environment, has another name for it.
+        state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+        kind = kinds.get(state)
         if kind is None:
             raise
         raise kind(_said(error)) from error

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 
 from pgconductor.models import SCHEMA
-from pgconductor.schema.guard import WRONG_HISTORY
+from pgconductor.schema.guard import UNHELD, WRONG_HISTORY
 from pgconductor.schema.metadata import Revision
 
 __all__ = ["entry", "recorded", "stamped", "struck_out"]
@@ -69,9 +69,11 @@ def stamped(known: Iterable[Revision], top: int) -> sa.TextClause:
         *entries,
         str(_gate(top)).replace(r"\:", ":"),
     ]
-    return _block(
+    return sa.text(
+        "DO $ledger$ DECLARE gate record; BEGIN"
         f" IF to_regclass('{SCHEMA}.schema_migrations') IS NOT NULL THEN"
-        f" {'; '.join(statements)}; END IF;"
+        f" {UNHELD.replace(':', chr(92) + ':')} {'; '.join(statements)}; END IF;"
+        " END $ledger$"
     )
 
 

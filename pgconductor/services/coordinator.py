@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,11 +16,12 @@ from alembic.config import Config
 from sqlalchemy import URL, Connection, NullPool
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from pgconductor.domain.migrations import MigrationOptions, MigrationOutcome
-from pgconductor.exceptions import InvalidInput, MigrationAborted
+from pgconductor.domain.migrations import MigrationOptions, MigrationOutcome, MigrationResult
+from pgconductor.exceptions import InvalidInput, LeaseTimeout, MigrationAborted
 from pgconductor.schema import alembic_config, revisions
 from pgconductor.services.engines import check_driver
 from pgconductor.services.interrupts import ABORTED
+from pgconductor.services.migrating import Migration
 from pgconductor.services.pinned import sibling_engine
 from pgconductor.services.pooling import make_engine
 from pgconductor.settings import Settings, normalise_url
@@ -119,7 +121,10 @@ class MigrationCoordinator:
     async def _move(
         self, move: Callable[[Config, str], None], target: str, abort: asyncio.Event | None
     ) -> MigrationOutcome:
-        working = asyncio.create_task(self._work(move, target), name="pgconductor-migration")
+        config = alembic_config()
+        working = asyncio.create_task(
+            self._work(config, move, target), name="pgconductor-migration"
+        )
         told = asyncio.create_task(abort.wait()) if abort is not None else None
         waiting = {working} if told is None else {working, told}
         try:
@@ -130,15 +135,16 @@ class MigrationCoordinator:
             with suppress(asyncio.CancelledError):
                 # It may have come to its end, or failed, at the same moment.
                 return await working
-            raise MigrationAborted(ABORTED)
+            raise _aborted(config)
         finally:
             for one in waiting:
                 one.cancel()
             await asyncio.wait([working])
 
-    async def _work(self, move: Callable[[Config, str], None], target: str) -> MigrationOutcome:
+    async def _work(
+        self, config: Config, move: Callable[[Config, str], None], target: str
+    ) -> MigrationOutcome:
         outcomes: list[MigrationOutcome] = []
-        config = alembic_config()
         if self._location is not None:
             config.set_main_option("script_location", str(self._location).replace("%", "%%"))
         config.attributes.update(
@@ -153,8 +159,7 @@ class MigrationCoordinator:
             config.attributes["connection"] = connection
             move(config, target)
 
-        while not _ALEMBIC.acquire(blocking=False):  # noqa: ASYNC110 - also held in other threads
-            await asyncio.sleep(_TURN)
+        await self._turn()
         try:
             engine = self._made()
             try:
@@ -168,6 +173,14 @@ class MigrationCoordinator:
             _ALEMBIC.release()
         (outcome,) = outcomes
         return outcome
+
+    async def _turn(self) -> None:
+        """Wait for other migrations of this process."""
+        deadline = time.monotonic() + self._options.lease_wait.total_seconds()
+        while not _ALEMBIC.acquire(blocking=False):
+            if time.monotonic() > deadline:
+                raise LeaseTimeout("another migration is at work in this process, and does not end")
+            await asyncio.sleep(_TURN)
 
     def _made(self) -> AsyncEngine:
         """An engine for one connection, which connects as the given one does."""
@@ -186,3 +199,11 @@ class MigrationCoordinator:
         if named not in known:
             raise InvalidInput("target", f"no revision {given!r}; known: {', '.join(known)}")
         return named
+
+
+def _aborted(config: Config) -> MigrationAborted:
+    error = MigrationAborted(ABORTED)
+    migration: Migration | None = config.attributes.get("migration")
+    if migration is not None:
+        error.outcome = migration.outcome(MigrationResult.ABORTED)
+    return error

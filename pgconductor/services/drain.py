@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
@@ -26,6 +27,8 @@ from pgconductor.services.lease import Lease
 from pgconductor.services.orchestrators import OrchestratorService
 
 __all__ = ["Drain", "ShutOut"]
+
+T = TypeVar("T")
 
 _PAUSE: Final = (0.1, 1.0)
 _REPORT_EVERY: Final = 10.0
@@ -62,7 +65,7 @@ class Drain:
         self._lease = lease
         self._options = options
         self._observer = StaleObserver(options.stale_after)
-        self._cannot_recover = False
+        self._too_old = False
         self._began: dict[ShutOut, float] = {}
 
     def wait(self, shut_out: ShutOut) -> None:
@@ -99,28 +102,40 @@ class Drain:
             reason=f"a migration: {shut_out.what}", below_version=floor, above_required=ceiling
         )
         self._recover()
-        return self._link.ask(
-            lambda gate: gate.waited_for(below_version=floor, above_required=ceiling)
+        return self._tolerant(
+            lambda: self._link.ask(
+                lambda gate: gate.waited_for(below_version=floor, above_required=ceiling)
+            ),
+            lambda: self._link.ask(
+                lambda gate: gate.registered(below_version=floor, above_required=ceiling)
+            ),
         )
 
     def _recover(self) -> None:
         """Take back what the dead hold, by this release's statements on the schema before it."""
-        if self._cannot_recover:
-            return
-        try:
-            recovery = self._link.call(lambda service: service.recover_stale(self._observer))
-        except DBAPIError as error:
-            if not is_undefined(error):
-                raise
-            self._cannot_recover = True
-            self._link.report(
-                "this release cannot take back what dead orchestrators hold before the revision "
-                f"is applied ({sqlstate(error)}); those of the older release do, while they live"
-            )
-            return
+        recovery = self._tolerant(
+            lambda: self._link.call(lambda service: service.recover_stale(self._observer)), Recovery
+        )
         self.evicted |= recovery.orchestrators
         for one in recovery.orchestrators:
             self._link.report(f"orchestrator {one} was found stale; its executions go to others")
+
+    def _tolerant(self, call: Callable[[], T], otherwise: Callable[[], T]) -> T:
+        """What the call says; something less where the schema is not that of this release."""
+        if not self._too_old:
+            try:
+                return call()
+            except DBAPIError as error:
+                if not is_undefined(error):
+                    raise
+                self._too_old = True
+                self._link.settle()
+                self._link.report(
+                    "this release cannot see or take back what dead orchestrators hold before the "
+                    f"revision is applied ({sqlstate(error)}); those of the older release do, "
+                    "while they live"
+                )
+        return otherwise()
 
     def _deadline(self, shut_out: ShutOut, there: dict[UUID, WaitedFor], waited: float) -> None:
         named = "; ".join(map(str, there.values()))
@@ -134,8 +149,8 @@ class Drain:
                 tuple(there),
             )
         for one in there.values():
-            recovery = self._link.call(partial(_evict, one.id))
-            if recovery.orchestrators:
+            evict = partial(self._link.call, partial(_evict, one.id))
+            if self._tolerant(evict, Recovery).orchestrators:
                 self.evicted.add(one.id)
                 self._link.report(f"evicted: {one}")
 
@@ -144,9 +159,14 @@ class Drain:
     ) -> None:
         named = "; ".join(map(str, there))
         self._link.report(
-            f"{shut_out.what}: {len(there)} orchestrators have to leave first, waited "
+            f"{shut_out.what}: {counted(len(there))} to leave first, waited "
             f"{waited:.0f} s, {left:.0f} s left: {named}"
         )
+
+
+def counted(number: int) -> str:
+    """How many orchestrators have something to do, for people."""
+    return "1 orchestrator has" if number == 1 else f"{number} orchestrators have"
 
 
 async def _evict(orchestrator_id: UUID, service: OrchestratorService) -> Recovery:

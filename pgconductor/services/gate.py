@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
 
 from pgconductor.models import SCHEMA
@@ -20,6 +21,8 @@ from pgconductor.repositories import (
     at_once,
     sql_repositories,
 )
+from pgconductor.repositories.errors import sqlstate
+from pgconductor.schema.guard import LEASE
 from pgconductor.services.orchestrators import OrchestratorService
 
 __all__ = ["APPLICATION_NAME", "GateLink"]
@@ -29,12 +32,11 @@ T = TypeVar("T")
 #: What a migration's connection is called, with its lease behind a stroke.
 APPLICATION_NAME: Final = "pgconductor-migrate"
 
-_SETTINGS: Final = (
-    "lock_timeout",
-    "application_name",
-    "default_transaction_isolation",
-    "pgconductor.lease",
-)
+READ_COMMITTED: Final = "READ COMMITTED"
+# undefined_object, invalid_parameter_value
+_NOT_THERE: Final = frozenset({"42704", "22023"})
+_GET: Final = text("SELECT current_setting(CAST(:name AS text), true)")
+_SET: Final = text("SELECT set_config(CAST(:name AS text), CAST(:value AS text), false)")
 
 
 class GateLink:
@@ -52,6 +54,8 @@ class GateLink:
         self.connection = connection
         self.report = report
         self.waited = 0.0
+        self._isolation: Any = None
+        self._before: dict[str, str] = {}
         self.orchestrators = OrchestratorService(_BlockingUnitOfWork(self))
 
     def ask(self, call: Callable[[SqlGateRepository], Coroutine[Any, Any, T]]) -> T:
@@ -97,6 +101,16 @@ class GateLink:
         if self.connection.in_transaction():
             self.connection.rollback()
 
+    def read_committed(self) -> None:
+        """Have transactions be what the guard and the statements are made for; after each connect.
+
+        Under a snapshot that is older than the lock, the guard would not see who registered last.
+        """
+        if self._isolation is None:
+            self._isolation = self.connection.get_isolation_level()
+            self.settle()
+        self.connection.execution_options(isolation_level=READ_COMMITTED)
+
     def set_up(self, *, lock_timeout: timedelta, lease: str) -> None:
         """Set what holds for the length of a migration; again after each reconnect.
 
@@ -105,17 +119,39 @@ class GateLink:
             lease: How the guard in the revisions knows who holds the lease.
         """
         milliseconds = max(1, round(lock_timeout.total_seconds() * 1000))
-        name = f"{APPLICATION_NAME}/{lease}"
-        values = (f"{milliseconds}ms", name, "read committed", lease)
-        with self.connection.begin():
-            for name, value in zip(_SETTINGS, values, strict=True):
+        wanted = {
+            "lock_timeout": f"{milliseconds}ms",
+            "application_name": f"{APPLICATION_NAME}/{lease}",
+            LEASE: lease,
+            # What limits an application's statements is not meant for a revision.
+            "statement_timeout": "0",
+            "idle_in_transaction_session_timeout": "0",
+            "transaction_timeout": "0",
+            # A statement whose client was killed ends, and its locks with it.
+            "client_connection_check_interval": "5s",
+        }
+        for name, value in wanted.items():
+            self._set(name, value)
+
+    def _set(self, name: str, value: str) -> None:
+        try:
+            with self.connection.begin():
+                before = self.connection.scalar(_GET, {"name": name})
                 self.connection.execute(_SET, {"name": name, "value": value})
+        except DBAPIError as error:
+            # Not known to older servers, or not possible on this one's system.
+            if sqlstate(error) not in _NOT_THERE:
+                raise
+            return
+        self._before.setdefault(name, before or "")
 
     def take_down(self) -> None:
-        """Undo :meth:`set_up`, for the connection may be the caller's."""
+        """Undo all of it, for the connection may be the caller's."""
         with self.connection.begin():
-            for name in _SETTINGS:
-                self.connection.execute(text(f"RESET {name}"))
+            for name, value in self._before.items():
+                self.connection.execute(_SET, {"name": name, "value": value})
+        if self._isolation is not None:
+            self.connection.execution_options(isolation_level=self._isolation)
 
     def reconnect(self) -> None:
         """Give a connection up that is lost; the next transaction opens another."""
@@ -153,9 +189,6 @@ class GateLink:
         info = getattr(driver, "info", None)
         pid = getattr(info, "backend_pid", None)
         return None if pid is None else int(pid)
-
-
-_SET: Final = text("SELECT set_config(CAST(:name AS text), CAST(:value AS text), false)")
 
 
 class _BlockingUnitOfWork:

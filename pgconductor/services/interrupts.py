@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Awaitable, Generator
 from contextlib import contextmanager
 from types import FrameType
@@ -18,8 +19,19 @@ T = TypeVar("T")
 ABORTED: Final = "told to stop: what this migration had announced is taken back"
 
 
+class _Told(KeyboardInterrupt):
+    """SIGTERM came: like Ctrl-C, for drivers know that, and cancel the statement for it."""
+
+
+def _in_main_thread() -> bool:
+    # Signals belong to the main thread; elsewhere they are the program's own matter.
+    return threading.current_thread() is threading.main_thread()
+
+
 async def terminable(work: Awaitable[T]) -> T:
-    """Await something that SIGTERM cancels; call it in the main thread of a program of ours.
+    """Await something that SIGTERM cancels.
+
+    More signals change nothing: what is being taken back is not interrupted.
 
     Args:
         work: What to await.
@@ -27,16 +39,19 @@ async def terminable(work: Awaitable[T]) -> T:
     Raises:
         MigrationAborted: SIGTERM came.
     """
+    if not _in_main_thread():
+        return await work
     told = False
     task = asyncio.current_task()
 
     def stop() -> None:
         nonlocal told
-        told = True
-        if task is not None:
+        if task is not None and not told:
+            told = True
             task.cancel(ABORTED)
 
     loop = asyncio.get_running_loop()
+    before = signal.getsignal(signal.SIGTERM)
     try:
         loop.add_signal_handler(signal.SIGTERM, stop)
     except NotImplementedError:
@@ -49,21 +64,28 @@ async def terminable(work: Awaitable[T]) -> T:
         raise
     finally:
         loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
 def terminable_here() -> Generator[None]:
-    """The same for sync code: SIGTERM raises wherever it is.
+    """The same for sync code.
 
     Raises:
         MigrationAborted: SIGTERM came.
     """
+    if not _in_main_thread():
+        yield
+        return
 
     def stop(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise MigrationAborted(ABORTED)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise _Told(ABORTED)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except _Told:
+        raise MigrationAborted(ABORTED) from None
     finally:
         signal.signal(signal.SIGTERM, before)

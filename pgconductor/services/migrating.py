@@ -34,25 +34,19 @@ from pgconductor.exceptions import (
     MigrationError,
     NotDrained,
     PgconductorError,
-    PrivilegeMissing,
     RevisionFailed,
     SchemaTooNew,
 )
-from pgconductor.repositories.errors import is_transient, sqlstate
 from pgconductor.schema import Revision
 from pgconductor.services.drain import Drain, ShutOut
 from pgconductor.services.gate import GateLink
 from pgconductor.services.lease import Lease
 from pgconductor.services.preflight import check_history, check_server, check_stamped
+from pgconductor.services.retries import Retries, failed, said
 
 __all__ = ["Migration"]
 
 logger = logging.getLogger("pgconductor.migration")
-
-# lock_not_available, deadlock_detected, serialization_failure: another try may succeed.
-_CONTENDED: Final = frozenset({"55P03", "40P01", "40001"})
-_FIRST_RETRY, _LONGEST_RETRY = 0.5, 10.0
-_RECONNECT_WITHIN: Final = timedelta(seconds=60)
 
 _RESULTS: Final[dict[type[MigrationError], MigrationResult]] = {
     LeaseTimeout: MigrationResult.LEASE_HELD,
@@ -97,9 +91,10 @@ class Migration:
         #: Set where this release cannot work on the database, and must not touch it.
         self.too_new: SchemaTooNew | None = None
         self._current: int | None = None
-        self._contended_since: float | None = None
-        self._lost_since: float | None = None
-        self._backoff = Backoff(_FIRST_RETRY, _LONGEST_RETRY)
+        # What Alembic was asked for, as it understood it at first: `+1` must not be counted again
+        # from where an earlier try has come to.
+        self._wanted: list[Any] | None = None
+        self._retries = Retries(link, options)
 
     # What the environment calls.
 
@@ -128,7 +123,7 @@ class Migration:
                     # The intent had expired, for this process stood still: wait for them again.
                     self._link.settle()
                 except (DBAPIError, OSError) as error:
-                    self._again_after(error)
+                    self._retries.after(error, revision=self._current, at=self._to)
             return self.outcome(self._result())
         except MigrationError as error:
             error.outcome = self.outcome(_RESULTS.get(type(error), MigrationResult.FAILED))
@@ -152,10 +147,26 @@ class Migration:
         self._link.settle()
         if not self._fits(upgrade=upgrade):
             return
-        for step in steps():
+        for step in self._remaining(steps):
             self._before(step)
             yield step
             self._applied()
+
+    def _remaining(self, steps: Callable[[], Iterable[Any]]) -> list[Any]:
+        """What is still to do of what Alembic was asked for."""
+        if self._wanted is None:
+            self._wanted = list(steps())
+            for step in self._wanted:
+                self._check_reversible(step)
+        return [one for one in self._wanted if one.is_upgrade == (_number(one) > self._to)]
+
+    def _check_reversible(self, step: Any) -> None:
+        revision = self._revisions[_number(step)]
+        if not step.is_upgrade and revision.irreversible:
+            raise DowngradeRefused(
+                f"revision {revision.version:04d} ({revision.name}) cannot be taken back, and "
+                "nothing was; restore a backup, or write a revision that goes forward"
+            )
 
     def outcome(self, result: MigrationResult) -> MigrationOutcome:
         """What has been done so far.
@@ -178,12 +189,13 @@ class Migration:
     def _prepare(self) -> None:
         self._link.settle()
         self._current = None
+        self._link.read_committed()
         server = self._link.ask(lambda gate: gate.server())
         check_server(server, driver_pid=self._link.server_pid(), pooled=self._pooled)
         self._link.set_up(lock_timeout=self._options.lock_timeout, lease=str(self._lease.id))
-        self._lost_since = None
+        self._retries.connected()
         self.make_version_table()
-        if self._lease.held:
+        if self._lease.held and server.has_gate:
             # After a reconnect, it is the lease of a server process that has ended.
             self._lease.take(still_needed=lambda _installed: True)
 
@@ -228,17 +240,12 @@ class Migration:
         return history is not None and history.agrees and history.installed != self._to
 
     def _before(self, step: Any) -> None:
-        revision = self._revisions[int(step.info.up_revision_id)]
+        revision = self._revisions[_number(step)]
         self._current = None
-        if not step.is_upgrade and revision.irreversible:
-            raise DowngradeRefused(
-                f"revision {revision.version:04d} ({revision.name}) cannot be taken back; restore "
-                "a backup, or write a revision that goes forward"
-            )
         expected = revision.version - 1 if step.is_upgrade else revision.version
         if not self._link.ask(lambda gate: gate.server()).has_gate:
             # The first one: nobody can be registered, and there is no row for a lease.
-            self._current = revision.version
+            self._begin(revision)
             return
         self._take_lease(expected)
         shut_out = _shut_out(revision, upgrade=step.is_upgrade)
@@ -250,8 +257,13 @@ class Migration:
             floor=None if shut_out is None else shut_out.floor,
             ceiling=None if shut_out is None else shut_out.ceiling,
         )
-        self._current = revision.version
+        self._begin(revision)
         logger.info("%s revision %04d (%s)", what, revision.version, revision.name)
+
+    def _begin(self, revision: Revision) -> None:
+        self._current = revision.version
+        if self._from is None:
+            self._from = self._to
 
     def _take_lease(self, expected: int) -> None:
         if not self._lease.held and not self._lease.take(
@@ -264,11 +276,8 @@ class Migration:
 
     def _applied(self) -> None:
         self._current = None
-        self._contended_since = None
-        self._backoff.reset()
+        self._retries.done()
         self._link.settle()
-        if self._from is None:
-            self._from = self._to
         history = self._history()
         self._to = history.installed if history else 0
 
@@ -277,64 +286,12 @@ class Migration:
     def _result(self) -> MigrationResult:
         if self.too_new is not None:
             return MigrationResult.REFUSED
-        if self._from is None:
+        if self._from in (None, self._to):
             return MigrationResult.NOTHING_TO_DO
         return MigrationResult.MIGRATED
 
-    def _again_after(self, error: DBAPIError | OSError) -> None:
-        """Pause before another try, or raise what the error means."""
-        state = sqlstate(error)
-        if self._current is not None and isinstance(error, OSError):
-            # The revision's own: what SQLAlchemy meets on the connection, it wraps.
-            raise RevisionFailed(self._current, self._failed(_said(error))) from error
-        if state in _CONTENDED:
-            self._link.settle()
-            self._contended()
-        elif state != "57014" and is_transient(error):
-            self._reconnect(error)
-        elif self._current is None:
-            raise error
-        elif state == "42501":
-            raise PrivilegeMissing(self._failed(_said(error))) from error
-        else:
-            raise RevisionFailed(self._current, self._failed(_said(error)), state) from error
-
-    def _contended(self) -> None:
-        now = time.monotonic()
-        if self._contended_since is None:
-            self._contended_since = now
-        waited = now - self._contended_since
-        left = self._options.lock_wait.total_seconds() - waited
-        holders = self._link.ask(lambda gate: gate.lock_holders())
-        named = "; ".join(map(str, holders)) or "nobody any more"
-        what = f"revision {self._current:04d}" if self._current else "the gate"
-        if left <= 0:
-            raise LockWaitTimeout(
-                f"{what} did not get its locks within {waited:.0f} s; holding locks on tables of "
-                f"pgconductor: {named}. The database is at {self._to:04d}"
-            )
-        self._link.report(
-            f"{what} did not get its locks, which are held by {named}; trying again, "
-            f"{left:.0f} s left"
-        )
-        self._link.pause(min(self._backoff.next(), max(left, 0.05)))
-
-    def _reconnect(self, error: DBAPIError | OSError) -> None:
-        """The connection is gone, and perhaps with it a commit that nobody has told us of."""
-        now = time.monotonic()
-        if self._lost_since is None:
-            self._lost_since = now
-        elif now - self._lost_since > _RECONNECT_WITHIN.total_seconds():
-            raise error
-        self._link.reconnect()
-        self._link.report(f"the connection was lost ({_said(error)}); connecting again")
-        self._link.pause(self._backoff.next())
-
     def _failed(self, said: str) -> str:
-        return (
-            f"revision {self._current:04d} failed, and was rolled back: {said}. The database is "
-            f"at {self._to:04d}"
-        )
+        return failed(self._current or 0, said, at=self._to)
 
     def _end(self) -> None:
         """Give the lease up, come what may; without, it ends with this connection."""
@@ -345,7 +302,7 @@ class Migration:
                 self._lease.release()
             self._link.take_down()
         except (SQLAlchemyError, OSError) as error:
-            logger.warning("the lease was not released, and ends by itself: %s", _said(error))
+            logger.warning("the lease was not released, and ends by itself: %s", said(error))
 
 
 def _shut_out(revision: Revision, *, upgrade: bool) -> ShutOut | None:
@@ -359,7 +316,6 @@ def _shut_out(revision: Revision, *, upgrade: bool) -> ShutOut | None:
     return None
 
 
-def _said(error: BaseException) -> str:
-    # SQLAlchemy's text would repeat the statement; the adapter puts the driver's class in front.
-    origin = getattr(error, "orig", None) or error
-    return str(origin).partition("\n")[0].rpartition(">: ")[2] or type(origin).__name__
+def _number(step: Any) -> int:
+    """The revision that a step of Alembic's applies or takes back."""
+    return int(step.info.up_revision_id)

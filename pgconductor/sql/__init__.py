@@ -46,12 +46,14 @@ __all__ = [
     "PREFLIGHT",
     "RECORD_STEP",
     "REGISTER",
+    "REGISTERED",
     "REMOVE_EXPIRED",
     "REMOVE_ORCHESTRATOR",
     "REQUEST_SHUTDOWN",
     "RETRY",
     "SCHEMA_HISTORY",
     "SCHEMA_STATUS",
+    "SHARE_GATE",
     "TAKE_BACK",
     "VERSION_HEADS",
     "WAITED_FOR",
@@ -106,12 +108,14 @@ ORPHANS: Final = _load("orphans")
 PREFLIGHT: Final = _load("preflight")
 RECORD_STEP: Final = _load("record_step")
 REGISTER: Final = _load("register")
+REGISTERED: Final = _load("registered")
 REMOVE_EXPIRED: Final = _load("remove_expired")
 REMOVE_ORCHESTRATOR: Final = _load("remove_orchestrator")
 REQUEST_SHUTDOWN: Final = _load("request_shutdown")
 RETRY: Final = _load("retry")
 SCHEMA_HISTORY: Final = _load("schema_history")
 SCHEMA_STATUS: Final = _load("schema_status")
+SHARE_GATE: Final = _load("share_gate")
 TAKE_BACK: Final = _load("take_back")
 VERSION_HEADS: Final = _load("version_heads")
 WAITED_FOR: Final = _load("waited_for")

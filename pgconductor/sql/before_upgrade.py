@@ -25,6 +25,7 @@ BEFORE_UPGRADE: Final = (
     sql.LOCK_STALE,
     sql.ORPHANS,
     sql.PREFLIGHT,
+    sql.REGISTERED,
     sql.REMOVE_ORCHESTRATOR,
     sql.REQUEST_SHUTDOWN,
     sql.SCHEMA_HISTORY,

@@ -7,9 +7,10 @@ SET lease_id = CAST(:lease_id AS uuid),
     lease_pid = pg_backend_pid(),
     lease_since = clock_timestamp(),
     lease_note = NULL,
-    intent_floor = NULL,
-    intent_ceiling = NULL,
-    intent_expires_at = NULL
+    -- Whoever has only connected again goes on keeping others out.
+    intent_floor = CASE WHEN g.lease_id = CAST(:lease_id AS uuid) THEN g.intent_floor END,
+    intent_ceiling = CASE WHEN g.lease_id = CAST(:lease_id AS uuid) THEN g.intent_ceiling END,
+    intent_expires_at = CASE WHEN g.lease_id = CAST(:lease_id AS uuid) THEN g.intent_expires_at END
 WHERE g.singleton = (
     SELECT f.singleton
     FROM pgconductor.schema_gate f

@@ -196,7 +196,7 @@ MUTANTS: list[tuple[str, str, str, Contract]] = [
     ("REQUEST_SHUTDOWN", "o.schema_required > CAST(:above_required AS integer)", "true",
      test_orchestrators.test_a_sweep_before_a_downgrade_asks_those_that_need_more),
     ("REGISTER", "FOR SHARE OF g", "",
-     test_races.test_a_registration_waits_for_a_migration_and_is_refused),
+     test_races.test_the_statement_that_registers_waits_by_itself),
     ("REMOVE_EXPIRED", "WHERE e.finished_at = x.finished_at", "WHERE true",
      test_races_of_retention.test_a_retry_slips_in_before_a_removal),
     ("REMOVE_EXPIRED", "FOR UPDATE OF e SKIP LOCKED", "FOR UPDATE OF e",

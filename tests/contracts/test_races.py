@@ -9,6 +9,7 @@ import asyncio
 import pytest
 from sqlalchemy import text
 
+from pgconductor import sql
 from pgconductor.domain.ids import new_id
 from pgconductor.domain.orchestrators import Recovery
 from pgconductor.domain.outcomes import Completed, Disposition, Verdict
@@ -281,6 +282,23 @@ async def test_a_registration_waits_for_a_migration_and_is_refused(
         register = await postgres.blocked(postgres.register(schema_version=1))
     with pytest.raises(SchemaTooNew):
         await register
+    assert await postgres.orchestrators.list() == []
+
+
+async def test_the_statement_that_registers_waits_by_itself(postgres: PostgresHarness) -> None:
+    """A6: also where an engine commits each statement, and the one before it holds nothing."""
+    values = {"id": new_id(), "version": "1", "schema_version": 1, "schema_required": 1}
+    autocommit = postgres.engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with postgres.engine.begin() as migration:
+        await migration.execute(text("UPDATE pgconductor.schema_gate SET installed = 2, floor = 2"))
+        async with autocommit.connect() as connection:
+            register = await postgres.blocked(
+                connection.execute(
+                    sql.REGISTER, {**values, "hostname": "h", "pid": 1, "queues": ["q"]}
+                )
+            )
+            await migration.commit()
+            assert (await register).all() == []
     assert await postgres.orchestrators.list() == []
 
 

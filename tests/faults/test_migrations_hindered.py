@@ -70,7 +70,7 @@ async def test_an_old_orchestrator_is_evicted(deploys: Deploys) -> None:
         await fleet.service.heartbeat(old)
         child = await deploys.upgraded("-x", "drain_timeout=0.5", "-x", "on_drain_timeout=evict")
         assert f"evicted: orchestrator {old.orchestrator_id}" in told(child)
-        assert "1 orchestrators evicted" in child.errors[-1]
+        assert "1 orchestrator evicted" in child.errors[-1]
         deploys.assert_at(2, floor=2)
         with pytest.raises(NotRegistered):
             await fleet.service.heartbeat(old)
@@ -84,7 +84,7 @@ async def test_an_old_orchestrator_starts_in_the_middle(deploys: Deploys) -> Non
     async with deploys.fleet() as fleet:
         old = await fleet.register()
         child = await deploys.start()
-        await eventually(lambda: "have to leave first" in told(child), timeout=20)
+        await eventually(lambda: "to leave first" in told(child), timeout=20)
         with pytest.raises(MigrationUnderWay, match="0002"):
             await fleet.register()
         new = await fleet.register(2)
@@ -118,7 +118,7 @@ async def test_a_registration_cannot_slip_past_a_sweep(deploys: Deploys) -> None
                 " VALUES ('00000000-0000-0000-0000-000000000007', '0', 1, 1, 'here', 7)"
             )
             registering.commit()
-        await eventually(lambda: "1 orchestrators have to leave first" in told(child), timeout=20)
+        await eventually(lambda: "1 orchestrator has to leave first" in told(child), timeout=20)
         asked = "SELECT count(*) FROM pgconductor.orchestrators WHERE shutdown_reason LIKE '%0002%'"
         assert deploys.rows(asked) == [(1,)]
         assert await fleet.ids()
@@ -207,7 +207,7 @@ async def test_the_server_restarts_in_the_middle(
     async with deploys.fleet() as fleet:
         await fleet.register()
         child = await deploys.start()
-        await eventually(lambda: "have to leave first" in told(child), timeout=20)
+        await eventually(lambda: "to leave first" in told(child), timeout=20)
         crash_server.restart("immediate")
         await eventually(lambda: "connecting again" in told(child), timeout=20)
         deploys.execute("DELETE FROM pgconductor.orchestrators")
@@ -233,6 +233,50 @@ def change():
     assert "the connection was lost" in told(child)
     deploys.assert_at(2)
     deploys.assert_free()
+
+
+async def test_a_revision_that_ends_its_own_connection(deploys: Deploys) -> None:
+    """I9: lost at each try, it is the revision's doing."""
+    suicide = "def change(): op.execute('SELECT pg_terminate_backend(pg_backend_pid())')"
+    deploys.add(2, breaking=False, change=suicide)
+    child = await deploys.start()
+    assert await child.wait() == 18, told(child)
+    assert told(child).count("the connection was lost") == 2
+    deploys.assert_at(1)
+    deploys.assert_free()
+
+
+async def test_a_relative_target_is_counted_once(deploys: Deploys) -> None:
+    """A second try goes on to where the first one was to go."""
+    locks = "def change_back(): op.execute('LOCK TABLE pgconductor.steps')"
+    for number in (2, 3, 4):
+        deploys.add(number, breaking=False, **({"change_back": locks} if number == 3 else {}))
+    await deploys.upgraded()
+    with connect(deploys.url) as user:
+        user.autocommit = False
+        user.execute("SELECT count(*) FROM pgconductor.steps")
+        child = await deploys.start("-x", "lock_timeout=0.1", command=("downgrade", "-2"))
+        await eventually(lambda: "did not get its locks" in told(child), timeout=20)
+        deploys.assert_at(3)
+        user.rollback()
+    assert await child.wait() == 0, told(child)
+    deploys.assert_at(2)
+
+
+async def test_time_limits_for_applications_are_not_for_revisions(deploys: Deploys) -> None:
+    deploys.add(2, breaking=False, change="def change(): op.execute('SELECT pg_sleep(0.5)')")
+    name = make_url(deploys.url).database
+    deploys.execute(f"ALTER DATABASE {name} SET statement_timeout = '200ms'")
+    await deploys.upgraded()
+    deploys.assert_at(2)
+
+
+async def test_what_is_not_known_after_x(deploys: Deploys) -> None:
+    for option in ("drain_timout=60", "drain_timeout=soon", "lock_wait", "on_drain_timeout=kill"):
+        child = await deploys.start("-x", option)
+        assert await child.wait() == 2, told(child)
+        assert "Traceback" not in told(child)
+    deploys.assert_at(1)
 
 
 async def test_a_standby(children: Children, tmp_path: Path) -> None:

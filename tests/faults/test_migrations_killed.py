@@ -30,6 +30,11 @@ def deploys(database_url: str, children: Children, tmp_path: Path) -> Deploys:
     return Deploys(database_url, children, tmp_path)
 
 
+def by(driver: str, deploys: Deploys) -> tuple[str, str]:
+    """What has Alembic use a driver; of the settings' URL only asyncpg is made."""
+    return "-x", f"url={deploys.url.replace('asyncpg', driver)}"
+
+
 # --- killed --------------------------------------------------------------------------------------
 
 
@@ -50,6 +55,23 @@ async def test_killed_at(deploys: Deploys, point: str, at: int) -> None:
     deploys.assert_free()
     assert deploys.rows(half) == [(True,)]
     assert ("nothing to do" in told(again)) is (at == 2)
+
+
+async def test_killed_inside_a_statement(deploys: Deploys) -> None:
+    """The server notices that its client has gone: the statement ends, and with it the lease."""
+    deploys.add(2, breaking=False, change="def change(): op.execute('SELECT pg_sleep(600)')")
+    child = await deploys.start()
+    active = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'"
+    )
+    await eventually(lambda: deploys.rows(active) == [(1,)], timeout=20)
+    child.kill()
+    await child.wait()
+    deploys.add(2, breaking=False)
+    await deploys.upgraded()
+    deploys.assert_at(2)
+    deploys.assert_free()
 
 
 async def test_killed_while_it_waits_for_orchestrators(deploys: Deploys) -> None:
@@ -139,10 +161,10 @@ async def test_a_holder_that_was_ended_finds_nothing_to_do(deploys: Deploys) -> 
     async with deploys.fleet() as fleet:
         old = await fleet.register()
         first = await deploys.start()
-        await eventually(lambda: "have to leave first" in told(first))
+        await eventually(lambda: "to leave first" in told(first))
         first.sigstop()
         second = await deploys.start(env=IMPATIENT)
-        await eventually(lambda: "have to leave first" in told(second), timeout=20)
+        await eventually(lambda: "to leave first" in told(second), timeout=20)
         first.sigcont()
         await fleet.service.leave(old)
         assert await second.wait() == 0, told(second)
@@ -195,8 +217,8 @@ async def test_told_to_stop_while_it_waits_for_orchestrators(
     deploys.add(2, breaking=True)
     async with deploys.fleet() as fleet:
         await fleet.register()
-        waiting = await deploys.start(url=deploys.url.replace("asyncpg", driver))
-        await eventually(lambda: "have to leave first" in told(waiting), timeout=20)
+        waiting = await deploys.start(*by(driver, deploys))
+        await eventually(lambda: "to leave first" in told(waiting), timeout=20)
         getattr(waiting, stop)()
         assert await waiting.wait(5) == code, told(waiting)
         deploys.assert_at(1)
@@ -204,14 +226,16 @@ async def test_told_to_stop_while_it_waits_for_orchestrators(
         await fleet.register()
 
 
-async def test_told_to_stop_inside_a_statement(deploys: Deploys) -> None:
-    """It is cancelled on the server, and rolled back."""
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_told_to_stop_inside_a_statement(deploys: Deploys, driver: str) -> None:
+    """It is cancelled on the server, and rolled back; more signals change nothing."""
     deploys.add(2, breaking=False, change="def change(): op.execute('SELECT pg_sleep(600)')")
-    child = await deploys.start()
+    child = await deploys.start(*by(driver, deploys))
     sleeping = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)'"
     active = f"{sleeping} AND state = 'active'"
     await eventually(lambda: deploys.rows(active) == [(1,)], timeout=20)
-    child.terminate()
+    for _ in range(3):
+        child.terminate()
     assert await child.wait(10) == 143, told(child)
     await eventually(lambda: deploys.rows(active) == [(0,)])
     deploys.assert_at(1)

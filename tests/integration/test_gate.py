@@ -67,6 +67,14 @@ async def test_only_the_holder_says_what_it_does(engine: AsyncEngine) -> None:
         assert (await SqlGateRepository(second).lease_holder()).note == "testing"
 
 
+async def test_who_connects_again_goes_on_keeping_others_out(engine: AsyncEngine) -> None:
+    async with migrator(engine) as (one, first):
+        assert await take(one, first)
+        assert await note(one, first, floor=2)
+        assert await take(one, first)
+        assert (await OrchestratorService(engine).schema_status()).intent_floor == 2
+
+
 async def test_it_ends_with_its_server_process(engine: AsyncEngine) -> None:
     """A4: at once, and its intent does not outlive who takes it next."""
     async with migrator(engine) as (two, second):

@@ -111,6 +111,25 @@ async def test_it_does_not_wait_for_ever(empty: World) -> None:
         await conductor.orchestrator().run()
 
 
+async def test_it_waits_while_a_revision_is_applied(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The gate is locked for as long as that takes, which may be longer than any start."""
+    orchestrator = with_task(
+        world.conductor(startup_policy="wait", startup_timeout=0.3)
+    ).orchestrator()
+    with connect(world.url) as migration:
+        migration.autocommit = False
+        migration.execute("SELECT * FROM pgconductor.schema_gate FOR UPDATE")
+        working = asyncio.create_task(orchestrator.run())
+        await eventually(lambda: "a revision is being applied; waiting for it" in caplog.text)
+        migration.rollback()
+    # Then it starts, however quick that has to be.
+    await eventually(lambda: working.done() or world.rows(REGISTERED) != [])
+    await orchestrator.stop()
+    await asyncio.gather(working, return_exceptions=True)
+
+
 async def test_a_stop_ends_the_waiting(empty: World, caplog: pytest.LogCaptureFixture) -> None:
     """I9."""
     orchestrator = with_task(empty.conductor(startup_policy="wait")).orchestrator()

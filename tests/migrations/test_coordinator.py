@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
+from alembic.config import main
 from pydantic import SecretStr
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgconductor import Settings
@@ -22,8 +26,19 @@ from pgconductor.exceptions import (
     MigrationAborted,
     RevisionFailed,
 )
+from pgconductor.schema import script_location
 from pgconductor.services import MigrationCoordinator, OrchestratorService
-from tests.migrations.support import add_revision, copy_of_revisions, current, gate, rows
+from pgconductor.services.coordinator import _ALEMBIC
+from pgconductor.services.interrupts import terminable, terminable_here
+from tests.migrations.support import (
+    add_revision,
+    config_for,
+    copy_of_revisions,
+    current,
+    gate,
+    in_thread,
+    rows,
+)
 from tests.support.servers import connect
 from tests.support.waiting import eventually
 
@@ -191,8 +206,9 @@ async def test_an_irreversible_revision(database_url: str, location: Path) -> No
     await one.upgrade()
     with pytest.raises(DowngradeRefused, match="0002"):
         await one.downgrade(1)
-    # Those after it are gone, as a chain of revisions goes.
-    assert current(database_url) == [("0002",)]
+    # Not even those after it.
+    assert current(database_url) == [("0003",)]
+    assert (await one.downgrade(2)).to_version == 2
 
 
 async def test_an_abort_while_it_waits(
@@ -206,8 +222,10 @@ async def test_an_abort_while_it_waits(
     intent = "SELECT intent_floor FROM pgconductor.schema_gate"
     await eventually(lambda: rows(database_url, intent) == [(2,)])
     abort.set()
-    with pytest.raises(MigrationAborted):
+    with pytest.raises(MigrationAborted) as caught:
         await work
+    assert caught.value.outcome is not None
+    assert caught.value.outcome.result is MigrationResult.ABORTED
     assert rows(database_url, intent) == [(None,)]
     await fleet.register(schema_version=1)
     assert (await fleet.heartbeat(old)).schema_floor == 0
@@ -250,3 +268,94 @@ async def test_the_gate_is_locked_by_somebody(database_url: str, location: Path)
         with pytest.raises(LeaseTimeout, match="the gate's row was locked"):
             await coordinator(database_url, location, lease_wait=timedelta(seconds=0.2)).upgrade()
     assert (await coordinator(database_url, location).upgrade()).to_version == 2
+
+
+async def test_another_of_this_process_does_not_end(empty_database_url: str) -> None:
+    """I9."""
+    with _ALEMBIC, pytest.raises(LeaseTimeout, match="in this process"):
+        await coordinator(empty_database_url, lease_wait=timedelta(seconds=0.2)).upgrade()
+    assert (await coordinator(empty_database_url).upgrade()).migrated
+
+
+# --- a connection of the caller's -----------------------------------------------------------------
+
+
+def upgrade_on(connection: Connection) -> None:
+    config = config_for(None)
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_connection_that_commits_each_statement(
+    empty_database_url: str, driver: str
+) -> None:
+    """A revision would be half there after an error."""
+
+    def refused(connection: Connection) -> None:
+        with pytest.raises(RuntimeError, match="must not commit every statement"):
+            upgrade_on(connection)
+
+    if driver == "asyncpg":
+        engine = create_async_engine(empty_database_url, isolation_level="AUTOCOMMIT")
+        async with engine.connect() as connection:
+            await connection.run_sync(refused)
+        await engine.dispose()
+    else:
+        plain = create_engine(empty_database_url.replace("asyncpg", "psycopg"))
+        with plain.connect() as made:
+            refused(made.execution_options(isolation_level="AUTOCOMMIT"))
+        plain.dispose()
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_what_the_caller_has_set_comes_back(empty_database_url: str, driver: str) -> None:
+    names = ("lock_timeout", "application_name", "statement_timeout", "pgconductor.lease")
+    asked = text("SELECT " + ", ".join(f"current_setting('{name}', true)" for name in names))
+
+    def check(connection: Connection) -> None:
+        connection.execute(text("SET lock_timeout = '7s'"))
+        connection.execute(text("SET application_name = 'mine'"))
+        connection.commit()
+        level = connection.get_isolation_level()
+        connection.rollback()
+        upgrade_on(connection)
+        assert tuple(connection.execute(asked).one()) == ("7s", "mine", "0", "")
+        assert connection.get_isolation_level() == level
+
+    if driver == "asyncpg":
+        engine = create_async_engine(empty_database_url)
+        async with engine.connect() as connection:
+            await connection.run_sync(check)
+        await engine.dispose()
+    else:
+        plain = create_engine(empty_database_url.replace("asyncpg", "psycopg"))
+        with plain.connect() as made:
+            check(made)
+        plain.dispose()
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+def test_alembics_command_line_in_a_thread(
+    empty_database_url: str, driver: str, tmp_path: Path
+) -> None:
+    """Where no signal can be handled."""
+    ini = tmp_path / "alembic.ini"
+    ini.write_text(f"[alembic]\nscript_location = {script_location()}\n", encoding="utf-8")
+    url = empty_database_url.replace("asyncpg", driver)
+    in_thread(main, ["-c", str(ini), "-x", f"url={url}", "upgrade", "head"])
+    assert current(empty_database_url) == [("0001",)]
+
+
+async def test_a_program_keeps_its_own_handler() -> None:
+    def own(_number: int, _frame: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        await terminable(asyncio.sleep(0))
+        assert signal.getsignal(signal.SIGTERM) is own
+        with terminable_here():
+            pass
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)

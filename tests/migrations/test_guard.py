@@ -174,7 +174,7 @@ async def test_who_registers_meanwhile_waits_and_is_refused(
         upgrading = asyncio.create_task(asyncio.to_thread(upgrade, database_url, location))
         await eventually(lambda: rows(database_url, waits.format("xact_lock(77)")) == [(True,)])
         registering = asyncio.create_task(OrchestratorService(engine).register(schema_version=1))
-        insert = waits.format("INSERT INTO pgconductor.orchestrators")
+        insert = waits.format("FOR SHARE OF g")
         await eventually(lambda: rows(database_url, insert) == [(True,)])
         other.execute("SELECT pg_advisory_unlock(77)")
     await upgrading
@@ -204,6 +204,27 @@ async def test_a_script_refuses_too(database_url: str, location: Path) -> None:
         execute(database_url, f"SET pgconductor.force = 'they are dead'; {text}")
     assert_unchanged(database_url, at=2)
     execute(database_url, script(database_url, location, "0002:0001"))
+    assert_unchanged(database_url)
+
+
+def test_a_snapshot_older_than_the_lock_is_refused(database_url: str, location: Path) -> None:
+    """It would not show who has registered last."""
+    add(location, 2, breaking=True)
+    text = script(database_url, location)
+    with connect(database_url) as dba:
+        dba.execute("SET default_transaction_isolation = 'repeatable read'")
+        with pytest.raises(psycopg.Error, match="READ COMMITTED"):
+            dba.execute(text.encode())
+    assert_unchanged(database_url)
+
+
+def test_a_stamp_meets_the_lease(database_url: str, location: Path) -> None:
+    add(location, 2, breaking=False)
+    script(database_url, location)
+    with connect(database_url) as holder:
+        holder.execute(HOLD.format(lease=new_id()).encode())
+        with pytest.raises(LeaseLost, match="another migration is at work"):
+            in_thread(command.stamp, config_for(database_url, location), "0002")
     assert_unchanged(database_url)
 
 

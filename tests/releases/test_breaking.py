@@ -90,7 +90,7 @@ async def test_with_a_frozen_worker(deployment: Deployment) -> None:
     frozen.sigstop()
     said = await deployment.upgraded(new)
     assert "was found stale" in said
-    assert "1 orchestrators evicted" in said
+    assert "1 orchestrator evicted" in said
     await deployment.registered(newcomer)
     await deployment.ended_by(new)
     await deployment.finished()
@@ -128,7 +128,7 @@ async def test_a_revision_that_reaches_far(deployment: Deployment) -> None:
     rescuer = await deployment.worker(old, env=endless)
     await deployment.until("SELECT count(*) = 1 FROM pgconductor.orchestrators")
     assert deployment.registered_pids() == {rescuer.pid}
-    assert "1 orchestrators left" in await deployment.upgraded(new)
+    assert "1 orchestrator left" in await deployment.upgraded(new)
     assert await rescuer.wait() == ExitCode.SHUTDOWN
     await deployment.worker(new)
     await deployment.finished()

@@ -45,7 +45,7 @@ async def test_the_way_back(deployment: Deployment) -> None:
     await deployment.begun(odyssey)
     await deployment.ended_by(new)
     downgrade = await deployment.alembic(new, "downgrade", f"{BESIDE:04d}")
-    assert "1 orchestrators left" in await deployment.succeeded(downgrade)
+    assert "1 orchestrator left" in await deployment.succeeded(downgrade)
     assert await first.wait() == ExitCode.SHUTDOWN
     second = await deployment.worker(new, wait=False)
     worker = await deployment.worker(old)
