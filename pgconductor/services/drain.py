@@ -131,7 +131,7 @@ class Drain:
                 self._too_old = True
                 self._link.settle()
                 self._link.report(
-                    "this release cannot see or take back what dead orchestrators hold before the "
+                    "this release cannot take back what dead orchestrators hold before the "
                     f"revision is applied ({sqlstate(error)}); those of the older release do, "
                     "while they live"
                 )

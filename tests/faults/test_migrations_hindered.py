@@ -78,6 +78,23 @@ async def test_an_old_orchestrator_is_evicted(deploys: Deploys) -> None:
             await fleet.register()
 
 
+async def test_what_an_old_orchestrator_holds_cannot_be_seen(deploys: Deploys) -> None:
+    """The schema before is not what this release's statements are for: named, and not evicted."""
+    deploys.add(2, breaking=True)
+    async with deploys.fleet() as fleet:
+        old = await fleet.register()
+        deploys.execute("ALTER TABLE pgconductor.executions RENAME COLUMN locked_at TO other")
+        child = await deploys.start("-x", "drain_timeout=0.5", "-x", "on_drain_timeout=evict")
+        assert await child.wait() == 13, told(child)
+        assert "cannot take back what dead orchestrators hold" in told(child)
+        assert f"{old.orchestrator_id} (release" in child.errors[-1]
+        assert "what it holds is not known" in child.errors[-1]
+        deploys.assert_at(1)
+        deploys.assert_free()
+        deploys.execute("ALTER TABLE pgconductor.executions RENAME COLUMN other TO locked_at")
+        await fleet.service.leave(old)
+
+
 async def test_an_old_orchestrator_starts_in_the_middle(deploys: Deploys) -> None:
     """A6: the one that is there goes on being waited for, the newcomer is refused."""
     deploys.add(2, breaking=True)
