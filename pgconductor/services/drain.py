@@ -141,7 +141,11 @@ class Drain:
         named = "; ".join(map(str, there.values()))
         # Evicting ends, too: somebody may hold locks on what they hold.
         last = self._options.drain_timeout + self._options.lock_wait
-        if self._options.on_drain_timeout is not OnDeadline.EVICT or waited > last.total_seconds():
+        if (
+            self._options.on_drain_timeout is not OnDeadline.EVICT
+            or self._too_old
+            or waited > last.total_seconds()
+        ):
             raise DrainTimeout(
                 f"{shut_out.what} shuts out orchestrators that have not left within "
                 f"{waited:.0f} s: {named}. Nothing was changed for it; stop them and try again, "
