@@ -30,6 +30,11 @@ from pgconductor import Conductor, TaskContext
 conductor = Conductor()
 
 
+def say_holding() -> None:
+    # The processes share their output: only a single write keeps a line in one piece.
+    os.write(1, f"holding {os.getpid()}\\n".encode())
+
+
 @conductor.task
 async def loop(ctx: TaskContext) -> str:
     return type(asyncio.get_running_loop()).__module__
@@ -37,7 +42,7 @@ async def loop(ctx: TaskContext) -> str:
 
 @conductor.task
 async def hold(ctx: TaskContext) -> int:
-    print("holding", os.getpid(), flush=True)
+    say_holding()
     while not Path("open").exists():
         await asyncio.sleep(0.01)
     return os.getpid()
@@ -45,7 +50,7 @@ async def hold(ctx: TaskContext) -> int:
 
 @conductor.task
 async def block(ctx: TaskContext) -> None:
-    print("holding", os.getpid(), flush=True)
+    say_holding()
     while True:
         pass
 """
