@@ -224,14 +224,17 @@ class OrchestratorService:
         Returns:
             What was given back; no crash is counted.
         """
-        identity = registration.orchestrator_id
+        return await self._clear_out(registration.orchestrator_id, crashed=False)
+
+    async def _clear_out(self, identity: UUID, *, crashed: bool) -> Recovery:
+        """Empty an orchestrator that fetches nothing meanwhile; its row goes with the last."""
         total = Recovery()
         while True:
             async with self._work.begin() as repositories:
                 if not await repositories.orchestrators.lock(identity):
                     return total
                 batch = await repositories.executions.take_back(
-                    identity, limit=RECOVERY_BATCH, crashed=False
+                    identity, limit=RECOVERY_BATCH, crashed=crashed
                 )
                 total += batch
                 if await repositories.orchestrators.remove(identity):
@@ -286,20 +289,7 @@ class OrchestratorService:
             What was taken back; without the orchestrator itself if it has no row, or some of what
             it holds is locked by others: then call it again.
         """
-        total = Recovery()
-        while True:
-            async with self._work.begin() as repositories:
-                if not await repositories.orchestrators.lock(orchestrator_id):
-                    return total
-                batch = await repositories.executions.take_back(
-                    orchestrator_id, limit=RECOVERY_BATCH, crashed=True
-                )
-                total += batch
-                if await repositories.orchestrators.remove(orchestrator_id):
-                    return total + Recovery(orchestrators=frozenset({orchestrator_id}))
-                if batch.executions == 0:
-                    await _forget_to_fetch(repositories, orchestrator_id)
-                    return total
+        return await self._clear_out(orchestrator_id, crashed=True)
 
     async def request_shutdown(self, orchestrator_id: UUID, *, reason: str) -> bool:
         """Ask one orchestrator to stop.
