@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from pgconductor.domain.claims import Registration
 from pgconductor.services import OrchestratorService
 from tests.migrations.support import Rows, add_revision, copy_of_revisions, current, gate, rows
-from tests.support.processes import Child, Children
+from tests.support.processes import UNMEASURED, Child, Children
 from tests.support.servers import connect
 
 MIGRATOR = Path(__file__).with_name("migrator_app.py")
@@ -74,7 +74,7 @@ class Deploys:
         url: str | None = None,
     ) -> Child:
         """Start Alembic's command line on the revisions."""
-        inherited = {"PGCONDUCTOR_DATABASE_URL": url or self.url, "FREEZE": freeze}
+        inherited = {"PGCONDUCTOR_DATABASE_URL": url or self.url, "FREEZE": freeze, **UNMEASURED}
         return await self.children.start(
             MIGRATOR, "-c", self.ini, *QUICK, *options, *command, env={**inherited, **(env or {})}
         )

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pgconductor.domain.revisions import KNOWN_REVISION
 from tests.migrations.support import add_revision
+from tests.support.processes import UNMEASURED
 
 ROOT = Path(__file__).resolve().parents[2]
 # What a wheel is built from.
@@ -67,10 +68,6 @@ class Release:
     def environment(self) -> Mapping[str, str]:
         """The environment in which a process uses it."""
         return {"PYTHONPATH": str(self.site), **UNMEASURED}
-
-
-#: Coverage would count the copies' lines as files of their own.
-UNMEASURED = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
 
 
 @dataclass(frozen=True)
