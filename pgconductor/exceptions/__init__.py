@@ -19,6 +19,7 @@
     ├── ResultTimeout (TimeoutError)  not finished in the time given
     ├── PayloadDecodeError            a stored payload that this code cannot read
     ├── ResultEncodeError             a handler's result that cannot be stored
+    ├── DuplicateStep                 two steps of one attempt have the same key
     ├── DoNotRetry                    raised by a handler: fail now, whatever attempts are left
     ├── RetryAfter                    raised by a handler: retry after this delay
     ├── OwnershipLost                 the caller no longer holds the execution
@@ -50,6 +51,7 @@ from pgconductor.exceptions.general import (
     ConfigurationError,
     DedupeConflict,
     DoNotRetry,
+    DuplicateStep,
     ExecutionCancelled,
     ExecutionFailed,
     ExecutionNotFound,
@@ -99,6 +101,7 @@ __all__ = [
     "DoNotRetry",
     "DowngradeRefused",
     "DrainTimeout",
+    "DuplicateStep",
     "ExecutionCancelled",
     "ExecutionFailed",
     "ExecutionNotFound",

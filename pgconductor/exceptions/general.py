@@ -9,6 +9,7 @@ __all__ = [
     "ConfigurationError",
     "DedupeConflict",
     "DoNotRetry",
+    "DuplicateStep",
     "ExecutionCancelled",
     "ExecutionFailed",
     "ExecutionNotFound",
@@ -169,6 +170,23 @@ class PayloadDecodeError(PgconductorError):
 
 class ResultEncodeError(PgconductorError):
     """A handler's result that cannot be stored; the handler's effects have happened."""
+
+
+class DuplicateStep(PgconductorError):
+    """Two steps of one attempt have the same key, by which only one can be remembered.
+
+    Attributes:
+        execution_id: The execution.
+        key: The key.
+    """
+
+    def __init__(self, execution_id: UUID, key: str) -> None:
+        super().__init__(
+            f"execution {execution_id} has taken step {key!r} already; give each step a key of its "
+            f"own, or number them: ctx.numbered({key!r})"
+        )
+        self.execution_id = execution_id
+        self.key = key
 
 
 class DoNotRetry(PgconductorError):

@@ -22,7 +22,9 @@ from pgconductor.domain.outcomes import Outcome, Verdict
 from pgconductor.domain.retention import Removal, Retention
 from pgconductor.domain.revisions import SchemaStatus
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page, Progress
+from pgconductor.domain.steps import StepRecord
 from pgconductor.domain.tasks import TaskOptions
+from pgconductor.exceptions import OwnershipLost
 from pgconductor.types import ExecutionState
 
 __all__ = [
@@ -309,8 +311,25 @@ class StepRepository(Protocol):
         """
         ...
 
+    async def record_many(self, steps: Sequence[StepRecord]) -> list[str | OwnershipLost | None]:
+        """Record the results of steps of executions that one orchestrator holds.
+
+        Args:
+            steps: All by the same orchestrator.
+
+        Returns:
+            For each the result that is on record, or the error that its writer is not the owner.
+        """
+        ...
+
     async def results(self, execution_id: UUID) -> Mapping[str, str | None]:
         """All recorded results of an execution as JSON text, by key."""
+        ...
+
+    async def results_of(
+        self, execution_ids: Collection[UUID]
+    ) -> Mapping[UUID, Mapping[str, str | None]]:
+        """The same of many; those without steps are left out."""
         ...
 
 

@@ -19,6 +19,7 @@ from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import PayloadDecodeError, ResultEncodeError
 from pgconductor.runtime.context import Interrupted, TaskContext, logger_fields
 from pgconductor.runtime.handler import Handler
+from pgconductor.runtime.steps import Remembers, Steps
 
 __all__ = ["Attempt", "Runnable", "Stop"]
 
@@ -64,6 +65,7 @@ class Attempt:
         threads: Where plain handlers are called.
         report: Called once with the outcome, unless ownership is lost.
         max_result_bytes: Largest result, as JSON.
+        memory: Where its steps are recorded.
     """
 
     def __init__(
@@ -74,9 +76,11 @@ class Attempt:
         threads: Executor,
         report: Callable[[Outcome], None],
         max_result_bytes: int,
+        memory: Remembers | None = None,
     ) -> None:
         self.fetched = fetched
-        self.context = TaskContext(fetched)
+        self.context = TaskContext(fetched, None if memory is None else self._make_steps)
+        self._memory = memory
         self._runnable = runnable
         self._threads = threads
         self._report = report
@@ -88,6 +92,18 @@ class Attempt:
         self._task: asyncio.Task[None] | None = None
         self._thread: asyncio.Future[Any] | None = None
         self._limit: asyncio.Timeout | None = None
+
+    def _make_steps(self) -> Steps:
+        # Only an attempt that has a memory and has begun is asked for it.
+        assert self._memory is not None  # noqa: S101
+        assert self._task is not None  # noqa: S101
+        return Steps(
+            self.fetched,
+            self._memory,
+            loop=self._task.get_loop(),
+            threads=self._threads,
+            max_bytes=self._max_result_bytes,
+        )
 
     @property
     def stopped(self) -> bool:

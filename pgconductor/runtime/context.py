@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import datetime
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from pgconductor.domain.claims import Fetched
+from pgconductor.exceptions import ConfigurationError
+from pgconductor.runtime.steps import Steps
 
 __all__ = ["Interrupted", "TaskContext", "logger_fields"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _logger = logging.getLogger("pgconductor.task")
 
@@ -42,12 +47,15 @@ class TaskContext:
 
     Args:
         fetched: The execution.
+        make_steps: Makes its steps, when the first is taken; None where nothing can be recorded.
     """
 
-    __slots__ = ("_cancelled", "_fetched", "_interrupt", "_logger")
+    __slots__ = ("_cancelled", "_fetched", "_interrupt", "_logger", "_make_steps", "_steps")
 
-    def __init__(self, fetched: Fetched) -> None:
+    def __init__(self, fetched: Fetched, make_steps: Callable[[], Steps] | None = None) -> None:
         self._fetched = fetched
+        self._make_steps = make_steps
+        self._steps: Steps | None = None
         # Plain handlers look at them from their thread; nobody waits for them.
         self._cancelled = False
         self._interrupt = False
@@ -120,6 +128,85 @@ class TaskContext:
         """The same as :meth:`checkpoint`, for plain handlers."""
         if self._interrupt or self._cancelled:
             raise Interrupted
+
+    @overload
+    async def step(
+        self, key: str, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def step(
+        self, key: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+
+    async def step(
+        self, key: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Call a function once, and remember what it returns: a later attempt gets that back.
+
+        The result is recorded before it is returned, and is what the record holds: after a crash
+        between the two, the function is called again. So let its effects elsewhere be repeatable,
+        for instance by ``ctx.execution_id`` and the key as an idempotency key. If it raises,
+        nothing is recorded. Steps of concurrent branches may be taken in any order.
+
+        It is a boundary as well: if the process is to stop, the attempt ends before the step.
+
+        Args:
+            key: Its name, one of a kind within an attempt; see :meth:`numbered`.
+            function: Async, or plain: then it is called in a thread. Its return hint is the type of
+                the result, which must be storable as JSON.
+            args: What to call it with.
+            kwargs: Likewise.
+
+        Returns:
+            What it returned, now or in an earlier attempt.
+
+        Raises:
+            InvalidName: The key is empty, too long, or holds control characters.
+            DuplicateStep: The key was taken already in this attempt.
+            ResultEncodeError: The result cannot be stored.
+            OwnershipLost: The execution is held by somebody else by now; nothing was recorded.
+        """
+        self.check()
+        return await self._recording().take(key, function, args, kwargs)
+
+    def step_here(
+        self, key: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """The same as :meth:`step`, for plain handlers: the function is called in their thread.
+
+        Args:
+            key: See :meth:`step`.
+            function: A plain function.
+            args: What to call it with.
+            kwargs: Likewise.
+
+        Raises:
+            ConfigurationError: An async handler calls it, which would wait for itself.
+        """
+        self.check()
+        result: R = self._recording().take_here(key, function, args, kwargs)
+        return result
+
+    def numbered(self, key: str) -> str:
+        """A key with a number that counts up within the attempt, for steps in a loop.
+
+        The order of the calls must be the same in each attempt: number the keys of concurrent
+        branches before they branch.
+
+        Args:
+            key: What is numbered, for instance ``page``; the first is ``page#1``.
+
+        Raises:
+            InvalidName: It cannot name a step.
+        """
+        return self._recording().numbered(key)
+
+    def _recording(self) -> Steps:
+        if self._steps is None:
+            if self._make_steps is None:
+                raise ConfigurationError("there is no database to record steps in")
+            self._steps = self._make_steps()
+        return self._steps
 
     def tell_cancelled(self) -> None:
         """Have ``cancelled`` read True from now on; the engine calls it."""

@@ -17,6 +17,7 @@ from pgconductor.runtime.attempt import Runnable, Stop
 from pgconductor.runtime.completer import Completer
 from pgconductor.runtime.gate import StartGate
 from pgconductor.runtime.heartbeat import HeartbeatThread
+from pgconductor.runtime.journal import Journal
 from pgconductor.runtime.maintenance import Maintenance
 from pgconductor.runtime.retention import RetentionLoop
 from pgconductor.runtime.threads import HandlerThreads
@@ -94,6 +95,7 @@ class Machine:
             completer=Completer(backend, self._on_written, self._on_refused),
             gate=StartGate(self._on_gate_open, settings.stale_after.total_seconds()),
             threads=HandlerThreads(concurrency * len(queues)),
+            journal=Journal(backend),
             on_error=self._on_refused,
             draining=draining,
         )

@@ -102,6 +102,7 @@ async def close(machine: Machine) -> None:
         loop.cancel()
     # Whatever they raised was reported when they ended.
     await asyncio.gather(*machine.loops, return_exceptions=True)
+    await machine.process.journal.aclose()
     machine.heartbeat.stop()
     if machine.heartbeat.ident is not None:
         await asyncio.to_thread(machine.heartbeat.join, 5.0)

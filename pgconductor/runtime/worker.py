@@ -20,6 +20,7 @@ from pgconductor.runtime.attempt import Attempt, Runnable, Stop
 from pgconductor.runtime.completer import Completer
 from pgconductor.runtime.frontier import Frontier
 from pgconductor.runtime.gate import StartGate
+from pgconductor.runtime.journal import Journal
 from pgconductor.runtime.prefetch import Prefetch
 from pgconductor.runtime.relay import Relay
 from pgconductor.runtime.wording import describe
@@ -46,6 +47,7 @@ class Process:
         completer: Where outcomes go.
         gate: Who may start.
         threads: Where plain handlers are called.
+        journal: Where steps are recorded.
         on_error: Called with the error of a fetch.
         draining: Somebody waits until nothing is left that is due.
         activity: Counts what has happened, so that a drain can tell that nothing has.
@@ -59,6 +61,7 @@ class Process:
     completer: Completer
     gate: StartGate
     threads: Executor
+    journal: Journal
     on_error: Callable[[Exception], None] = lambda _error: None
     draining: bool = False
     activity: int = 0
@@ -274,6 +277,7 @@ class Worker:
             threads=process.threads,
             report=process.completer.add,
             max_result_bytes=process.settings.max_result_bytes,
+            memory=process.journal,
         )
         process.gate.started(fetched)
         return attempt

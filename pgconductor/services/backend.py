@@ -18,6 +18,7 @@ from pgconductor.services.listener import AVAILABLE, CONTROL, Listener
 from pgconductor.services.orchestrators import OrchestratorService
 from pgconductor.services.pinned import PinnedUnitOfWork, TimedUnitOfWork, sibling_engine
 from pgconductor.services.retention import RetentionLink
+from pgconductor.services.steps import StepService
 from pgconductor.settings import Settings
 
 __all__ = ["Backend", "HeartbeatLink"]
@@ -85,6 +86,8 @@ class Backend:
             self._engine, timeout=command_timeout, role="fetch", durable=False
         )
         self._completing = PinnedUnitOfWork(self._engine, timeout=command_timeout, role="complete")
+        self._stepping = PinnedUnitOfWork(self._engine, timeout=command_timeout, role="steps")
+        self.steps: Final = StepService(self._stepping)
         self.fetching: Final = ExecutionService(self._fetching)
         self.completing: Final = ExecutionService(self._completing)
         self.orchestrators: Final = OrchestratorService(
@@ -144,5 +147,6 @@ class Backend:
         """Close all connections."""
         await self._fetching.aclose()
         await self._completing.aclose()
+        await self._stepping.aclose()
         await self._engine.dispose()
         await self._listening.dispose()

@@ -45,6 +45,7 @@ __all__ = [
     "ORPHANS",
     "PREFLIGHT",
     "RECORD_STEP",
+    "RECORD_STEPS",
     "REGISTER",
     "REGISTERED",
     "REMOVE_EXPIRED",
@@ -107,6 +108,7 @@ MARK_AWAITED: Final = _load("mark_awaited")
 ORPHANS: Final = _load("orphans")
 PREFLIGHT: Final = _load("preflight")
 RECORD_STEP: Final = _load("record_step")
+RECORD_STEPS: Final = _load("record_steps")
 REGISTER: Final = _load("register")
 REGISTERED: Final = _load("registered")
 REMOVE_EXPIRED: Final = _load("remove_expired")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
 from pgconductor.domain.claims import Claim
+from pgconductor.domain.steps import StepRecord
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.testing.database import FakeTransaction
 from pgconductor.testing.executions import holds
@@ -31,6 +32,23 @@ class FakeStepRepository:
         check_json(result, "result")
         row = StepRow(execution_id, key, result, self._transaction.now())
         return tables.steps.setdefault((execution_id, key), row).result
+
+    async def record_many(self, steps: Sequence[StepRecord]) -> list[str | OwnershipLost | None]:
+        """See the protocol."""
+        answers: list[str | OwnershipLost | None] = []
+        for one in steps:
+            try:
+                answers.append(await self.record(one.execution_id, one.claim, one.key, one.result))
+            except OwnershipLost as lost:
+                answers.append(lost)
+        return answers
+
+    async def results_of(
+        self, execution_ids: Collection[UUID]
+    ) -> Mapping[UUID, Mapping[str, str | None]]:
+        """See the protocol."""
+        found = {one: await self.results(one) for one in execution_ids}
+        return {one: results for one, results in found.items() if results}
 
     async def results(self, execution_id: UUID) -> Mapping[str, str | None]:
         """See the protocol."""

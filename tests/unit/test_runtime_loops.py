@@ -26,6 +26,7 @@ from pgconductor.exceptions import NotRegistered
 from pgconductor.runtime.completer import Completer
 from pgconductor.runtime.gate import StartGate
 from pgconductor.runtime.heartbeat import HeartbeatThread
+from pgconductor.runtime.journal import Journal
 from pgconductor.runtime.maintenance import Maintenance
 from pgconductor.runtime.worker import Process
 from pgconductor.services.backend import Backend
@@ -201,6 +202,7 @@ async def test_an_observer_that_could_not_look_starts_anew() -> None:
         completer=Completer(backend, lambda _: None),
         gate=StartGate(lambda: None, 1.0),
         threads=ThreadPoolExecutor(1),
+        journal=Journal(backend),
     )
     running = asyncio.create_task(Maintenance(process, []).run())
     await asyncio.wait_for(looked.wait(), 20)

@@ -1,0 +1,42 @@
+-- Results of steps, of executions that one orchestrator holds: recorded together, in one commit.
+-- Each must prove its owner (I1). The fence takes the executions' rows in share mode: a recovery
+-- skips them until this commits. What is on record comes back for each: this result, or an earlier
+-- one of the same key.
+--
+-- The rows are locked in the order of their ids, as completing does.
+WITH step AS MATERIALIZED (
+    SELECT s.*
+    FROM unnest(
+        CAST(:ids AS uuid[]),
+        CAST(:claim_numbers AS bigint[]),
+        CAST(:keys AS text[]),
+        CAST(:results AS text[])
+    ) WITH ORDINALITY AS s (execution_id, claim_number, key, result, place)
+),
+fence AS MATERIALIZED (
+    SELECT e.id, e.claim_number
+    FROM pgconductor.executions e
+    WHERE e.id = ANY (CAST(:ids AS uuid[]))
+      AND e.state = 'running'
+      AND e.locked_by = CAST(:orchestrator_id AS uuid)
+    ORDER BY e.id
+    FOR SHARE OF e
+),
+made AS (
+    INSERT INTO pgconductor.steps AS r (execution_id, key, result)
+    SELECT s.execution_id, s.key, CAST(s.result AS jsonb)
+    FROM step s
+    JOIN fence f ON f.id = s.execution_id AND f.claim_number = s.claim_number
+    ORDER BY s.execution_id, s.key
+    ON CONFLICT (execution_id, key) DO NOTHING
+    RETURNING r.execution_id, r.key, CAST(r.result AS text) AS result
+)
+SELECT
+    f.id IS NOT NULL AS held,
+    m.key IS NOT NULL OR r.key IS NOT NULL AS recorded,
+    CASE WHEN m.key IS NOT NULL THEN m.result ELSE CAST(r.result AS text) END AS result
+FROM step s
+LEFT JOIN fence f ON f.id = s.execution_id AND f.claim_number = s.claim_number
+LEFT JOIN made m ON m.execution_id = s.execution_id AND m.key = s.key
+LEFT JOIN pgconductor.steps r ON r.execution_id = s.execution_id AND r.key = s.key
+ORDER BY s.place

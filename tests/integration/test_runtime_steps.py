@@ -1,0 +1,258 @@
+"""I4, I5: steps of handlers at work: executed once, remembered by name, typed, written together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from pgconductor import Conductor, RetryPolicy, TaskContext
+from pgconductor.exceptions import ExecutionFailed
+from tests.integration.runtime_world import SOON, World
+from tests.support.waiting import eventually
+
+AT_ONCE = RetryPolicy.constant(timedelta(milliseconds=1))
+
+
+class Receipt(BaseModel):
+    charge: int
+    to: str
+
+
+@pytest.fixture
+async def world(database_url: str) -> AsyncIterator[World]:
+    world = World(database_url)
+    yield world
+    await world.close()
+
+
+@pytest.fixture
+def conductor(world: World) -> Conductor:
+    return world.conductor()
+
+
+def recorded(world: World) -> dict[str, Any]:
+    rows = world.rows("SELECT key, result FROM pgconductor.steps ORDER BY created_at, key")
+    return {row["key"]: row["result"] for row in rows}
+
+
+class Once:
+    """Fails the first attempt, after what came before."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.attempts = 0
+
+    def note(self, what: str) -> str:
+        self.calls.append(what)
+        return what
+
+    def end_of_attempt(self) -> None:
+        self.attempts += 1
+        if self.attempts == 1:
+            raise RuntimeError("the first attempt fails")
+
+
+async def test_a_recorded_step_is_not_called_again(world: World, conductor: Conductor) -> None:
+    once = Once()
+
+    async def charge(amount: int, *, to: str) -> Receipt:
+        once.note("charge")
+        return Receipt(charge=amount, to=to)
+
+    @conductor.task(retry=AT_ONCE)
+    async def checkout(ctx: TaskContext) -> int:
+        receipt = await ctx.step("charge", charge, 7, to="a")
+        assert isinstance(receipt, Receipt), "a replay gives back the same type"
+        once.end_of_attempt()
+        return receipt.charge
+
+    handle = await checkout.invoke()
+    assert await conductor.orchestrator().drain() == "clean"
+    assert await handle.result(SOON) == 7
+    assert (once.calls, once.attempts) == (["charge"], 2)
+    assert recorded(world) == {"charge": {"charge": 7, "to": "a"}}
+
+
+async def test_what_raises_is_not_remembered(world: World, conductor: Conductor) -> None:
+    once = Once()
+
+    def shaky() -> str:
+        once.note("called")
+        once.end_of_attempt()
+        return "done"
+
+    @conductor.task(retry=AT_ONCE)
+    async def task(ctx: TaskContext) -> str:
+        return await ctx.step("shaky", shaky)
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    assert await handle.result(SOON) == "done"
+    assert once.calls == ["called", "called"]
+    assert recorded(world) == {"shaky": "done"}
+
+
+async def test_plain_functions_leave_the_loop_alone(conductor: Conductor) -> None:
+    """A plain function is called in a thread; one that waits for the loop proves it."""
+
+    def blocking(loop: asyncio.AbstractEventLoop) -> str:
+        return asyncio.run_coroutine_threadsafe(asyncio.sleep(0, "from the loop"), loop).result(20)
+
+    @conductor.task
+    async def task(ctx: TaskContext) -> str:
+        return await ctx.step("blocking", blocking, asyncio.get_running_loop())
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    assert await handle.result(SOON) == "from the loop"
+
+
+async def test_a_plain_handler_takes_steps_in_its_thread(
+    world: World, conductor: Conductor
+) -> None:
+    once = Once()
+
+    @conductor.task(retry=AT_ONCE)
+    def task(ctx: TaskContext) -> str:
+        first = ctx.step_here("first", once.note, "one")
+        second = ctx.step_here(ctx.numbered("more"), once.note, "two")
+        once.end_of_attempt()
+        return first + second
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    assert await handle.result(SOON) == "onetwo"
+    assert once.calls == ["one", "two"]
+    assert recorded(world) == {"first": "one", "more#1": "two"}
+
+
+async def test_concurrent_branches_in_any_order(world: World, conductor: Conductor) -> None:
+    """I5: keyed by name, never by position."""
+    once = Once()
+
+    async def branch(name: str, delay: float) -> str:
+        await asyncio.sleep(delay)
+        return once.note(name)
+
+    @conductor.task(retry=AT_ONCE)
+    async def task(ctx: TaskContext) -> list[str]:
+        names = ["a", "b", "c"] if once.attempts == 0 else ["c", "b", "a"]
+        got = await asyncio.gather(
+            *(ctx.step(name, branch, name, 0.01 * i) for i, name in enumerate(names))
+        )
+        once.end_of_attempt()
+        return got
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    assert await handle.result(SOON) == ["c", "b", "a"]
+    assert sorted(once.calls) == ["a", "b", "c"]
+
+
+async def test_steps_in_flight_share_a_commit(world: World, conductor: Conductor) -> None:
+    """Without delaying a lone one: what gathers meanwhile goes together."""
+
+    @conductor.task
+    async def task(ctx: TaskContext) -> None:
+        await asyncio.gather(*(ctx.step(f"{i}", partial(int, i)) for i in range(50)))
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    await handle.result(SOON)
+    commits = world.rows("SELECT count(DISTINCT xmin::text) AS n FROM pgconductor.steps")
+    assert len(recorded(world)) == 50
+    assert commits[0]["n"] <= 10
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("", "is empty"), ("x" * 513, "longer than 512"), ("a\x00", "NUL"), ("a\n", "control")],
+)
+async def test_a_key_that_cannot_name_a_step(conductor: Conductor, key: str, words: str) -> None:
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> None:
+        await ctx.step(key, int)
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    with pytest.raises(ExecutionFailed, match=words):
+        await handle.result(SOON)
+
+
+async def test_the_same_key_twice_is_refused(conductor: Conductor) -> None:
+    """I5: never silently mixed up; numbered when asked."""
+
+    @conductor.task(max_attempts=1)
+    async def twice(ctx: TaskContext) -> None:
+        await ctx.step("page", int)
+        await ctx.step("page", int)
+
+    @conductor.task
+    async def numbered(ctx: TaskContext) -> list[int]:
+        return [await ctx.step(ctx.numbered("page"), int, i) for i in range(3)]
+
+    refused, counted = await twice.invoke(), await numbered.invoke()
+    await conductor.orchestrator().drain()
+    with pytest.raises(ExecutionFailed, match=r"DuplicateStep.*'page'.*ctx.numbered"):
+        await refused.result(SOON)
+    assert await counted.result(SOON) == [0, 1, 2]
+
+
+async def test_a_result_that_cannot_be_stored(world: World, conductor: Conductor) -> None:
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> None:
+        await ctx.step("set", lambda: {1, 2})
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    with pytest.raises(ExecutionFailed, match="step 'set' have happened"):
+        await handle.result(SOON)
+    assert recorded(world) == {}
+
+
+async def test_a_step_of_who_does_not_own_it_any_more(world: World, conductor: Conductor) -> None:
+    """I1: it is not recorded, and the handler learns it."""
+    learnt: list[str] = []
+
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> None:
+        world.rows("UPDATE pgconductor.executions SET claim_number = claim_number + 1000")
+        try:
+            await ctx.step("late", int)
+        except Exception as error:
+            learnt.append(type(error).__name__)
+            raise
+
+    await task.invoke()
+    orchestrator = conductor.orchestrator()
+    await orchestrator.start()
+    await eventually(lambda: learnt)
+    world.rows("UPDATE pgconductor.executions SET claim_number = claim_number - 1000")
+    await orchestrator.stop()
+    assert learnt == ["OwnershipLost"]
+    assert recorded(world) == {}
+
+
+async def test_a_retry_by_an_operator_keeps_or_drops_steps(
+    world: World, conductor: Conductor
+) -> None:
+    once = Once()
+
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> str:
+        await ctx.step("a", once.note, "a")
+        once.end_of_attempt()
+        return "ended"
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    assert await conductor.executions.retry(handle.id)
+    await conductor.orchestrator().drain()
+    assert await handle.result(SOON) == "ended"
+    assert once.calls == ["a"]
