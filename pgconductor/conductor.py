@@ -372,6 +372,7 @@ class Conductor:
                 self._poolers.noted(self.engine),
                 direct_engine=self._poolers.noted(self._direct()),
                 command_timeout=self.settings.command_timeout,
+                sessions=self.sessionmaker,
             ),
             self.settings,
             {name: Runnable(task.options, task.handler) for name, task in self._tasks.items()},

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import datetime
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from pgconductor.domain.claims import Fetched
 from pgconductor.exceptions import ConfigurationError
 from pgconductor.runtime.steps import Steps
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
 
 __all__ = ["Interrupted", "TaskContext", "logger_fields"]
 
@@ -168,6 +171,40 @@ class TaskContext:
         """
         self.check()
         return await self._recording().take(key, function, args, kwargs)
+
+    async def transact(
+        self,
+        key: str,
+        function: Callable[Concatenate[AsyncSession, P], Awaitable[R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """A step in a transaction of the application's own database: exactly once.
+
+        The function gets a session of the conductor's sessionmaker. What it writes, the record of
+        the step and the proof that this process still holds the execution commit together, or not
+        at all. A later attempt gets the result back and writes nothing again. After a serialization
+        failure or a deadlock the function is called again, in another session: let it do nothing
+        but write to it.
+
+        Args:
+            key: See :meth:`step`.
+            function: Async; it must neither commit nor roll back, nor keep what it was given.
+            args: What to call it with after the session.
+            kwargs: Likewise.
+
+        Returns:
+            What it returned, now or in an earlier attempt.
+
+        Raises:
+            DuplicateStep: The key was taken already in this attempt.
+            ResultEncodeError: The result cannot be stored; everything is rolled back.
+            OwnershipLost: The execution is held by somebody else by now; everything is rolled back.
+        """
+        self.check()
+        result: R = await self._recording().transact(key, function, args, kwargs)
+        return result
 
     def step_here(
         self, key: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs

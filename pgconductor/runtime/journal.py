@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from pgconductor.domain.backoff import Backoff
@@ -14,6 +14,7 @@ from pgconductor.domain.steps import StepRecord
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.runtime.wording import describe
 from pgconductor.services.backend import Backend
+from pgconductor.services.transactions import CommitUnknown
 
 __all__ = ["Journal"]
 
@@ -83,6 +84,35 @@ class Journal:
         self._loads.append(request)
         self._start()
         return await request.answer
+
+    async def transact(self, work: Callable[[Any], Awaitable[StepRecord]]) -> str | None:
+        """Execute work in a session of the application's, and record it in the same commit.
+
+        Args:
+            work: Gets the session, and says what to record.
+
+        Returns:
+            The result that is on record as JSON text.
+
+        Raises:
+            OwnershipLost: The execution is held by somebody else by now; nothing was written.
+        """
+        step: StepRecord | None = None
+
+        async def noted(session: Any) -> StepRecord:
+            nonlocal step
+            step = await work(session)
+            return step
+
+        try:
+            return await self._backend.transactions.execute(noted)
+        except CommitUnknown as unknown:
+            # It has happened or not, with the step: so the step tells.
+            if step is not None:
+                recorded = await self.load(step.execution_id)
+                if step.key in recorded:
+                    return recorded[step.key]
+            raise unknown.error from None
 
     async def aclose(self) -> None:
         """End; whoever waits still is cancelled."""

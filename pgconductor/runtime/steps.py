@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from contextvars import copy_context
 from functools import partial
@@ -34,6 +34,10 @@ class Remembers(Protocol):
 
     async def load(self, execution_id: UUID) -> Mapping[str, str | None]:
         """The recorded results of an execution."""
+        ...
+
+    async def transact(self, work: Callable[[Any], Awaitable[StepRecord]]) -> str | None:
+        """Execute work in a session of the application's, and record it in the same commit."""
         ...
 
 
@@ -123,6 +127,21 @@ class Steps:
         record = self.record(key, codec, function(*args, **kwargs))
         written = asyncio.run_coroutine_threadsafe(self._memory.record(record), self._loop)
         return codec.decode(written.result())
+
+    async def transact(
+        self, key: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Execute a transactional step, or return what it is remembered by."""
+        self.claim(key)
+        codec = _codec(function)
+        recorded = await self.recorded()
+        if key in recorded:
+            return codec.decode(recorded[key])
+
+        async def work(session: Any) -> StepRecord:
+            return self.record(key, codec, await function(session, *args, **kwargs))
+
+        return codec.decode(await self._memory.transact(work))
 
     def record(self, key: str, codec: Codec, result: object) -> StepRecord:
         """What to record of a step.

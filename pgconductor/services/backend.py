@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from pgconductor.domain.claims import Registration
 from pgconductor.domain.migrations import MigrationOutcome
@@ -19,6 +19,7 @@ from pgconductor.services.orchestrators import OrchestratorService
 from pgconductor.services.pinned import PinnedUnitOfWork, TimedUnitOfWork, sibling_engine
 from pgconductor.services.retention import RetentionLink
 from pgconductor.services.steps import StepService
+from pgconductor.services.transactions import TransactionService
 from pgconductor.settings import Settings
 
 __all__ = ["Backend", "HeartbeatLink"]
@@ -66,6 +67,7 @@ class Backend:
         engine: The user's engine; its address is used, its pool is left alone.
         direct_engine: An engine that leads around a pooler, for LISTEN; the default is ``engine``.
         command_timeout: How long one statement may take.
+        sessions: Makes the sessions of transactional steps; the default is the engine's own.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Backend:
         *,
         direct_engine: AsyncEngine | None = None,
         command_timeout: timedelta,
+        sessions: Callable[[], AsyncSession] | None = None,
     ) -> None:
         self._source = engine
         self._direct = direct_engine or engine
@@ -88,6 +91,9 @@ class Backend:
         self._completing = PinnedUnitOfWork(self._engine, timeout=command_timeout, role="complete")
         self._stepping = PinnedUnitOfWork(self._engine, timeout=command_timeout, role="steps")
         self.steps: Final = StepService(self._stepping)
+        self.transactions: Final = TransactionService(
+            sessions or async_sessionmaker(engine, expire_on_commit=False)
+        )
         self.fetching: Final = ExecutionService(self._fetching)
         self.completing: Final = ExecutionService(self._completing)
         self.orchestrators: Final = OrchestratorService(

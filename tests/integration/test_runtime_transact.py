@@ -1,0 +1,162 @@
+"""I4: a transactional step's effects in the application's database happen exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from pgconductor import Conductor, RetryPolicy, TaskContext
+from pgconductor.exceptions import ExecutionFailed
+from tests.integration.runtime_world import SOON, World
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import eventually
+
+AT_ONCE = RetryPolicy.constant(timedelta(milliseconds=1))
+#: Nobody else commits meanwhile: the loops of the engine send single statements.
+STILL = {"stale_after": 600, "self_fence_after": 500, "sweep_interval": 300}
+
+
+@pytest.fixture
+async def world(database_url: str) -> AsyncIterator[World]:
+    world = World(database_url)
+    world.rows("CREATE TABLE bookings (what text NOT NULL)")
+    yield world
+    await world.close()
+
+
+@pytest.fixture
+def conductor(world: World) -> Conductor:
+    return world.conductor()
+
+
+def bookings(world: World) -> list[str]:
+    return [row["what"] for row in world.rows("SELECT what FROM bookings ORDER BY what")]
+
+
+def steps(world: World) -> list[str]:
+    return [row["key"] for row in world.rows("SELECT key FROM pgconductor.steps ORDER BY key")]
+
+
+async def book(session: AsyncSession, what: str) -> int:
+    await session.execute(text("INSERT INTO bookings VALUES (:what)"), {"what": what})
+    return len(what)
+
+
+async def test_exactly_once_across_attempts(world: World, conductor: Conductor) -> None:
+    attempts: list[int] = []
+
+    @conductor.task(retry=AT_ONCE)
+    async def task(ctx: TaskContext) -> int:
+        length = await ctx.transact("book", book, "room")
+        attempts.append(ctx.attempt)
+        if ctx.attempt == 1:
+            raise RuntimeError("after the commit")
+        return length
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    assert await handle.result(SOON) == 4
+    assert attempts == [1, 2]
+    assert bookings(world) == ["room"]
+
+
+async def test_nothing_is_written_of_what_raises(world: World, conductor: Conductor) -> None:
+    async def half(session: AsyncSession) -> None:
+        await book(session, "half")
+        raise RuntimeError("in the middle")
+
+    async def odd(session: AsyncSession) -> object:
+        await book(session, "odd")
+        return object()
+
+    @conductor.task(max_attempts=1)
+    async def raising(ctx: TaskContext) -> None:
+        await ctx.transact("book", half)
+
+    @conductor.task(max_attempts=1)
+    async def unstorable(ctx: TaskContext) -> None:
+        await ctx.transact("book", odd)
+
+    handles = [await raising.invoke(), await unstorable.invoke()]
+    await conductor.orchestrator().drain()
+    for handle in handles:
+        with pytest.raises(ExecutionFailed):
+            await handle.result(SOON)
+    assert (bookings(world), steps(world)) == ([], [])
+
+
+async def test_a_lost_ownership_takes_the_writes_along(world: World, conductor: Conductor) -> None:
+    """I1: the business write in the same transaction rolls back with it."""
+    learnt: list[str] = []
+
+    async def late(session: AsyncSession) -> None:
+        await book(session, "late")
+        world.rows("UPDATE pgconductor.executions SET claim_number = claim_number + 1000")
+
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> None:
+        try:
+            await ctx.transact("book", late)
+        except Exception as error:
+            learnt.append(type(error).__name__)
+            raise
+
+    await task.invoke()
+    orchestrator = conductor.orchestrator()
+    await orchestrator.start()
+    await eventually(lambda: learnt)
+    world.rows("UPDATE pgconductor.executions SET claim_number = claim_number - 1000")
+    await orchestrator.stop()
+    assert learnt == ["OwnershipLost"]
+    assert (bookings(world), steps(world)) == ([], [])
+
+
+async def test_a_conflict_is_tried_again_in_another_session(
+    world: World, conductor: Conductor
+) -> None:
+    sessions: list[int] = []
+    conflict = "DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END $$"
+
+    async def contended(session: AsyncSession) -> None:
+        await book(session, f"try {len(sessions)}")
+        sessions.append(id(session))
+        if len(sessions) == 1:
+            await session.execute(text(conflict))
+
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> None:
+        await ctx.transact("book", contended)
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    await handle.result(SOON)
+    assert len(sessions) == 2
+    assert bookings(world) == ["try 1"]
+
+
+async def test_the_answer_to_the_commit_is_lost(world: World) -> None:
+    """It has happened, with the step: the step tells, and the handler goes on."""
+    calls: list[int] = []
+    async with TcpProxy.before(world.url) as proxy:
+        conductor = World(proxy.url).conductor(**STILL, listen=False)
+
+        async def once(session: AsyncSession) -> str:
+            calls.append(1)
+            await book(session, "once")
+            proxy.lose_reply_to(b"COMMIT")
+            return "booked"
+
+        @conductor.task(max_attempts=1)
+        async def task(ctx: TaskContext) -> str:
+            return await ctx.transact("book", once)
+
+        handle = await task.invoke()
+        assert await conductor.orchestrator().drain() == "clean"
+        assert await handle.result(SOON) == "booked"
+        await conductor.close()
+        assert proxy.cuts == 1
+    assert (len(calls), bookings(world), steps(world)) == (1, ["once"], ["book"])
