@@ -16,7 +16,7 @@ from typing import Any, Final
 from pgconductor.domain.claims import Fetched
 from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released
 from pgconductor.domain.tasks import TaskOptions
-from pgconductor.exceptions import PayloadDecodeError, ResultEncodeError
+from pgconductor.exceptions import ConfigurationError, PayloadDecodeError, ResultEncodeError
 from pgconductor.runtime.context import Interrupted, TaskContext, logger_fields
 from pgconductor.runtime.handler import Handler
 from pgconductor.runtime.steps import Remembers, Steps
@@ -79,7 +79,7 @@ class Attempt:
         memory: Remembers | None = None,
     ) -> None:
         self.fetched = fetched
-        self.context = TaskContext(fetched, None if memory is None else self._make_steps)
+        self.context = TaskContext(fetched, self._make_steps)
         self._memory = memory
         self._runnable = runnable
         self._threads = threads
@@ -94,13 +94,13 @@ class Attempt:
         self._limit: asyncio.Timeout | None = None
 
     def _make_steps(self) -> Steps:
-        # Only an attempt that has a memory and has begun is asked for it.
-        assert self._memory is not None  # noqa: S101
-        assert self._task is not None  # noqa: S101
+        memory, task = self._memory, self._task
+        if memory is None or task is None:
+            raise ConfigurationError("there is no database to record steps in")
         return Steps(
             self.fetched,
-            self._memory,
-            loop=self._task.get_loop(),
+            memory,
+            loop=task.get_loop(),
             threads=self._threads,
             max_bytes=self._max_result_bytes,
         )

@@ -213,7 +213,9 @@ def described(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[tuple[st
     arguments = function.args
     plain = [*arguments.posonlyargs, *arguments.args]
     missing = len(plain) - len(arguments.defaults)
-    defaults = [*[None] * missing, *arguments.defaults, *arguments.kw_defaults]
+    rest = [one for one in (arguments.vararg, arguments.kwarg) if one is not None]
+    first = [*[None] * missing, *arguments.defaults]
+    defaults = [*first, *arguments.kw_defaults, *[None] * len(rest)]
     return [
         (
             one.arg,
@@ -221,7 +223,7 @@ def described(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[tuple[st
             "" if one.annotation is None else ast.unparse(one.annotation),
             "" if default is None else ast.unparse(default),
         )
-        for one, default in zip([*plain, *arguments.kwonlyargs], defaults, strict=True)
+        for one, default in zip([*plain, *arguments.kwonlyargs, *rest], defaults, strict=True)
     ]
 
 

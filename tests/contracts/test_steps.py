@@ -10,6 +10,7 @@ import pytest
 from pgconductor.domain.claims import Claim, Fetched
 from pgconductor.domain.ids import new_id
 from pgconductor.domain.payloads import decode
+from pgconductor.domain.steps import StepRecord
 from pgconductor.exceptions import OwnershipLost
 from tests.contracts.harness import Harness
 
@@ -119,3 +120,54 @@ async def test_a_key_is_only_itself(db: Harness) -> None:
     for number, key in enumerate(keys):
         await record(db, held, key, str(number))
     assert await results(db, held) == {key: number for number, key in enumerate(keys)}
+
+
+# --- many at once --------------------------------------------------------------------------------
+
+
+async def record_many(db: Harness, *steps: StepRecord) -> list[str | OwnershipLost | None]:
+    async with db.begin() as repositories:
+        return await repositories.steps.record_many(steps)
+
+
+async def test_many_are_recorded_together(db: Harness) -> None:
+    owner = await db.register()
+    await db.invoke_several(2)
+    one, two = await db.fetch(owner)
+    steps = [
+        StepRecord(two.id, two.claim, "b", '"two"'),
+        StepRecord(one.id, one.claim, "a", None),
+        StepRecord(one.id, one.claim, "b", "1"),
+    ]
+    answers = await record_many(db, *steps)
+    assert [decode(it) for it in answers if not isinstance(it, OwnershipLost)] == ["two", None, 1]
+    async with db.begin() as repositories:
+        found = await repositories.steps.results_of([one.id, two.id, new_id()])
+    assert {it: dict(results) for it, results in found.items()} == {
+        one.id: {"a": None, "b": "1"},
+        two.id: {"b": '"two"'},
+    }
+
+
+async def test_of_many_each_must_prove_its_owner(db: Harness) -> None:
+    """I1: the stale one learns it, and the others are recorded."""
+    owner = await db.register()
+    await db.invoke_several(2)
+    one, two = await db.fetch(owner)
+    stale = Claim(one.claim.orchestrator_id, one.claim.number + 7)
+    lost, kept = await record_many(
+        db, StepRecord(one.id, stale, "a", "1"), StepRecord(two.id, two.claim, "a", "2")
+    )
+    assert isinstance(lost, OwnershipLost)
+    assert lost.execution_id == one.id
+    assert kept == "2"
+    assert await results(db, one) == {}
+
+
+async def test_of_many_a_recorded_step_is_returned_not_replaced(db: Harness) -> None:
+    """Also of two in one call: the answer to a batch was lost, and it comes again."""
+    _, held = await db.running()
+    step = StepRecord(held.id, held.claim, "a", "1")
+    assert await record_many(db, step) == ["1"]
+    assert await record_many(db, step, StepRecord(held.id, held.claim, "b", "2")) == ["1", "2"]
+    assert await record_many(db, StepRecord(held.id, held.claim, "a", "9")) == ["1"]

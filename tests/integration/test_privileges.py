@@ -278,6 +278,7 @@ READING = {
     "tasks.keys",
     "queues.names",
     "steps.results",
+    "steps.results_of",
     "schema.status",
 }
 ALLOWED = {

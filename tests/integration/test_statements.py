@@ -27,6 +27,7 @@ from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Rel
 from pgconductor.domain.retention import Retention
 from pgconductor.domain.revisions import KNOWN_REVISION
 from pgconductor.domain.snapshots import ExecutionFilter
+from pgconductor.domain.steps import StepRecord
 from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.repositories import Repositories, protocols, sql_repositories
@@ -113,6 +114,10 @@ CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
     "queues.declare_many": lambda all_: all_.queues.declare_many(["q"]),
     "queues.names": lambda all_: all_.queues.names(),
     "steps.record": recorded,
+    "steps.record_many": lambda all_: all_.steps.record_many(
+        [StepRecord(uuid4(), CLAIM, "a", "1"), StepRecord(uuid4(), CLAIM, "b")]
+    ),
+    "steps.results_of": lambda all_: all_.steps.results_of([uuid4(), uuid4()]),
     "steps.results": lambda all_: all_.steps.results(uuid4()),
     "schema.status": lambda all_: all_.schema.status(),
     "retention.remove_expired": lambda all_: all_.retention.remove_expired(Retention(), limit=9),
