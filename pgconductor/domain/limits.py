@@ -12,9 +12,9 @@ __all__ = [
     "DEFAULT_MAX_ATTEMPTS",
     "DEFAULT_MAX_CRASHES",
     "MAX_BATCH",
-    "MAX_DEDUPE_KEY_BYTES",
     "MAX_DELAY",
     "MAX_ERROR_CHARS",
+    "MAX_KEY_BYTES",
     "MAX_PRIORITY",
     "MAX_TRACEBACK_CHARS",
     "check_concurrency",
@@ -25,12 +25,13 @@ __all__ = [
     "check_priority",
     "check_queue",
     "check_run_at",
+    "check_step_key",
     "check_task_key",
     "check_text",
 ]
 
 MAX_BATCH: Final = 10_000
-MAX_DEDUPE_KEY_BYTES: Final = 512
+MAX_KEY_BYTES: Final = 512
 MAX_DELAY: Final = timedelta(days=3653)
 MAX_PRIORITY: Final = 32_767
 MAX_ATTEMPTS: Final = 1_000_000
@@ -99,11 +100,25 @@ def check_dedupe_key(key: object, field: str = "dedupe_key") -> str:
         InvalidName: It is empty, too long, or holds a control character.
         InvalidInput: It is not a string that Postgres can store.
     """
+    return _check_key(key, field, "leave it out, or name what must not happen twice")
+
+
+def check_step_key(key: object, field: str = "key") -> str:
+    """Return ``key`` if it may name a step: 1 to 512 bytes, no control characters.
+
+    Raises:
+        InvalidName: It is empty, too long, or holds a control character.
+        InvalidInput: It is not a string that Postgres can store.
+    """
+    return _check_key(key, field, "a step is remembered by its name")
+
+
+def _check_key(key: object, field: str, why: str) -> str:
     text = check_text(key, field)
     if not text.strip():
-        raise InvalidName(field, "is empty; leave it out, or name what must not happen twice")
-    if len(text.encode()) > MAX_DEDUPE_KEY_BYTES:
-        raise InvalidName(field, f"is longer than {MAX_DEDUPE_KEY_BYTES} bytes; hash it")
+        raise InvalidName(field, f"is empty; {why}")
+    if len(text.encode()) > MAX_KEY_BYTES:
+        raise InvalidName(field, f"is longer than {MAX_KEY_BYTES} bytes; hash it")
     if not text.isprintable():
         raise InvalidName(field, "holds a control or otherwise invisible character")
     return text

@@ -119,10 +119,8 @@ class Journal:
         if self._working is not None:
             self._working.cancel()
             await asyncio.wait([self._working])
-        for record in self._records:
-            record.answer.cancel()
-        for load in self._loads:
-            load.answer.cancel()
+        _forget(self._records)
+        _forget(self._loads)
 
     def _start(self) -> None:
         if self._working is None or self._working.done():
@@ -139,9 +137,17 @@ class Journal:
                 if loads:
                     await self._load(loads)
                 backoff.reset()
+            except asyncio.CancelledError:
+                _forget(records)
+                _forget(loads)
+                raise
             except Exception as error:
                 if not self._backend.is_lost(error):
-                    raise
+                    # A mistake of ours: nobody may wait for ever because of it.
+                    logger.exception("steps could not be recorded or read")
+                    _refuse(records, error)
+                    _refuse(loads, error)
+                    continue
                 # Nothing is lost: what may have been written is recognised when it comes again.
                 self._records[:0], self._loads[:0] = records, loads
                 logger.warning("steps are delayed, no database: %s", describe(error))
@@ -179,6 +185,11 @@ class Journal:
         for one in batch:
             if not one.answer.done():
                 one.answer.set_result(found.get(one.about, {}))
+
+
+def _forget(batch: list[_Request[T, A]]) -> None:
+    for one in batch:
+        one.answer.cancel()
 
 
 def _refuse(batch: list[_Request[T, A]], error: Exception) -> None:

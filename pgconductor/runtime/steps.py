@@ -13,7 +13,8 @@ from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from pgconductor.domain.claims import Fetched
-from pgconductor.domain.steps import StepRecord, check_step_key
+from pgconductor.domain.limits import check_step_key
+from pgconductor.domain.steps import StepRecord
 from pgconductor.exceptions import (
     ConfigurationError,
     DuplicateStep,

@@ -1,0 +1,147 @@
+"""The journal of steps: what shares a batch, what goes wrong in one, and who waits for what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from typing import cast
+from uuid import UUID, uuid4
+
+import pytest
+
+from pgconductor.domain.claims import Claim
+from pgconductor.domain.steps import StepRecord
+from pgconductor.exceptions import OwnershipLost
+from pgconductor.runtime.journal import Journal
+from pgconductor.services.backend import Backend
+
+CLAIM = Claim(uuid4(), 1)
+
+
+class Lost(ConnectionError):
+    """The database is out of reach."""
+
+
+class Steps:
+    """Records in memory; waits to be let go, and raises what it is told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.may_go = asyncio.Event()
+        self.may_go.set()
+        self.errors: list[Exception] = []
+        self.refused: set[str] = set()
+        self.stolen: set[str] = set()
+
+    async def record_many(self, steps: Sequence[StepRecord]) -> list[str | OwnershipLost | None]:
+        self.batches.append([one.key for one in steps])
+        await self.may_go.wait()
+        if self.errors:
+            raise self.errors.pop(0)
+        if self.refused & {one.key for one in steps}:
+            raise ValueError("it cannot be stored")
+        return [
+            OwnershipLost(one.execution_id) if one.key in self.stolen else one.result
+            for one in steps
+        ]
+
+    async def results_of(
+        self, execution_ids: Collection[UUID]
+    ) -> Mapping[UUID, Mapping[str, str | None]]:
+        if self.errors:
+            raise self.errors.pop(0)
+        return {one: {"before": "1"} for one in execution_ids}
+
+
+class Somewhere:
+    is_lost = staticmethod(lambda error: isinstance(error, Lost))
+
+    def __init__(self) -> None:
+        self.steps = Steps()
+
+
+@pytest.fixture
+def somewhere() -> Somewhere:
+    return Somewhere()
+
+
+@pytest.fixture
+def journal(somewhere: Somewhere) -> Journal:
+    return Journal(cast("Backend", somewhere))
+
+
+def step(key: str) -> StepRecord:
+    return StepRecord(uuid4(), CLAIM, key, f'"{key}"')
+
+
+async def begun(journal: Journal, *keys: str) -> list[asyncio.Task[str | None]]:
+    tasks = [asyncio.create_task(journal.record(step(key))) for key in keys]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def test_what_gathers_meanwhile_is_one_batch(journal: Journal, somewhere: Somewhere) -> None:
+    somewhere.steps.may_go.clear()
+    first = await begun(journal, "alone")
+    others = await begun(journal, "a", "b", "c")
+    somewhere.steps.may_go.set()
+    assert await asyncio.gather(*first, *others) == ['"alone"', '"a"', '"b"', '"c"']
+    assert somewhere.steps.batches == [["alone"], ["a", "b", "c"]]
+
+
+async def test_one_that_cannot_be_stored_is_the_only_one_to_fail(
+    journal: Journal, somewhere: Somewhere
+) -> None:
+    somewhere.steps.refused.add("bad")
+    somewhere.steps.stolen.add("late")
+    good, bad, late = await begun(journal, "good", "bad", "late")
+    assert await good == '"good"'
+    with pytest.raises(ValueError, match="cannot be stored"):
+        await bad
+    with pytest.raises(OwnershipLost):
+        await late
+
+
+async def test_a_database_out_of_reach_is_waited_for(
+    journal: Journal, somewhere: Somewhere
+) -> None:
+    somewhere.steps.errors = [Lost(), Lost()]
+    (one,) = await begun(journal, "a")
+    assert await asyncio.wait_for(one, 20) == '"a"'
+    somewhere.steps.errors = [Lost()]
+    assert await asyncio.wait_for(journal.load(uuid4()), 20) == {"before": "1"}
+
+
+async def test_who_has_gone_is_left_out(journal: Journal, somewhere: Somewhere) -> None:
+    somewhere.steps.may_go.clear()
+    first = await begun(journal, "first")
+    gone, stays = await begun(journal, "gone", "stays")
+    gone.cancel()
+    somewhere.steps.may_go.set()
+    assert await asyncio.gather(*first, stays) == ['"first"', '"stays"']
+    assert somewhere.steps.batches == [["first"], ["stays"]]
+
+
+async def test_a_mistake_has_nobody_wait_for_ever(
+    journal: Journal, somewhere: Somewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def too_few(steps: Sequence[StepRecord]) -> list[str | OwnershipLost | None]:
+        return []
+
+    monkeypatch.setattr(somewhere.steps, "record_many", too_few)
+    (one,) = await begun(journal, "a")
+    with pytest.raises(ValueError, match="zip"):
+        await asyncio.wait_for(one, 20)
+    monkeypatch.undo()
+    assert await journal.record(step("b")) == '"b"'
+
+
+async def test_its_end_ends_the_waiting(journal: Journal, somewhere: Somewhere) -> None:
+    somewhere.steps.may_go.clear()
+    first = await begun(journal, "first")
+    second = await begun(journal, "second")
+    await journal.aclose()
+    for task in (*first, *second):
+        with pytest.raises(asyncio.CancelledError):
+            await task
