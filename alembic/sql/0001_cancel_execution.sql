@@ -1,30 +1,64 @@
 -- Cancel an execution: at once if no worker holds it; otherwise its owner is told, and it ends as
--- cancelled at its next boundary. False if it has finished or never was.
-CREATE FUNCTION pgconductor.cancel_execution(p_execution_id uuid, p_reason text DEFAULT NULL)
+-- cancelled at its next boundary. Its children that it waits for, and theirs, are cancelled with it
+-- unless p_children is false. False if it has finished or never was.
+--
+-- All are locked in the order of their ids, as completing does. No child comes after the lock:
+-- whoever makes one holds its parent's row in share mode, and looks for a cancellation.
+CREATE FUNCTION pgconductor.cancel_execution(
+    p_execution_id uuid, p_reason text DEFAULT NULL, p_children boolean DEFAULT true
+)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_owner uuid;
-    v_awaited boolean;
+    v_all uuid[] := ARRAY[p_execution_id];
+    v_more uuid[];
+    v_done boolean := false;
+    v_row record;
 BEGIN
-    UPDATE pgconductor.executions e
-    SET state = CASE WHEN e.state = 'running' THEN e.state ELSE 'cancelled' END,
-        finished_at = CASE WHEN e.state = 'running' THEN NULL ELSE pgconductor.wall_clock() END,
-        cancel_requested_at = coalesce(e.cancel_requested_at, pgconductor.wall_clock()),
-        cancel_reason = coalesce(e.cancel_reason, p_reason)
-    WHERE e.id = p_execution_id
-      AND e.state IN ('available', 'running', 'waiting')
-    RETURNING e.locked_by, e.awaited INTO v_owner, v_awaited;
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
-    IF v_owner IS NOT NULL THEN
-        PERFORM pg_notify('pgconductor_control', v_owner::text);
-    ELSIF v_awaited THEN
-        PERFORM pg_notify('pgconductor_finished', p_execution_id::text);
-    END IF;
-    RETURN true;
+    LOOP
+        PERFORM 1
+        FROM pgconductor.executions e
+        WHERE e.id = ANY (v_all)
+        ORDER BY e.id
+        FOR NO KEY UPDATE OF e;
+        EXIT WHEN p_children IS NOT TRUE;
+        v_more := ARRAY(
+            SELECT c.id
+            FROM pgconductor.executions c
+            WHERE c.parent_id = ANY (v_all)
+              AND c.parent_key IS NOT NULL
+              AND c.finished_at IS NULL
+              AND c.id <> ALL (v_all)
+        );
+        EXIT WHEN cardinality(v_more) = 0;
+        v_all := v_all || v_more;
+    END LOOP;
+
+    FOR v_row IN
+        UPDATE pgconductor.executions e
+        SET state = CASE WHEN e.state = 'running' THEN e.state ELSE 'cancelled' END,
+            finished_at = CASE WHEN e.state = 'running' THEN NULL ELSE pgconductor.wall_clock() END,
+            cancel_requested_at = coalesce(e.cancel_requested_at, pgconductor.wall_clock()),
+            cancel_reason = coalesce(
+                e.cancel_reason,
+                CASE WHEN e.id = p_execution_id THEN p_reason ELSE 'its parent was cancelled' END
+            )
+        WHERE e.id = ANY (v_all)
+          AND e.state IN ('available', 'running', 'waiting')
+        RETURNING e.id, e.locked_by, e.awaited, e.parent_key
+    LOOP
+        v_done := v_done OR v_row.id = p_execution_id;
+        IF v_row.locked_by IS NOT NULL THEN
+            PERFORM pg_notify('pgconductor_control', v_row.locked_by::text);
+        ELSIF v_row.awaited THEN
+            PERFORM pg_notify('pgconductor_finished', v_row.id::text);
+        END IF;
+        IF v_row.parent_key IS NOT NULL THEN
+            PERFORM pg_notify('pgconductor_waits', '');
+        END IF;
+    END LOOP;
+    RETURN v_done;
 END
 $$

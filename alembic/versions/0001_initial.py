@@ -23,6 +23,7 @@ breaking = False
 
 TABLES = (
     "steps",
+    "events",
     "executions",
     "orchestrators",
     "tasks",
@@ -37,7 +38,9 @@ AFTER_TABLES = (
     "invoke_executions",
     "invoke_batch",
     "invoke",
+    "settle",
     "cancel_execution",
+    "emit_event",
 )
 
 
@@ -61,6 +64,8 @@ def upgrade() -> None:
             op.execute(sql_file(f"{revision}_{part}.sql"))
         create_executions()
         create_the_rest()
+        create_steps()
+        create_events()
         create_gate()
         for part in AFTER_TABLES:
             op.execute(sql_file(f"{revision}_{part}.sql"))
@@ -110,6 +115,8 @@ def create_executions() -> None:
         sa.Column("cancel_reason", sa.Text(), nullable=True),
         sa.Column("awaited", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("parent_id", sa.Uuid(), nullable=True),
+        sa.Column("parent_key", sa.Text(), nullable=True),
+        sa.Column("wakes", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
@@ -130,7 +137,8 @@ def create_executions() -> None:
             " AND (state <> 'failed' OR last_error IS NOT NULL)"
             " AND (state <> 'cancelled' OR cancel_requested_at IS NOT NULL)"
             " AND max_attempts >= 1 AND attempts BETWEEN 0 AND max_attempts"
-            " AND max_crashes >= 1 AND crashes BETWEEN 0 AND max_crashes",
+            " AND max_crashes >= 1 AND crashes BETWEEN 0 AND max_crashes"
+            " AND wakes >= 0 AND (parent_key IS NULL OR parent_id IS NOT NULL)",
             name=op.f("executions_state_check"),
         ),
         sa.CheckConstraint(
@@ -177,6 +185,22 @@ def create_executions() -> None:
         unique=False,
         schema="pgconductor",
         postgresql_where=sa.text("claim_number > 0"),
+    )
+    op.create_index(
+        "executions_parent_idx",
+        "executions",
+        ["parent_id"],
+        unique=False,
+        schema="pgconductor",
+        postgresql_where=sa.text("parent_id IS NOT NULL"),
+    )
+    op.create_index(
+        "executions_untold_idx",
+        "executions",
+        ["finished_at"],
+        unique=False,
+        schema="pgconductor",
+        postgresql_where=sa.text("parent_key IS NOT NULL AND awaited AND finished_at IS NOT NULL"),
     )
     op.create_index(
         "executions_ready_idx",
@@ -299,18 +323,41 @@ def create_the_rest() -> None:
         sa.PrimaryKeyConstraint("key", name=op.f("tasks_pkey")),
         schema="pgconductor",
     )
+
+
+def create_steps() -> None:
     op.create_table(
         "steps",
         sa.Column("execution_id", sa.Uuid(), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), server_default=sa.text("'step'"), nullable=False),
+        sa.Column("place", sa.Integer(), nullable=True),
+        sa.Column("pending", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("result", postgresql.JSONB(none_as_null=True), nullable=True),
+        sa.Column("error_type", sa.Text(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("detail", sa.Text(), nullable=True),
+        sa.Column("wake_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("match", postgresql.JSONB(none_as_null=True), nullable=True),
+        sa.Column("child_id", sa.Uuid(), nullable=True),
+        sa.Column("event_id", sa.Uuid(), nullable=True),
+        sa.Column("woke", sa.Integer(), nullable=True),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
             server_default=sa.text("pgconductor.clock()"),
             nullable=False,
         ),
-        sa.CheckConstraint("octet_length(key) BETWEEN 1 AND 512", name=op.f("steps_key_check")),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "octet_length(key) BETWEEN 1 AND 512"
+            " AND kind IN ('step', 'try', 'sleep', 'child', 'spawn', 'event', 'emit', 'patch')"
+            " AND (NOT pending OR kind IN ('try', 'sleep', 'child', 'event'))"
+            " AND (NOT pending OR (result IS NULL AND ended_at IS NULL AND event_id IS NULL))"
+            " AND (error IS NULL) = (error_type IS NULL)"
+            " AND (error IS NULL OR result IS NULL)",
+            name=op.f("steps_life_check"),
+        ),
         sa.ForeignKeyConstraint(
             ["execution_id"],
             ["pgconductor.executions.id"],
@@ -320,6 +367,64 @@ def create_the_rest() -> None:
         sa.PrimaryKeyConstraint("execution_id", "key", name=op.f("steps_pkey")),
         schema="pgconductor",
         postgresql_with=OFTEN_VACUUMED,
+    )
+    op.create_index(
+        "steps_event_idx",
+        "steps",
+        ["detail"],
+        unique=False,
+        schema="pgconductor",
+        postgresql_where=sa.text("pending AND kind = 'event'"),
+    )
+    op.create_index(
+        "steps_wake_idx",
+        "steps",
+        ["wake_at"],
+        unique=False,
+        schema="pgconductor",
+        postgresql_where=sa.text("pending AND wake_at IS NOT NULL"),
+    )
+
+
+def create_events() -> None:
+    op.create_table(
+        "events",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("payload", postgresql.JSONB(none_as_null=True), nullable=True),
+        sa.Column("matched", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column(
+            "emitted_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("pgconductor.wall_clock()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint(
+            "name ~ '^[A-Za-z_][A-Za-z0-9_.:/-]*$' AND octet_length(name) <= 128"
+            " AND (payload IS NULL OR pg_column_size(payload) <= 8388608)",
+            name=op.f("events_input_check"),
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("events_pkey")),
+        schema="pgconductor",
+        postgresql_with=OFTEN_VACUUMED,
+    )
+    op.create_index(
+        "events_emitted_idx", "events", ["emitted_at"], unique=False, schema="pgconductor"
+    )
+    op.create_index(
+        "events_name_idx",
+        "events",
+        ["name", "emitted_at", "id"],
+        unique=False,
+        schema="pgconductor",
+    )
+    op.create_index(
+        "events_unmatched_idx",
+        "events",
+        ["id"],
+        unique=False,
+        schema="pgconductor",
+        postgresql_where=sa.text("NOT matched"),
     )
 
 

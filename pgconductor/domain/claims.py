@@ -65,6 +65,7 @@ class Fetched:
         priority: Higher was sooner.
         run_at: When it was due.
         created_at: When it was invoked.
+        parent_id: The execution that waits for it, or None.
         alone: It is one crash short of its limit: nothing else may start in the process until it
             ends, so that if it is the guilty one, it is found alone.
     """
@@ -81,6 +82,7 @@ class Fetched:
     priority: int
     run_at: datetime
     created_at: datetime
+    parent_id: UUID | None = None
 
     @property
     def alone(self) -> bool:

@@ -19,6 +19,7 @@ __all__ = [
     "Failure",
     "Outcome",
     "Released",
+    "Suspended",
     "Verdict",
     "storable",
 ]
@@ -117,7 +118,25 @@ class Released:
     claim: Claim
 
 
-Outcome = Completed | Failed | Released
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """Every branch of the handler waits; nothing is held until something comes.
+
+    It does not count as an attempt.
+
+    Attributes:
+        execution_id: Which execution.
+        claim: The owner that reports.
+        wakes: How many of its waits had ended as far as the handler has seen. If there are more by
+            now, the execution is available at once.
+    """
+
+    execution_id: UUID
+    claim: Claim
+    wakes: int
+
+
+Outcome = Completed | Failed | Released | Suspended
 
 
 class Disposition(StrEnum):

@@ -41,6 +41,7 @@ class ExecutionSnapshot:
     cancel_requested_at: datetime | None
     cancel_reason: str | None
     parent_id: UUID | None
+    parent_key: str | None
     created_at: datetime
     finished_at: datetime | None
 

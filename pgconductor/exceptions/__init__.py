@@ -19,8 +19,20 @@
     ├── ResultTimeout (TimeoutError)  not finished in the time given
     ├── PayloadDecodeError            a stored payload that this code cannot read
     ├── ResultEncodeError             a handler's result that cannot be stored
-    ├── DuplicateStep                 two steps of one attempt have the same key
+    ├── StepError                     what steps and waits raise
+    │   ├── StepNotFound              the execution has no such step on record
+    │   ├── DuplicateStep             two steps of one attempt have the same key
+    │   ├── StepFailed                a step has failed for good, and that is on record
+    │   ├── StepTimeout               a step's function took longer than it may
+    │   ├── WaitTimeout               what was waited for did not come in time
+    │   ├── ChildError                a child has not completed
+    │   │   ├── ChildFailed           it has failed
+    │   │   └── ChildCancelled        it was cancelled
+    │   ├── ReplayMismatch            the handler does not do what its execution has on record
+    │   ├── CompletionNotCommitted    what complete_in() was to complete was rolled back
+    │   └── TransactionConflict       a block's transaction ended in a conflict
     ├── DoNotRetry                    raised by a handler: fail now, whatever attempts are left
+    │   └── SuspensionSwallowed       a handler went on while it was to be suspended
     ├── RetryAfter                    raised by a handler: retry after this delay
     ├── OwnershipLost                 the caller no longer holds the execution
     ├── OrchestratorError
@@ -47,6 +59,18 @@
             └── MigrationAborted      it was told to stop
 """
 
+from pgconductor.exceptions.durable import (
+    ChildCancelled,
+    ChildError,
+    ChildFailed,
+    CompletionNotCommitted,
+    ReplayMismatch,
+    StepFailed,
+    StepTimeout,
+    SuspensionSwallowed,
+    TransactionConflict,
+    WaitTimeout,
+)
 from pgconductor.exceptions.general import (
     ConfigurationError,
     DedupeConflict,
@@ -69,6 +93,8 @@ from pgconductor.exceptions.general import (
     ResultEncodeError,
     ResultTimeout,
     RetryAfter,
+    StepError,
+    StepNotFound,
     UnknownQueue,
     UnknownTask,
     WrongSession,
@@ -96,6 +122,10 @@ from pgconductor.exceptions.schema import (
 )
 
 __all__ = [
+    "ChildCancelled",
+    "ChildError",
+    "ChildFailed",
+    "CompletionNotCommitted",
     "ConfigurationError",
     "DedupeConflict",
     "DoNotRetry",
@@ -127,6 +157,7 @@ __all__ = [
     "PoolerDetected",
     "PrivilegeMissing",
     "RegistrationRefused",
+    "ReplayMismatch",
     "ResultEncodeError",
     "ResultTimeout",
     "RetryAfter",
@@ -136,7 +167,14 @@ __all__ = [
     "SchemaError",
     "SchemaMissing",
     "SchemaTooNew",
+    "StepError",
+    "StepFailed",
+    "StepNotFound",
+    "StepTimeout",
+    "SuspensionSwallowed",
+    "TransactionConflict",
     "UnknownQueue",
     "UnknownTask",
+    "WaitTimeout",
     "WrongSession",
 ]

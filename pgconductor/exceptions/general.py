@@ -27,6 +27,8 @@ __all__ = [
     "ResultEncodeError",
     "ResultTimeout",
     "RetryAfter",
+    "StepError",
+    "StepNotFound",
     "UnknownQueue",
     "UnknownTask",
     "WrongSession",
@@ -172,7 +174,27 @@ class ResultEncodeError(PgconductorError):
     """A handler's result that cannot be stored; the handler's effects have happened."""
 
 
-class DuplicateStep(PgconductorError):
+class StepError(PgconductorError):
+    """Root of what steps and waits raise; see :mod:`pgconductor.exceptions.durable`."""
+
+
+class StepNotFound(StepError, LookupError):
+    """The execution has no step of that key on record.
+
+    Attributes:
+        execution_id: The execution.
+        key: The key.
+    """
+
+    def __init__(self, execution_id: UUID, key: str) -> None:
+        super().__init__(
+            f"execution {execution_id} has no step {key!r} on record; pgconductor show lists them"
+        )
+        self.execution_id = execution_id
+        self.key = key
+
+
+class DuplicateStep(StepError):
     """Two steps of one attempt have the same key, by which only one can be remembered.
 
     Attributes:

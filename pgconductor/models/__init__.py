@@ -5,6 +5,7 @@ They mirror the tables that the Alembic revisions make; ``alembic check`` holds 
 
 from pgconductor.models.base import SCHEMA, Base
 from pgconductor.models.catalog import Queue, TaskDefinition
+from pgconductor.models.event import Event
 from pgconductor.models.execution import Execution
 from pgconductor.models.orchestrator import Orchestrator
 from pgconductor.models.retention import RetentionWalk
@@ -14,6 +15,7 @@ from pgconductor.models.step import Step
 __all__ = [
     "SCHEMA",
     "Base",
+    "Event",
     "Execution",
     "Orchestrator",
     "Queue",

@@ -33,6 +33,7 @@ _LIFE = (
     " AND (state <> 'cancelled' OR cancel_requested_at IS NOT NULL)"
     " AND max_attempts >= 1 AND attempts BETWEEN 0 AND max_attempts"
     " AND max_crashes >= 1 AND crashes BETWEEN 0 AND max_crashes"
+    " AND wakes >= 0 AND (parent_key IS NULL OR parent_id IS NOT NULL)"
 )
 # A regular expression with a bound, as in {0,47}, takes ten times as long as one without and a look
 # at the length.
@@ -101,6 +102,18 @@ class Execution(Base):
             "locked_by",
             postgresql_where=text("cancel_requested_at IS NOT NULL AND state = 'running'"),
         ),
+        # The children of an execution.
+        Index(
+            "executions_parent_idx",
+            "parent_id",
+            postgresql_where=text("parent_id IS NOT NULL"),
+        ),
+        # Children whose end their parent has not been told.
+        Index(
+            "executions_untold_idx",
+            "finished_at",
+            postgresql_where=text("parent_key IS NOT NULL AND awaited AND finished_at IS NOT NULL"),
+        ),
         {"postgresql_with": OFTEN_VACUUMED},
     )
 
@@ -129,6 +142,8 @@ class Execution(Base):
     cancel_reason: Mapped[str | None]
     awaited: Mapped[bool] = mapped_column(server_default=text("false"))
     parent_id: Mapped[UUID | None]
+    parent_key: Mapped[str | None]
+    wakes: Mapped[int] = mapped_column(server_default=text("0"))
     created_at: Mapped[datetime] = mapped_column(server_default=text(CLOCK))
     finished_at: Mapped[datetime | None]
 

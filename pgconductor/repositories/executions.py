@@ -28,10 +28,18 @@ from pgconductor.domain.claims import Claim, Fetched, Position
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.domain.limits import MAX_BATCH, check_count
 from pgconductor.domain.orchestrators import Recovery
-from pgconductor.domain.outcomes import Completed, Disposition, Failed, Outcome, Verdict
+from pgconductor.domain.outcomes import (
+    Completed,
+    Disposition,
+    Failed,
+    Outcome,
+    Released,
+    Suspended,
+    Verdict,
+)
 from pgconductor.domain.payloads import decode
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page, Progress
-from pgconductor.exceptions import DedupeConflict, PayloadDecodeError
+from pgconductor.exceptions import DedupeConflict, PayloadDecodeError, StepNotFound
 from pgconductor.models import Execution
 from pgconductor.repositories.errors import sqlstate
 from pgconductor.repositories.executor import SqlRepository
@@ -40,6 +48,12 @@ from pgconductor.types import ExecutionState
 
 __all__ = ["SqlExecutionRepository"]
 
+_KINDS: Final[Mapping[type[Outcome], str]] = {
+    Completed: "completed",
+    Failed: "failed",
+    Released: "released",
+    Suspended: "suspended",
+}
 _COMPLETED: Final = (Disposition.RECORDED, ExecutionState.COMPLETED)
 _by_id: Final = attrgetter("execution_id")
 _UNIQUE_VIOLATION: Final = "23505"
@@ -192,16 +206,21 @@ class SqlExecutionRepository(SqlRepository):
         """See the protocol."""
         return [row.locked_by for row in await self._rows(sql.ORPHANS)]
 
-    async def cancel(self, execution_id: UUID, reason: str | None = None) -> bool:
+    async def cancel(
+        self, execution_id: UUID, reason: str | None = None, *, children: bool = True
+    ) -> bool:
         """See the protocol."""
-        done = func.pgconductor.cancel_execution(execution_id, reason)
+        done = func.pgconductor.cancel_execution(execution_id, reason, children)
         (row,) = await self._rows(select(done.label("done")))
         return bool(row.done)
 
-    async def retry(self, execution_id: UUID, *, from_scratch: bool = False) -> bool:
+    async def retry(
+        self, execution_id: UUID, *, from_scratch: bool = False, from_step: str | None = None
+    ) -> bool:
         """See the protocol."""
+        parameters = {"id": execution_id, "from_scratch": from_scratch, "from_step": from_step}
         try:
-            (row,) = await self._rows(sql.RETRY, {"id": execution_id, "from_scratch": from_scratch})
+            (row,) = await self._rows(sql.RETRY, parameters)
         except (IntegrityError, UniqueViolationError) as error:
             if sqlstate(error) != _UNIQUE_VIOLATION:
                 raise
@@ -209,6 +228,8 @@ class SqlExecutionRepository(SqlRepository):
             raise DedupeConflict(execution_id) from error
         if row.rival:
             raise DedupeConflict(execution_id)
+        if row.unknown:
+            raise StepNotFound(execution_id, str(from_step))
         return bool(row.changed)
 
     async def get_one_or_none(self, execution_id: UUID) -> ExecutionSnapshot | None:
@@ -285,7 +306,7 @@ def _outcome_parameters(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
     for one in outcomes:
         failed = one if isinstance(one, Failed) else None
         completed = one if isinstance(one, Completed) else None
-        kinds.append("failed" if failed else "completed" if completed else "released")
+        kinds.append(_KINDS[type(one)])
         results.append(completed.result if completed else None)
         delays.append(failed.retry_after if failed else None)
         failure = failed.failure if failed else None
@@ -302,6 +323,7 @@ def _outcome_parameters(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
         "errors": [message for _, message, _ in failures],
         "tracebacks": [stack for _, _, stack in failures],
         "delays": delays,
+        "wakes": [one.wakes if isinstance(one, Suspended) else None for one in outcomes],
     }
 
 

@@ -22,7 +22,7 @@ from pgconductor.domain.outcomes import Outcome, Verdict
 from pgconductor.domain.retention import Removal, Retention
 from pgconductor.domain.revisions import SchemaStatus
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page, Progress
-from pgconductor.domain.steps import StepRecord
+from pgconductor.domain.steps import Due, History, Recorded, Settled, Started, StepRecord, StepStart
 from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.types import ExecutionState
@@ -123,25 +123,38 @@ class ExecutionRepository(Protocol):
         """Orchestrators that hold executions and have no row."""
         ...
 
-    async def cancel(self, execution_id: UUID, reason: str | None = None) -> bool:
+    async def cancel(
+        self, execution_id: UUID, reason: str | None = None, *, children: bool = True
+    ) -> bool:
         """Cancel at once what no worker holds, ask the owner of what one holds.
+
+        Args:
+            execution_id: Which one.
+            reason: Why.
+            children: Cancel the children that it waits for as well, and theirs.
 
         Returns:
             False if it has finished, or never was.
         """
         ...
 
-    async def retry(self, execution_id: UUID, *, from_scratch: bool = False) -> bool:
+    async def retry(
+        self, execution_id: UUID, *, from_scratch: bool = False, from_step: str | None = None
+    ) -> bool:
         """Make a failed or cancelled execution available again, all its attempts anew.
+
+        Recorded errors, and children that have not completed, are dropped.
 
         Args:
             execution_id: Which one.
-            from_scratch: Drop its recorded steps.
+            from_scratch: Drop all of its recorded steps.
+            from_step: Drop this step, and what was recorded with it or after it.
 
         Returns:
             False if it is neither failed nor cancelled, or never was.
 
         Raises:
+            StepNotFound: It has no such step.
             DedupeConflict: An unfinished execution has its dedupe key.
         """
         ...
@@ -292,44 +305,80 @@ class QueueRepository(Protocol):
 class StepRepository(Protocol):
     """Recorded steps."""
 
-    async def record(
-        self, execution_id: UUID, claim: Claim, key: str, result: str | None
-    ) -> str | None:
-        """Record a step's result, if the writer owns the execution.
-
-        Args:
-            execution_id: The step's execution.
-            claim: Who writes.
-            key: The step's name.
-            result: Its result as JSON text.
+    async def record(self, step: StepRecord) -> str | None:
+        """Record the result of a step that has returned, if the writer owns its execution.
 
         Returns:
-            The result that is on record: this one, or an earlier one of the same key.
+            The result that is on record as JSON text: this one, or an earlier one of the same key.
 
         Raises:
             OwnershipLost: The writer is not the owner.
         """
         ...
 
-    async def record_many(self, steps: Sequence[StepRecord]) -> list[str | OwnershipLost | None]:
-        """Record the results of steps of executions that one orchestrator holds.
+    async def record_many(self, steps: Sequence[StepRecord]) -> list[Recorded | OwnershipLost]:
+        """Record how steps of executions that one orchestrator holds have ended.
 
         Args:
             steps: All by the same orchestrator.
 
         Returns:
-            For each the result that is on record, or the error that its writer is not the owner.
+            For each what is on record, or the error that its writer is not the owner.
         """
         ...
 
-    async def results(self, execution_id: UUID) -> Mapping[str, str | None]:
-        """All recorded results of an execution as JSON text, by key."""
+    async def start_many(self, starts: Sequence[StepStart]) -> list[Started]:
+        """Begin waits, invoke children and emit events, for executions that one orchestrator holds.
+
+        Args:
+            starts: All by the same orchestrator.
+
+        Returns:
+            For each what has come of it.
+        """
         ...
 
-    async def results_of(
-        self, execution_ids: Collection[UUID]
-    ) -> Mapping[UUID, Mapping[str, str | None]]:
-        """The same of many; those without steps are left out."""
+    async def histories(self, execution_ids: Collection[UUID]) -> Mapping[UUID, History]:
+        """What is on record of executions; those that are not there are left out."""
+        ...
+
+    async def settle(self, seen: Mapping[UUID, int | None]) -> list[Settled]:
+        """End the waits whose time, child or event has come.
+
+        Executions that were suspended for them are available then; the owner of one that is running
+        is notified, unless it is the caller.
+
+        Args:
+            seen: By execution how many ends of waits its owner, who calls, has seen; None where the
+                caller is not its owner.
+
+        Returns:
+            For each that the caller owns how far its waits are.
+        """
+        ...
+
+    async def due(self, *, limit: int) -> Due:
+        """What there is to settle; the same may come back until it has been settled.
+
+        Args:
+            limit: At most so many of each kind.
+        """
+        ...
+
+    async def mark_matched(self, event_ids: Collection[UUID]) -> None:
+        """All that waited for these events have been settled."""
+        ...
+
+    async def emit(self, name: str, payload: str | None) -> UUID:
+        """Emit an event.
+
+        Args:
+            name: Its name.
+            payload: JSON text, or None.
+
+        Returns:
+            Its id.
+        """
         ...
 
 

@@ -1,15 +1,20 @@
-"""Recorded steps: what an execution remembers across its attempts."""
+"""Steps and waits: what an execution remembers across its attempts, and what it waits for."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
+from typing import Final
 from uuid import UUID
 
-from pgconductor.domain.steps import StepRecord
+from pgconductor.domain.steps import History, Recorded, Settled, Started, StepRecord, StepStart
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.services.unit_of_work import Bind, unit_of_work
 
 __all__ = ["StepService"]
+
+#: How many executions are settled in one transaction, and looked for at once.
+_BATCH: Final = 500
 
 
 class StepService:
@@ -22,8 +27,8 @@ class StepService:
     def __init__(self, bind: Bind) -> None:
         self._work = unit_of_work(bind)
 
-    async def record_many(self, steps: Sequence[StepRecord]) -> list[str | OwnershipLost | None]:
-        """Record results of steps, in one commit.
+    async def record_many(self, steps: Sequence[StepRecord]) -> list[Recorded | OwnershipLost]:
+        """Record how steps have ended, in one commit.
 
         It may be called again with the same steps if the answer was lost.
 
@@ -31,21 +36,68 @@ class StepService:
             steps: All by the same orchestrator.
 
         Returns:
-            For each the result that is on record as JSON text: this one, or an earlier one of the
-            same key. Or the error that its writer is not the owner; then nothing was written.
+            For each what is on record: this, or an earlier one of the same key. Or the error that
+            its writer is not the owner; then nothing was written.
         """
         if not steps:
             return []
         async with self._work.begin() as repositories:
             return await repositories.steps.record_many(steps)
 
-    async def results_of(
-        self, execution_ids: Collection[UUID]
-    ) -> Mapping[UUID, Mapping[str, str | None]]:
-        """Recorded results as JSON text, by execution and key.
+    async def start_many(self, starts: Sequence[StepStart]) -> list[Started]:
+        """Begin waits, invoke children and emit events, in one commit.
+
+        It may be called again with the same if the answer was lost.
 
         Args:
-            execution_ids: Which executions; those without steps are left out.
+            starts: All by the same orchestrator.
+
+        Returns:
+            For each what has come of it.
+        """
+        if not starts:
+            return []
+        async with self._work.begin() as repositories:
+            return await repositories.steps.start_many(starts)
+
+    async def histories(self, execution_ids: Collection[UUID]) -> Mapping[UUID, History]:
+        """What is on record of executions.
+
+        Args:
+            execution_ids: Which ones; those that are not there are left out.
         """
         async with self._work.begin() as repositories:
-            return await repositories.steps.results_of(execution_ids)
+            return await repositories.steps.histories(execution_ids)
+
+    async def settle(self, seen: Mapping[UUID, int | None]) -> list[Settled]:
+        """End the waits whose time, child or event has come.
+
+        Args:
+            seen: By execution how many ends of waits its owner, who calls, has seen; None where the
+                caller is not its owner.
+
+        Returns:
+            For each that the caller owns how far its waits are.
+        """
+        if not seen:
+            return []
+        async with self._work.begin() as repositories:
+            return await repositories.steps.settle(seen)
+
+    async def settle_due(self) -> timedelta | None:
+        """Settle whatever is due, of any execution; orchestrators do so by themselves.
+
+        Returns:
+            When the next wait ends by its time, from now; None if none does.
+        """
+        while True:
+            async with self._work.begin() as repositories:
+                due = await repositories.steps.due(limit=_BATCH)
+            ids = due.execution_ids
+            for start in range(0, len(ids), _BATCH):
+                await self.settle(dict.fromkeys(ids[start : start + _BATCH]))
+            if due.event_ids:
+                async with self._work.begin() as repositories:
+                    await repositories.steps.mark_matched(due.event_ids)
+            if max(len(ids), len(due.event_ids)) < _BATCH:
+                return due.next_in

@@ -68,9 +68,7 @@ class TransactionService:
                 async with self._sessions() as session, session.begin():
                     step = await work(session)
                     await session.flush()
-                    recorded = await SqlStepRepository(session).record(
-                        step.execution_id, step.claim, step.key, step.result
-                    )
+                    recorded = await SqlStepRepository(session).record(step)
                     committing = True
                 return recorded
             except Exception as error:

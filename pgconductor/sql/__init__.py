@@ -17,6 +17,8 @@ __all__ = [
     "COMPLETE_RESULTS",
     "DECLARE_QUEUES",
     "DECLARE_TASKS",
+    "DUE_WAITS",
+    "EMIT",
     "FETCH",
     "FETCH_AFTER",
     "FLEET",
@@ -42,6 +44,7 @@ __all__ = [
     "LOCK_ORCHESTRATOR",
     "LOCK_STALE",
     "MARK_AWAITED",
+    "MARK_MATCHED",
     "ORPHANS",
     "PREFLIGHT",
     "RECORD_STEP",
@@ -54,7 +57,9 @@ __all__ = [
     "RETRY",
     "SCHEMA_HISTORY",
     "SCHEMA_STATUS",
+    "SETTLE",
     "SHARE_GATE",
+    "START_STEPS",
     "TAKE_BACK",
     "VERSION_HEADS",
     "WAITED_FOR",
@@ -80,6 +85,8 @@ COMPLETE: Final = _load("complete")
 COMPLETE_RESULTS: Final = _load("complete_results")
 DECLARE_QUEUES: Final = _load("declare_queues")
 DECLARE_TASKS: Final = _load("declare_tasks")
+DUE_WAITS: Final = _load("due_waits")
+EMIT: Final = _load("emit")
 FETCH: Final = _load("fetch")
 FETCH_AFTER: Final = _load_fetch_after()
 FLEET: Final = _load("fleet")
@@ -105,6 +112,7 @@ LOCK_HOLDERS: Final = _load("lock_holders")
 LOCK_ORCHESTRATOR: Final = _load("lock_orchestrator")
 LOCK_STALE: Final = _load("lock_stale")
 MARK_AWAITED: Final = _load("mark_awaited")
+MARK_MATCHED: Final = _load("mark_matched")
 ORPHANS: Final = _load("orphans")
 PREFLIGHT: Final = _load("preflight")
 RECORD_STEP: Final = _load("record_step")
@@ -117,7 +125,9 @@ REQUEST_SHUTDOWN: Final = _load("request_shutdown")
 RETRY: Final = _load("retry")
 SCHEMA_HISTORY: Final = _load("schema_history")
 SCHEMA_STATUS: Final = _load("schema_status")
+SETTLE: Final = _load("settle")
 SHARE_GATE: Final = _load("share_gate")
+START_STEPS: Final = _load("start_steps")
 TAKE_BACK: Final = _load("take_back")
 VERSION_HEADS: Final = _load("version_heads")
 WAITED_FOR: Final = _load("waited_for")

@@ -1,4 +1,4 @@
--- running -> completed, failed, available or cancelled: a batch of outcomes, each of which must
+-- running -> completed, failed, available, waiting or cancelled: a batch of outcomes, each of which must
 -- prove its owner (I1). A cancellation that was asked for wins over whatever the handler did.
 --
 -- For each outcome one row: its state if it was written now; its state and known = true if an
@@ -14,9 +14,10 @@ WITH outcome AS MATERIALIZED (
         CAST(:error_types AS text[]),
         CAST(:errors AS text[]),
         CAST(:tracebacks AS text[]),
-        CAST(:delays AS interval[])
+        CAST(:delays AS interval[]),
+        CAST(:wakes AS integer[])
     ) AS o (
-        id, orchestrator_id, claim_number, kind, result, error_type, error, traceback, delay
+        id, orchestrator_id, claim_number, kind, result, error_type, error, traceback, delay, wakes
     )
 ),
 held AS MATERIALIZED (
@@ -27,6 +28,9 @@ held AS MATERIALIZED (
             WHEN e.cancel_requested_at IS NOT NULL THEN 'cancelled'
             WHEN o.kind = 'completed' THEN 'completed'
             WHEN o.kind = 'released' THEN 'available'
+            -- Something that it waits for has come since the handler last looked.
+            WHEN o.kind = 'suspended' AND e.wakes > o.wakes THEN 'available'
+            WHEN o.kind = 'suspended' THEN 'waiting'
             WHEN o.delay IS NOT NULL AND e.attempts < e.max_attempts THEN 'available'
             ELSE 'failed'
         END AS state
@@ -50,7 +54,10 @@ changed AS (
         last_error_type = CASE WHEN h.kind = 'failed' THEN h.error_type ELSE e.last_error_type END,
         last_error_traceback =
             CASE WHEN h.kind = 'failed' THEN h.traceback ELSE e.last_error_traceback END,
-        attempts = CASE WHEN h.kind = 'released' THEN greatest(e.attempts - 1, 0) ELSE e.attempts END,
+        attempts = CASE
+            WHEN h.kind IN ('released', 'suspended') THEN greatest(e.attempts - 1, 0)
+            ELSE e.attempts
+        END,
         run_at = CASE
             WHEN h.kind = 'failed' AND h.state = 'available' THEN pgconductor.clock() + h.delay
             ELSE e.run_at
@@ -58,9 +65,10 @@ changed AS (
         locked_by = NULL,
         locked_at = NULL,
         claim_number = NULL,
-        finished_at = CASE WHEN h.state <> 'available' THEN pgconductor.wall_clock() END,
-        finished_by = CASE WHEN h.state <> 'available' THEN h.orchestrator_id END,
-        finished_claim = CASE WHEN h.state <> 'available' THEN h.claim_number END
+        finished_at =
+            CASE WHEN h.state NOT IN ('available', 'waiting') THEN pgconductor.wall_clock() END,
+        finished_by = CASE WHEN h.state NOT IN ('available', 'waiting') THEN h.orchestrator_id END,
+        finished_claim = CASE WHEN h.state NOT IN ('available', 'waiting') THEN h.claim_number END
     FROM held h
     WHERE e.id = h.id
     RETURNING e.id, e.state, e.queue, e.run_at, e.awaited
@@ -75,7 +83,7 @@ told AS MATERIALIZED (
     UNION ALL
     SELECT pg_notify('pgconductor_finished', CAST(c.id AS text))
     FROM changed c
-    WHERE c.awaited AND c.state <> 'available'
+    WHERE c.awaited AND c.state NOT IN ('available', 'waiting')
 )
 SELECT
     o.id,

@@ -69,11 +69,12 @@ taken AS (
       AND CASE WHEN f.suspect THEN p.id = f.id ELSE NOT p.suspect END
     RETURNING
         e.id, e.task_key, CAST(e.payload AS text) AS payload, e.attempts, e.max_attempts,
-        e.crashes, e.max_crashes, e.priority, e.run_at, e.created_at
+        e.crashes, e.max_crashes, e.priority, e.run_at, e.created_at,
+        CASE WHEN e.parent_key IS NOT NULL THEN e.parent_id END AS parent_id
 )
 SELECT
     t.id, t.task_key, t.payload, t.attempts, t.max_attempts,
-    t.crashes, t.max_crashes, t.priority, t.run_at, t.created_at
+    t.crashes, t.max_crashes, t.priority, t.run_at, t.created_at, t.parent_id
 FROM taken t
 WHERE (SELECT count(*) FROM durable) >= 0
 ORDER BY -t.priority, t.run_at, t.id

@@ -14,8 +14,9 @@ WITH fence AS MATERIALIZED (
     FOR SHARE OF e
 ),
 made AS (
-    INSERT INTO pgconductor.steps AS s (execution_id, key, result)
-    SELECT f.id, CAST(:key AS text), CAST(CAST(:result AS text) AS jsonb)
+    INSERT INTO pgconductor.steps AS s (execution_id, key, place, result)
+    SELECT
+        f.id, CAST(:key AS text), CAST(:step_place AS integer), CAST(CAST(:result AS text) AS jsonb)
     FROM fence f
     ON CONFLICT (execution_id, key) DO NOTHING
     RETURNING CAST(s.result AS text) AS result

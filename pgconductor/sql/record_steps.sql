@@ -10,8 +10,14 @@ WITH step AS MATERIALIZED (
         CAST(:ids AS uuid[]),
         CAST(:claim_numbers AS bigint[]),
         CAST(:keys AS text[]),
-        CAST(:results AS text[])
-    ) WITH ORDINALITY AS s (execution_id, claim_number, key, result, place)
+        CAST(:kinds AS text[]),
+        CAST(:step_places AS integer[]),
+        CAST(:results AS text[]),
+        CAST(:error_types AS text[]),
+        CAST(:errors AS text[])
+    ) WITH ORDINALITY AS s (
+        execution_id, claim_number, key, kind, step_place, result, error_type, error, place
+    )
 ),
 fence AS MATERIALIZED (
     SELECT e.id, e.claim_number
@@ -23,18 +29,24 @@ fence AS MATERIALIZED (
     FOR SHARE OF e
 ),
 made AS (
-    INSERT INTO pgconductor.steps AS r (execution_id, key, result)
-    SELECT s.execution_id, s.key, CAST(s.result AS jsonb)
+    INSERT INTO pgconductor.steps AS r (
+        execution_id, key, kind, place, result, error_type, error
+    )
+    SELECT
+        s.execution_id, s.key, s.kind, s.step_place, CAST(s.result AS jsonb), s.error_type, s.error
     FROM step s
     JOIN fence f ON f.id = s.execution_id AND f.claim_number = s.claim_number
     ORDER BY s.execution_id, s.key
     ON CONFLICT (execution_id, key) DO NOTHING
-    RETURNING r.execution_id, r.key, CAST(r.result AS text) AS result
+    RETURNING r.execution_id, r.key, r.kind, CAST(r.result AS text) AS result, r.error_type, r.error
 )
 SELECT
     f.id IS NOT NULL AS held,
     m.key IS NOT NULL OR r.key IS NOT NULL AS recorded,
-    CASE WHEN m.key IS NOT NULL THEN m.result ELSE CAST(r.result AS text) END AS result
+    coalesce(m.kind, r.kind) AS kind,
+    CASE WHEN m.key IS NOT NULL THEN m.result ELSE CAST(r.result AS text) END AS result,
+    coalesce(m.error_type, r.error_type) AS error_type,
+    coalesce(m.error, r.error) AS error
 FROM step s
 LEFT JOIN fence f ON f.id = s.execution_id AND f.claim_number = s.claim_number
 LEFT JOIN made m ON m.execution_id = s.execution_id AND m.key = s.key

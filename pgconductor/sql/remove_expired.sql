@@ -71,6 +71,8 @@ doomed AS MATERIALIZED (
     JOIN pgconductor.executions e ON e.id = x.id
     -- As it was seen: an operator may have retried it since.
     WHERE e.finished_at = x.finished_at
+      -- Its parent must be told of its end first.
+      AND NOT (e.parent_key IS NOT NULL AND e.awaited)
     ORDER BY e.id
     FOR UPDATE OF e SKIP LOCKED
 ),

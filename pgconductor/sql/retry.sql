@@ -1,5 +1,9 @@
 -- failed or cancelled -> available, by an operator: with all its attempts and crashes anew. Not
 -- while an unfinished execution has its dedupe key.
+--
+-- What it remembers is kept, but for errors and children that have not completed: these would only
+-- have it fail again. From scratch nothing is kept, and from a step on neither that step nor what
+-- was recorded with it or after it.
 WITH target AS MATERIALIZED (
     SELECT e.id, e.task_key, e.queue, e.dedupe_key
     FROM pgconductor.executions e
@@ -13,12 +17,36 @@ rival AS MATERIALIZED (
       ON r.task_key = t.task_key AND r.queue = t.queue AND r.dedupe_key = t.dedupe_key
      AND r.finished_at IS NULL
 ),
+unknown AS MATERIALIZED (
+    SELECT 1
+    FROM target t
+    WHERE CAST(:from_step AS text) IS NOT NULL
+      AND NOT EXISTS (
+          SELECT 1
+          FROM pgconductor.steps k
+          WHERE k.execution_id = t.id AND k.key = CAST(:from_step AS text)
+      )
+),
 dropped AS (
     DELETE FROM pgconductor.steps s
     USING target t
     WHERE s.execution_id = t.id
-      AND CAST(:from_scratch AS boolean)
+      AND (
+          CAST(:from_scratch AS boolean)
+          OR s.error IS NOT NULL
+          OR s.created_at >= (
+              SELECT k.created_at
+              FROM pgconductor.steps k
+              WHERE k.execution_id = t.id AND k.key = CAST(:from_step AS text)
+          )
+          OR s.pending AND EXISTS (
+              SELECT 1
+              FROM pgconductor.executions c
+              WHERE c.id = s.child_id AND c.state IN ('failed', 'cancelled')
+          )
+      )
       AND NOT EXISTS (SELECT 1 FROM rival)
+      AND NOT EXISTS (SELECT 1 FROM unknown)
 ),
 changed AS (
     UPDATE pgconductor.executions e
@@ -28,12 +56,20 @@ changed AS (
         crashes = 0,
         cancel_requested_at = NULL,
         cancel_reason = NULL,
-        awaited = false,
+        -- Its parent may wait for it still.
+        awaited = EXISTS (
+            SELECT 1
+            FROM pgconductor.steps s
+            WHERE s.execution_id = e.parent_id AND s.key = e.parent_key
+              AND s.pending AND s.child_id = e.id
+        ),
         finished_at = NULL,
         finished_by = NULL,
         finished_claim = NULL
     FROM target t
-    WHERE e.id = t.id AND NOT EXISTS (SELECT 1 FROM rival)
+    WHERE e.id = t.id
+      AND NOT EXISTS (SELECT 1 FROM rival)
+      AND NOT EXISTS (SELECT 1 FROM unknown)
     RETURNING e.id, e.queue
 ),
 told AS MATERIALIZED (
@@ -42,4 +78,5 @@ told AS MATERIALIZED (
 SELECT
     EXISTS (SELECT 1 FROM changed) AS changed,
     EXISTS (SELECT 1 FROM rival) AS rival,
+    EXISTS (SELECT 1 FROM unknown) AS unknown,
     (SELECT count(*) FROM told) AS told

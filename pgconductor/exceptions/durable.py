@@ -1,0 +1,171 @@
+"""What a durable handler may be told by its steps and waits."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+from pgconductor.exceptions.general import DoNotRetry, StepError
+
+__all__ = [
+    "ChildCancelled",
+    "ChildError",
+    "ChildFailed",
+    "CompletionNotCommitted",
+    "ReplayMismatch",
+    "StepFailed",
+    "StepTimeout",
+    "SuspensionSwallowed",
+    "TransactionConflict",
+    "WaitTimeout",
+]
+
+
+class StepFailed(StepError):
+    """A step has failed for good, and that is on record: each attempt is told the same.
+
+    Attributes:
+        key: The step.
+        error_type: Name of the type of the error that its function raised.
+        error_message: Its message.
+    """
+
+    def __init__(self, key: str, error_type: str, error_message: str) -> None:
+        super().__init__(f"step {key!r} failed: {error_type}: {error_message}")
+        self.key = key
+        self.error_type = error_type
+        self.error_message = error_message
+
+
+class StepTimeout(StepError, TimeoutError):
+    """The function of a step took longer than the step may.
+
+    Attributes:
+        key: The step.
+        timeout: How long it may take.
+    """
+
+    def __init__(self, key: str, timeout: timedelta) -> None:
+        super().__init__(f"step {key!r} took longer than {timeout}")
+        self.key = key
+        self.timeout = timeout
+
+
+class WaitTimeout(StepError, TimeoutError):
+    """What was waited for did not come in time; that is on record.
+
+    Attributes:
+        key: The wait.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"what {key!r} waits for did not come in time")
+        self.key = key
+
+
+class ChildError(StepError):
+    """A child has not completed; that is on record.
+
+    Attributes:
+        key: The wait.
+        child_id: The child.
+        task: The child's task.
+    """
+
+    def __init__(self, message: str, key: str, child_id: UUID, task: str) -> None:
+        super().__init__(message)
+        self.key = key
+        self.child_id = child_id
+        self.task = task
+
+
+class ChildFailed(ChildError):
+    """A child has failed.
+
+    Attributes:
+        error_type: Name of the type of the error that its handler raised.
+        error_message: Its message.
+    """
+
+    def __init__(
+        self, key: str, child_id: UUID, task: str, error_type: str, error_message: str
+    ) -> None:
+        super().__init__(
+            f"child {key!r} ({task}, {child_id}) failed: {error_type}: {error_message}",
+            key,
+            child_id,
+            task,
+        )
+        self.error_type = error_type
+        self.error_message = error_message
+
+
+class ChildCancelled(ChildError):
+    """A child was cancelled.
+
+    Attributes:
+        reason: Why, or empty.
+    """
+
+    def __init__(self, key: str, child_id: UUID, task: str, reason: str) -> None:
+        shown = f": {reason}" if reason else ""
+        super().__init__(
+            f"child {key!r} ({task}, {child_id}) was cancelled{shown}", key, child_id, task
+        )
+        self.reason = reason
+
+
+class ReplayMismatch(StepError):
+    """The handler does not do what its execution has on record: its code was changed.
+
+    Attributes:
+        execution_id: The execution.
+        expected: What is on record.
+        found: What the handler has asked for.
+    """
+
+    def __init__(self, execution_id: UUID, expected: str, found: str) -> None:
+        super().__init__(
+            f"execution {execution_id} does not match its record: expected {expected}, found "
+            f"{found}. The handler was changed since. Put back what it did, or guard the change by "
+            "ctx.patched(); or drop what does not fit: pgconductor retry --from-step KEY, or "
+            "--from-scratch"
+        )
+        self.execution_id = execution_id
+        self.expected = expected
+        self.found = found
+
+
+class SuspensionSwallowed(DoNotRetry):
+    """The handler caught what ends it while it waits, by a bare ``except`` or ``BaseException``."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"the handler went on while {key!r} waits: it caught the BaseException that suspends "
+            "it. Catch Exception instead, or raise again what is not one; then retry the execution"
+        )
+
+
+class CompletionNotCommitted(StepError):
+    """The handler has returned after ``complete_in``, but its transaction did not commit."""
+
+    def __init__(self, execution_id: UUID) -> None:
+        super().__init__(
+            f"execution {execution_id} was completed in a transaction that did not commit"
+        )
+        self.execution_id = execution_id
+
+
+class TransactionConflict(StepError):
+    """The transaction of a block ended in a conflict; the attempt is tried again.
+
+    Attributes:
+        key: The block.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"transaction {key!r} ended in a conflict with another one; a block cannot be executed "
+            "again, so the attempt is. Give a function to ctx.transact() to retry in place"
+        )
+        self.key = key

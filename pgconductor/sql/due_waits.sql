@@ -1,0 +1,48 @@
+-- What there is to settle: executions whose waits may have ended, and the events that nobody has
+-- looked at. It locks nothing, and what it finds may be settled twice: that does nothing.
+WITH timed AS (
+    SELECT s.execution_id
+    FROM pgconductor.steps s
+    WHERE s.pending AND s.wake_at <= pgconductor.clock()
+    ORDER BY s.wake_at
+    LIMIT CAST(:limit AS integer)
+),
+told AS (
+    SELECT c.parent_id AS execution_id
+    FROM pgconductor.executions c
+    WHERE c.parent_key IS NOT NULL AND c.awaited AND c.finished_at IS NOT NULL
+    ORDER BY c.finished_at
+    LIMIT CAST(:limit AS integer)
+),
+emitted AS MATERIALIZED (
+    SELECT v.id, v.name, v.payload, v.emitted_at
+    FROM pgconductor.events v
+    WHERE NOT v.matched
+    ORDER BY v.id
+    LIMIT CAST(:limit AS integer)
+),
+hoped AS (
+    SELECT s.execution_id
+    FROM emitted v
+    JOIN pgconductor.steps s
+      ON s.pending AND s.kind = 'event' AND s.detail = v.name
+     AND (s.match IS NULL OR v.payload @> s.match)
+    JOIN pgconductor.executions e ON e.id = s.execution_id AND e.created_at <= v.emitted_at
+)
+SELECT
+    ARRAY(
+        SELECT t.execution_id FROM timed t
+        UNION
+        SELECT c.execution_id FROM told c
+        UNION
+        SELECT h.execution_id FROM hoped h
+        ORDER BY 1
+    ) AS execution_ids,
+    ARRAY(SELECT v.id FROM emitted v) AS event_ids,
+    (
+        SELECT s.wake_at - pgconductor.clock()
+        FROM pgconductor.steps s
+        WHERE s.pending AND s.wake_at > pgconductor.clock()
+        ORDER BY s.wake_at
+        LIMIT 1
+    ) AS next_in
