@@ -46,7 +46,7 @@ BEGIN
                 AS result,
             CASE
                 WHEN c.state = 'failed' THEN coalesce(c.last_error_type, 'Exception')
-                WHEN c.state = 'cancelled' THEN 'ExecutionCancelled'
+                WHEN c.state = 'cancelled' THEN '(cancelled)'
             END AS error_type,
             CASE
                 WHEN c.state = 'failed' THEN coalesce(c.last_error, '')
@@ -91,7 +91,7 @@ BEGIN
             result = t.result,
             error_type = CASE
                 WHEN t.kind = 'try' THEN s.error_type
-                WHEN t.late THEN 'WaitTimeout'
+                WHEN t.late THEN '(timeout)'
                 ELSE t.error_type
             END,
             error = CASE

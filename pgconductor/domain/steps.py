@@ -17,10 +17,10 @@ __all__ = [
     "History",
     "Recorded",
     "Settled",
+    "Started",
     "StepKind",
     "StepRecord",
     "StepStart",
-    "Started",
 ]
 
 
