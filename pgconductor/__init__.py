@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pgconductor.conductor import Conductor
     from pgconductor.domain.retry import RetryPolicy
     from pgconductor.handles import ExecutionHandle
-    from pgconductor.runtime.context import TaskContext
+    from pgconductor.runtime.context_waits import TaskContext
     from pgconductor.settings import Settings
     from pgconductor.tasks import Task, TaskRef
     from pgconductor.types import ExecutionState
@@ -35,7 +35,7 @@ _HOMES = {
     "RetryPolicy": "pgconductor.domain.retry",
     "Settings": "pgconductor.settings",
     "Task": "pgconductor.tasks",
-    "TaskContext": "pgconductor.runtime.context",
+    "TaskContext": "pgconductor.runtime.context_waits",
     "TaskRef": "pgconductor.tasks",
 }
 

@@ -8,27 +8,23 @@ from types import MappingProxyType
 from typing import Any, TypeVar, overload
 from uuid import UUID
 
-from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
+from pgconductor.connections import Connections
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.domain.limits import check_concurrency, check_queue
 from pgconductor.domain.retention import Keep
 from pgconductor.domain.retry import RetryPolicy
 from pgconductor.domain.tasks import TaskOptions
+from pgconductor.events import EventRef
 from pgconductor.exceptions import ConfigurationError, UnknownQueue, UnknownTask
-from pgconductor.handles import ExecutionHandle, FinishedWatch
+from pgconductor.handles import ExecutionHandle
 from pgconductor.runtime.attempt import Runnable
 from pgconductor.runtime.handler import Codec, Handler
 from pgconductor.runtime.orchestrator import Orchestrator
 from pgconductor.services.backend import Backend
-from pgconductor.services.engines import bound_engine, check_driver
-from pgconductor.services.executions import ExecutionService
-from pgconductor.services.invoking import InvocationWriter
-from pgconductor.services.orchestrators import OrchestratorService
-from pgconductor.services.pooling import OwnTransaction, Poolers, make_engine
-from pgconductor.settings import Settings, normalise_url
+from pgconductor.settings import Settings
 from pgconductor.tasks import (
     AsyncHandler,
     AsyncHandlerAlone,
@@ -45,7 +41,7 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 
-class Conductor:
+class Conductor(Connections):
     """Declares tasks, invokes them, and makes orchestrators that execute them.
 
     Give it one argument or none. What it is given it never closes; what it makes itself is closed
@@ -69,98 +65,10 @@ class Conductor:
         engine: AsyncEngine | None = None,
         sessionmaker: async_sessionmaker[AsyncSession] | None = None,
     ) -> None:
-        given = [one for one in (settings, database_url, engine, sessionmaker) if one is not None]
-        if len(given) > 1:
-            raise ConfigurationError(
-                "give Conductor one of settings, database_url, engine and sessionmaker"
-            )
-        if database_url is not None:
-            normalise_url(database_url)
-            settings = Settings(database_url=SecretStr(database_url), direct_url=None)
-        self.settings = settings or Settings()
-        if sessionmaker is not None:
-            engine = bound_engine(sessionmaker)
-        if engine is not None:
-            check_driver(engine)
-        self._engine = engine
-        self._owns_engine = engine is None
-        self._sessionmaker = sessionmaker
-        self._direct_engine: AsyncEngine | None = None
-        self._executions: ExecutionService | None = None
-        self._watch: FinishedWatch | None = None
-        self._poolers = Poolers(self.settings.pooled)
-        self._writer = InvocationWriter(
-            engine=lambda: self.engine,
-            has_database=lambda: bool(self._engine or self.settings.database_url),
-            executions=lambda: self.executions,
-            poolers=self._poolers,
-            timeout=self.settings.command_timeout,
+        super().__init__(
+            settings, database_url=database_url, engine=engine, sessionmaker=sessionmaker
         )
         self._tasks: dict[str, Task[Any, Any]] = {}
-
-    # The database.
-
-    @property
-    def engine(self) -> AsyncEngine:
-        """The engine: the one given, or one made at first use.
-
-        Raises:
-            ConfigurationError: There is no database URL.
-        """
-        if self._engine is None:
-            url, pooled = self.settings.require_url(), self.settings.pooled
-            self._engine = make_engine(url, pooled=pooled, pool_pre_ping=True)
-        return self._engine
-
-    @property
-    def sessionmaker(self) -> async_sessionmaker[AsyncSession]:
-        """The sessionmaker: the one given, or one made at first use."""
-        if self._sessionmaker is None:
-            self._sessionmaker = async_sessionmaker(self.engine, expire_on_commit=False)
-        return self._sessionmaker
-
-    @property
-    def executions(self) -> ExecutionService:
-        """Executions, each call committed by itself."""
-        if self._executions is None:
-            # One statement a call: BEGIN and COMMIT would cost two more round trips.
-            work = OwnTransaction(self.engine, self._poolers, level="AUTOCOMMIT")
-            self._executions = ExecutionService(work, max_payload_bytes=self.max_payload_bytes)
-        return self._executions
-
-    @property
-    def orchestrators(self) -> OrchestratorService:
-        """The registered orchestrators, each call in a transaction of its own."""
-        work = OwnTransaction(self.engine, self._poolers, level="READ COMMITTED")
-        return OrchestratorService(work)
-
-    async def close(self) -> None:
-        """Close what the conductor has opened itself. It may be used again afterwards."""
-        if self._watch is not None:
-            watch, self._watch = self._watch, None
-            await watch.aclose()
-        await self._writer.aclose()
-        if self._direct_engine is not None:
-            direct, self._direct_engine = self._direct_engine, None
-            await direct.dispose()
-        if self._owns_engine and self._engine is not None:
-            engine, self._engine, self._sessionmaker = self._engine, None, None
-            self._executions = None
-            await engine.dispose()
-
-    async def __aenter__(self) -> Conductor:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    def _direct(self) -> AsyncEngine:
-        """An engine that leads around any pooler, never to another database than was given."""
-        if self.settings.direct_url is None or not self._owns_engine:
-            return self.engine
-        if self._direct_engine is None:
-            self._direct_engine = make_engine(self.settings.require_url(direct=True), pooled=None)
-        return self._direct_engine
 
     # The registry.
 
@@ -295,11 +203,6 @@ class Conductor:
 
     # Invoking, for tasks and handles.
 
-    @property
-    def max_payload_bytes(self) -> int:
-        """Largest payload, as JSON."""
-        return self.settings.max_payload_bytes
-
     def check_queue_known(self, queue: str) -> str:
         """Return ``queue`` if it may be invoked into.
 
@@ -330,13 +233,58 @@ class Conductor:
         """
         return self._writer.write_sync(invocations, session)
 
-    def watch(self) -> FinishedWatch | None:
-        """The listening connection of the handles, opened at first use."""
-        if not self.settings.listen:
-            return None
-        if self._watch is None:
-            self._watch = FinishedWatch(self._poolers.noted(self._direct()))
-        return self._watch
+    @overload
+    def event(self, name: str, payload: type[P]) -> EventRef[P]: ...
+    @overload
+    def event(self, name: str, payload: Any = ...) -> EventRef[Any]: ...
+
+    def event(self, name: str, payload: Any = Any) -> EventRef[Any]:
+        """An event, typed: for ``emit`` here, and for handlers that wait for it.
+
+        Args:
+            name: Its name; it may hold what tells one case from another, as in ``paid:7``.
+            payload: The type of its payload; plain JSON by default.
+
+        Raises:
+            InvalidName: It cannot name an event.
+            ConfigurationError: Pydantic cannot handle the type.
+        """
+        return EventRef(name, Codec.of(payload, f"event {name}, payload"), self)
+
+    async def emit(
+        self,
+        event: EventRef[Any] | str,
+        payload: Any = None,
+        *,
+        session: AsyncSession | AsyncConnection | None = None,
+    ) -> UUID:
+        """Emit an event: executions that wait for it, now or later, take it.
+
+        Args:
+            event: The event, or its name.
+            payload: Of the event's type; plain JSON for a name.
+            session: An ``AsyncSession`` or ``AsyncConnection``: it is emitted exactly if the
+                caller's transaction commits. None for a transaction of its own.
+
+        Returns:
+            Its id.
+
+        Raises:
+            InvalidInput: The name or the payload is not acceptable; nothing was written.
+        """
+        return await (self.event(event) if isinstance(event, str) else event).emit(
+            payload, session=session
+        )
+
+    async def emit_text(
+        self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
+    ) -> UUID:
+        """Emit an event whose payload is JSON text.
+
+        Raises:
+            WrongSession: The session is a sync one, or bound to another database.
+        """
+        return await self._writer.emit(name, payload, session)
 
     def handle(self, execution_id: UUID) -> ExecutionHandle[Any]:
         """A handle of an execution whose id was kept; its result is plain JSON.

@@ -116,6 +116,8 @@ class Settings(BaseSettings):
         sweep_interval: How often an orchestrator looks for stale ones; at most half of
             ``stale_after``.
         shutdown_grace: How long handlers may go on after a stop was asked for.
+        suspend_after: How long a handler that does nothing but wait stays in memory, where it takes
+            up no slot; then it is suspended, and another attempt goes on from there.
         give_back_after: How long a fetched execution may wait for a free slot before it is given
             back to others.
         max_loop_stall: How long the event loop may be blocked before the orchestrator counts as
@@ -169,6 +171,7 @@ class Settings(BaseSettings):
     self_fence_after: Duration = timedelta(seconds=20)
     sweep_interval: Duration = timedelta(seconds=10)
     shutdown_grace: Duration = timedelta(seconds=25)
+    suspend_after: Duration = timedelta(seconds=1)
     give_back_after: Duration = timedelta(seconds=2)
     max_loop_stall: Duration = timedelta(minutes=10)
     startup_timeout: Duration = timedelta(seconds=60)

@@ -13,7 +13,7 @@ from pgconductor.domain.invocations import DedupeScope, Invocation, Invoked
 from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import InvalidInput, InvalidPayload
 from pgconductor.handles import ExecutionHandle, Waiter
-from pgconductor.runtime.context import TaskContext
+from pgconductor.runtime.context_waits import TaskContext
 from pgconductor.runtime.handler import Codec, Handler
 
 __all__ = [
@@ -105,6 +105,11 @@ class TaskRef(Generic[P, R]):
     def queue(self) -> str:
         """Where its executions go unless told otherwise."""
         return self.options.queue
+
+    @property
+    def result_codec(self) -> Codec:
+        """How results are read."""
+        return self._result
 
     def _encode(self, payload: Any) -> str | None:
         return self._payload.encode(payload, max_bytes=self._invoker.max_payload_bytes)

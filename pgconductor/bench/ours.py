@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from pgconductor.conductor import Conductor
-from pgconductor.runtime.context import TaskContext
+from pgconductor.runtime.context_waits import TaskContext
 from pgconductor.runtime.orchestrator import Orchestrator
 
 __all__ = ["DISTRIBUTION", "SETTINGS", "UVLOOP", "Contestant"]

@@ -14,14 +14,25 @@ from functools import partial
 from typing import Any, Final
 
 from pgconductor.domain.claims import Fetched
-from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released
+from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released, Suspended
 from pgconductor.domain.tasks import TaskOptions
-from pgconductor.exceptions import ConfigurationError, PayloadDecodeError, ResultEncodeError
-from pgconductor.runtime.context import Interrupted, TaskContext, logger_fields
+from pgconductor.exceptions import (
+    CompletionNotCommitted,
+    ConfigurationError,
+    PayloadDecodeError,
+    ResultEncodeError,
+    SuspensionSwallowed,
+)
+from pgconductor.runtime.context import Tools, logger_fields
+from pgconductor.runtime.context_waits import TaskContext
+from pgconductor.runtime.durable import Durable
 from pgconductor.runtime.handler import Handler
-from pgconductor.runtime.steps import Remembers, Steps
+from pgconductor.runtime.record import Memory, Record
+from pgconductor.runtime.steps import Steps
+from pgconductor.runtime.suspension import Ending, Interrupted, consists_of
+from pgconductor.runtime.waits import Room, Sentry, Waits
 
-__all__ = ["Attempt", "Runnable", "Stop"]
+__all__ = ["Attempt", "Durability", "Runnable", "Stop"]
 
 logger = logging.getLogger("pgconductor.executions")
 
@@ -40,6 +51,23 @@ class Runnable:
 
     options: TaskOptions
     handler: Handler
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """What steps and waits of attempts need.
+
+    Attributes:
+        memory: Where steps are recorded.
+        sentry: Who looks whether what is waited for has come.
+        suspend_after: Seconds that an attempt stays in memory while it only waits.
+        max_payload_bytes: Largest payload, as JSON.
+    """
+
+    memory: Memory
+    sentry: Sentry
+    suspend_after: float
+    max_payload_bytes: int
 
 
 class Stop(StrEnum):
@@ -65,7 +93,7 @@ class Attempt:
         threads: Where plain handlers are called.
         report: Called once with the outcome, unless ownership is lost.
         max_result_bytes: Largest result, as JSON.
-        memory: Where its steps are recorded.
+        durability: What its steps and waits need; None where nothing can be recorded.
     """
 
     def __init__(
@@ -76,11 +104,14 @@ class Attempt:
         threads: Executor,
         report: Callable[[Outcome], None],
         max_result_bytes: int,
-        memory: Remembers | None = None,
+        durability: Durability | None = None,
     ) -> None:
         self.fetched = fetched
-        self.context = TaskContext(fetched, self._make_steps)
-        self._memory = memory
+        self.context = TaskContext(fetched, self._make_tools)
+        #: Whose slot it has; the worker says so.
+        self.room: Room | None = None
+        self._durability = durability
+        self._tools: Tools | None = None
         self._runnable = runnable
         self._threads = threads
         self._report = report
@@ -93,17 +124,44 @@ class Attempt:
         self._thread: asyncio.Future[Any] | None = None
         self._limit: asyncio.Timeout | None = None
 
-    def _make_steps(self) -> Steps:
-        memory, task = self._memory, self._task
-        if memory is None or task is None:
+    def _make_tools(self) -> Tools:
+        durability, task, room = self._durability, self._task, self.room
+        if durability is None or task is None or room is None:
             raise ConfigurationError("there is no database to record steps in")
-        return Steps(
-            self.fetched,
-            memory,
-            loop=task.get_loop(),
-            threads=self._threads,
-            max_bytes=self._max_result_bytes,
+        handler = self._runnable.handler
+        record = Record(self.fetched, durability.memory, task if handler.is_async else None)
+        waits = Waits(
+            self.fetched.id,
+            durability.sentry,
+            room,
+            # Nothing else starts beside a suspect, its children for instance.
+            patience=0.0 if self.fetched.alone else durability.suspend_after,
+            known=lambda: record.tasks,
         )
+        record.waits = waits
+        self._tools = Tools(
+            record,
+            waits,
+            Steps(
+                record,
+                waits,
+                loop=task.get_loop(),
+                threads=self._threads,
+                max_bytes=self._max_result_bytes,
+            ),
+            Durable(
+                record,
+                waits,
+                max_bytes=durability.max_payload_bytes,
+                encode_result=self._encode_result,
+            ),
+            durability.max_payload_bytes,
+        )
+        return self._tools
+
+    def _encode_result(self, result: Any) -> str | None:
+        handler = self._runnable.handler
+        return handler.encode_result(result, max_bytes=self._max_result_bytes)
 
     @property
     def stopped(self) -> bool:
@@ -156,6 +214,9 @@ class Attempt:
             outcome = await self._outcome()
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything at all
             outcome = self._judged(error)
+        if self._tools is not None:
+            self._tools.record.ended = True
+            self._tools.waits.close()
         self._say(outcome)
         if self._thread is not None:
             await self._end_of_thread(self._thread)
@@ -170,7 +231,12 @@ class Attempt:
             self._limit = asyncio.timeout(limit.total_seconds())
             async with self._limit:
                 result = await self._call(arguments)
-        text = handler.encode_result(result, max_bytes=self._max_result_bytes)
+        if self._tools is not None and self._tools.waits.suspended_by is not None:
+            raise SuspensionSwallowed(self._tools.waits.suspended_by)
+        if self._tools is not None and self._tools.record.completed:
+            # If it was committed, the database knows better.
+            raise CompletionNotCommitted(self.fetched.id)
+        text = self._encode_result(result)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("completed", extra=logger_fields(self.fetched))
         return Completed(self.fetched.id, self.fetched.claim, text)
@@ -213,8 +279,16 @@ class Attempt:
     def _failure(self, error: BaseException) -> Outcome:
         """What an error means: a stop that was asked for, or a failure, to be retried or not."""
         fetched = self.fetched
-        stopped = self._stop is not None or isinstance(error, Interrupted)
-        if stopped and isinstance(error, asyncio.CancelledError | Interrupted):
+        waits = self._tools.waits if self._tools is not None else None
+        if waits is not None and waits.suspended_by is not None:
+            if consists_of(error, (Ending, asyncio.CancelledError)):
+                return Suspended(fetched.id, fetched.claim, waits.wakes)
+            if not isinstance(error, SuspensionSwallowed):
+                swallowed = SuspensionSwallowed(waits.suspended_by)
+                swallowed.__cause__ = error
+                error = swallowed
+        stopped = self._stop is not None or consists_of(error, Interrupted)
+        if stopped and consists_of(error, (asyncio.CancelledError, Interrupted)):
             return Released(fetched.id, fetched.claim)
         if isinstance(error, TimeoutError) and self._limit is not None and self._limit.expired():
             self.context.tell_cancelled()

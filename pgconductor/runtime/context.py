@@ -1,30 +1,25 @@
-"""What a handler is given."""
+"""What an attempt is: the part of a handler's context that needs no record."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import Any
 from uuid import UUID
 
 from pgconductor.domain.claims import Fetched
 from pgconductor.exceptions import ConfigurationError
+from pgconductor.runtime.durable import Durable
+from pgconductor.runtime.record import Record
 from pgconductor.runtime.steps import Steps
+from pgconductor.runtime.suspension import Interrupted
+from pgconductor.runtime.waits import Waits
 
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
-
-__all__ = ["Interrupted", "TaskContext", "logger_fields"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
+__all__ = ["AttemptContext", "Tools", "logger_fields"]
 
 _logger = logging.getLogger("pgconductor.task")
-
-
-class Interrupted(BaseException):
-    """Ends a handler at a boundary; no ``Exception``, so that no handler swallows it."""
 
 
 def logger_fields(fetched: Fetched) -> dict[str, Any]:
@@ -45,20 +40,40 @@ class _ExecutionLogger(logging.LoggerAdapter[logging.Logger]):
         return msg, kwargs
 
 
-class TaskContext:
-    """An attempt of an execution, as its handler sees it. Handlers do not make one.
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What steps and waits of an attempt need.
+
+    Attributes:
+        record: The execution's record.
+        waits: What the attempt waits for.
+        steps: Its steps.
+        durable: Its waits, children and events.
+        max_payload_bytes: Largest payload, as JSON.
+    """
+
+    record: Record
+    waits: Waits
+    steps: Steps
+    durable: Durable
+    max_payload_bytes: int
+
+
+class AttemptContext:
+    """What an attempt is, and how its handler learns that it is to end.
 
     Args:
         fetched: The execution.
-        make_steps: Makes its steps, when the first is taken; None where nothing can be recorded.
+        make_tools: Makes what steps and waits need, when the first is begun; None where nothing can
+            be recorded.
     """
 
-    __slots__ = ("_cancelled", "_fetched", "_interrupt", "_logger", "_make_steps", "_steps")
+    __slots__ = ("_cancelled", "_fetched", "_interrupt", "_logger", "_make_tools", "_tools")
 
-    def __init__(self, fetched: Fetched, make_steps: Callable[[], Steps] | None = None) -> None:
+    def __init__(self, fetched: Fetched, make_tools: Callable[[], Tools] | None = None) -> None:
         self._fetched = fetched
-        self._make_steps = make_steps
-        self._steps: Steps | None = None
+        self._make_tools = make_tools
+        self._tools: Tools | None = None
         # Plain handlers look at them from their thread; nobody waits for them.
         self._cancelled = False
         self._interrupt = False
@@ -129,121 +144,19 @@ class TaskContext:
 
     def check(self) -> None:
         """The same as :meth:`checkpoint`, for plain handlers."""
+        if self._tools is not None:
+            self._tools.record.check_open()
         if self._interrupt or self._cancelled:
             raise Interrupted
 
-    @overload
-    async def step(
-        self, key: str, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R: ...
-    @overload
-    async def step(
-        self, key: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R: ...
-
-    async def step(
-        self, key: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Call a function once, and remember what it returns: a later attempt gets that back.
-
-        The result is recorded before it is returned, and is what the record holds: after a crash
-        between the two, the function is called again. So let its effects elsewhere be repeatable,
-        for instance by ``ctx.execution_id`` and the key as an idempotency key. If it raises,
-        nothing is recorded. Steps of concurrent branches may be taken in any order.
-
-        It is a boundary as well: if the process is to stop, the attempt ends before the step.
-
-        Args:
-            key: Its name, one of a kind within an attempt; see :meth:`numbered`.
-            function: Async, or plain: then it is called in a thread. Its return hint is the type of
-                the result, which must be storable as JSON.
-            args: What to call it with.
-            kwargs: Likewise.
-
-        Returns:
-            What it returned, now or in an earlier attempt.
-
-        Raises:
-            InvalidName: The key is empty, too long, or holds control characters.
-            DuplicateStep: The key was taken already in this attempt.
-            ResultEncodeError: The result cannot be stored.
-            OwnershipLost: The execution is held by somebody else by now; nothing was recorded.
-        """
+    def _durable(self) -> Tools:
+        """What steps and waits need; a boundary."""
         self.check()
-        return await self._recording().take(key, function, args, kwargs)
-
-    async def transact(
-        self,
-        key: str,
-        function: Callable[Concatenate[AsyncSession, P], Awaitable[R]],
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> R:
-        """A step in a transaction of the application's own database: exactly once.
-
-        The function gets a session of the conductor's sessionmaker. What it writes, the record of
-        the step and the proof that this process still holds the execution commit together, or not
-        at all. A later attempt gets the result back and writes nothing again. After a serialization
-        failure or a deadlock the function is called again, in another session: let it do nothing
-        but write to it.
-
-        Args:
-            key: See :meth:`step`.
-            function: Async; it must neither commit nor roll back, nor keep what it was given.
-            args: What to call it with after the session.
-            kwargs: Likewise.
-
-        Returns:
-            What it returned, now or in an earlier attempt.
-
-        Raises:
-            DuplicateStep: The key was taken already in this attempt.
-            ResultEncodeError: The result cannot be stored; everything is rolled back.
-            OwnershipLost: The execution is held by somebody else by now; everything is rolled back.
-        """
-        self.check()
-        result: R = await self._recording().transact(key, function, args, kwargs)
-        return result
-
-    def step_here(
-        self, key: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R:
-        """The same as :meth:`step`, for plain handlers: the function is called in their thread.
-
-        Args:
-            key: See :meth:`step`.
-            function: A plain function.
-            args: What to call it with.
-            kwargs: Likewise.
-
-        Raises:
-            ConfigurationError: An async handler calls it, which would wait for itself.
-        """
-        self.check()
-        result: R = self._recording().take_here(key, function, args, kwargs)
-        return result
-
-    def numbered(self, key: str) -> str:
-        """A key with a number that counts up within the attempt, for steps in a loop.
-
-        The order of the calls must be the same in each attempt: number the keys of concurrent
-        branches before they branch.
-
-        Args:
-            key: What is numbered, for instance ``page``; the first is ``page#1``.
-
-        Raises:
-            InvalidName: It cannot name a step.
-        """
-        return self._recording().numbered(key)
-
-    def _recording(self) -> Steps:
-        if self._steps is None:
-            if self._make_steps is None:
+        if self._tools is None:
+            if self._make_tools is None:
                 raise ConfigurationError("there is no database to record steps in")
-            self._steps = self._make_steps()
-        return self._steps
+            self._tools = self._make_tools()
+        return self._tools
 
     def tell_cancelled(self) -> None:
         """Have ``cancelled`` read True from now on; the engine calls it."""

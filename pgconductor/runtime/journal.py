@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from pgconductor.domain.backoff import Backoff
-from pgconductor.domain.steps import StepRecord
+from pgconductor.domain.outcomes import Completed
+from pgconductor.domain.steps import History, Recorded, Started, StepRecord, StepStart
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.runtime.wording import describe
 from pgconductor.services.backend import Backend
-from pgconductor.services.transactions import CommitUnknown
+from pgconductor.services.transactions import CommitUnknown, OpenTransaction, is_conflict
 
 __all__ = ["Journal"]
 
@@ -41,8 +42,85 @@ class _Request(Generic[T, A]):
     )
 
 
+class _Lane(Generic[T, A]):
+    """Requests of one kind; what gathers while a batch is under way is the next.
+
+    Args:
+        send: Sends a batch, and returns an answer or an error for each.
+        is_lost: Whether an error means that the database is out of reach.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[list[T]], Awaitable[Sequence[A | Exception]]],
+        is_lost: Callable[[Exception], bool],
+    ) -> None:
+        self._send = send
+        self._is_lost = is_lost
+        self._waiting: list[_Request[T, A]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, about: T) -> asyncio.Future[A]:
+        """Ask; the answer comes to the future."""
+        request: _Request[T, A] = _Request(about)
+        self._waiting.append(request)
+        return request.answer
+
+    async def send(self) -> None:
+        """Send what waits, as one batch.
+
+        Raises:
+            Exception: The database is out of reach; nothing is lost.
+        """
+        # Whoever has gone meanwhile is left out.
+        there = [one for one in self._waiting if not one.answer.done()]
+        batch, self._waiting = there[:_MOST], there[_MOST:]
+        try:
+            if batch:
+                await self._answer(batch)
+        except asyncio.CancelledError:
+            _forget(batch)
+            raise
+        except Exception as error:
+            if not self._is_lost(error):
+                # A mistake of ours: nobody may wait for ever because of it.
+                logger.exception("steps could not be recorded or read")
+                _refuse(batch, error)
+                return
+            # What may have been written is recognised when it comes again.
+            self._waiting[:0] = batch
+            raise
+
+    async def _answer(self, batch: list[_Request[T, A]]) -> None:
+        try:
+            answers = await self._send([one.about for one in batch])
+        except Exception as error:
+            if self._is_lost(error):
+                raise
+            if len(batch) == 1:
+                _refuse(batch, error)
+                return
+            # One that the database cannot store must not hold up the others.
+            for one in batch:
+                await self._answer([one])
+            return
+        for one, answer in zip(batch, answers, strict=True):
+            if one.answer.done():
+                continue
+            if isinstance(answer, Exception):
+                one.answer.set_exception(answer)
+            else:
+                one.answer.set_result(answer)
+
+    def forget(self) -> None:
+        """Cancel whoever waits."""
+        _forget(self._waiting)
+
+
 class Journal:
-    """Reads and records steps; what gathers while one batch is under way is the next.
+    """Reads, begins and records steps; what gathers while one batch is under way is the next.
 
     A lone step is written at once. A step has happened when its row is committed, not before: only
     then whoever waits for it goes on. While the database is out of reach, they wait.
@@ -53,37 +131,50 @@ class Journal:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._records: list[_Request[StepRecord, str | None]] = []
-        self._loads: list[_Request[UUID, Mapping[str, str | None]]] = []
+        self._records: _Lane[StepRecord, Recorded] = _Lane(self._record, backend.is_lost)
+        self._starts: _Lane[StepStart, Started] = _Lane(self._start, backend.is_lost)
+        self._loads: _Lane[UUID, History] = _Lane(self._load, backend.is_lost)
+        self._lanes: Final = (self._records, self._starts, self._loads)
         self._working: asyncio.Task[None] | None = None
 
-    async def record(self, step: StepRecord) -> str | None:
-        """Record a step.
+    async def record(self, step: StepRecord) -> Recorded:
+        """Record how a step has ended.
 
         Args:
-            step: Which one, and its result.
+            step: Which one, and its result or error.
 
         Returns:
-            The result that is on record as JSON text: this one, or an earlier one of the same key.
+            What is on record: this, or an earlier one of the same key.
 
         Raises:
             OwnershipLost: The execution is held by somebody else by now; nothing was written.
         """
-        request: _Request[StepRecord, str | None] = _Request(step)
-        self._records.append(request)
-        self._start()
-        return await request.answer
+        answer = self._records.add(step)
+        self._begin()
+        return await answer
 
-    async def load(self, execution_id: UUID) -> Mapping[str, str | None]:
-        """The recorded results of an execution as JSON text, by key.
+    async def start(self, start: StepStart) -> Started:
+        """Begin a wait, invoke a child, or emit an event.
+
+        Args:
+            start: Which one.
+
+        Raises:
+            OwnershipLost: The execution is held by somebody else by now; nothing was written.
+        """
+        answer = self._starts.add(start)
+        self._begin()
+        return await answer
+
+    async def load(self, execution_id: UUID) -> History:
+        """What is on record of an execution.
 
         Args:
             execution_id: Which execution.
         """
-        request: _Request[UUID, Mapping[str, str | None]] = _Request(execution_id)
-        self._loads.append(request)
-        self._start()
-        return await request.answer
+        answer = self._loads.add(execution_id)
+        self._begin()
+        return await answer
 
     async def transact(self, work: Callable[[Any], Awaitable[StepRecord]]) -> str | None:
         """Execute work in a session of the application's, and record it in the same commit.
@@ -107,84 +198,96 @@ class Journal:
         try:
             return await self._backend.transactions.execute(noted)
         except CommitUnknown as unknown:
-            # It has happened or not, with the step: so the step tells.
-            if step is not None:
-                recorded = await self.load(step.execution_id)
-                if step.key in recorded:
-                    return recorded[step.key]
-            raise unknown.error from None
+            if step is None:
+                raise unknown.error from None
+            return await self._decided(step, unknown)
+
+    def open(self) -> OpenTransaction:
+        """A transaction of the application's own database, not begun."""
+        return self._backend.transactions.open()
+
+    async def commit(self, transaction: OpenTransaction, step: StepRecord | None) -> str | None:
+        """Record a step in an open transaction, and commit both; without a step, only commit.
+
+        Returns:
+            The result that is on record as JSON text.
+
+        Raises:
+            OwnershipLost: The execution is held by somebody else by now; nothing was written.
+        """
+        try:
+            return await transaction.commit(step)
+        except CommitUnknown as unknown:
+            if step is None:
+                raise unknown.error from None
+            return await self._decided(step, unknown)
+
+    async def _decided(self, step: StepRecord, unknown: CommitUnknown) -> str | None:
+        """It has happened or not, with the step: so the step tells."""
+        history = await self.load(step.execution_id)
+        if step.key in history.records:
+            return history.records[step.key].result
+        raise unknown.error from None
+
+    @staticmethod
+    def is_conflict(error: BaseException) -> bool:
+        """Whether the same transaction may succeed if it is made again."""
+        return is_conflict(error)
+
+    async def complete_in(self, session: Any, outcome: Completed) -> bool:
+        """Complete an execution in a transaction of the application's.
+
+        Returns:
+            False if it is to be cancelled instead.
+
+        Raises:
+            OwnershipLost: The execution is held by somebody else by now.
+        """
+        return await self._backend.complete_in(session, outcome)
+
+    async def cancel_child(self, child_id: UUID) -> None:
+        """Cancel a child that has not ended in time."""
+        await self._backend.completing.cancel(child_id, reason="it did not end in time")
 
     async def aclose(self) -> None:
         """End; whoever waits still is cancelled."""
         if self._working is not None:
             self._working.cancel()
             await asyncio.wait([self._working])
-        _forget(self._records)
-        _forget(self._loads)
+        for lane in self._lanes:
+            lane.forget()
 
-    def _start(self) -> None:
+    def _begin(self) -> None:
         if self._working is None or self._working.done():
             self._working = asyncio.create_task(self._work(), name="pgconductor-journal")
 
     async def _work(self) -> None:
         backoff = Backoff()
-        while self._records or self._loads:
-            records, self._records = _next(self._records)
-            loads, self._loads = _next(self._loads)
+        while any(self._lanes):
             try:
-                if records:
-                    await self._record(records)
-                if loads:
-                    await self._load(loads)
+                for lane in self._lanes:
+                    if lane:
+                        await lane.send()
                 backoff.reset()
-            except asyncio.CancelledError:
-                _forget(records)
-                _forget(loads)
-                raise
             except Exception as error:
                 if not self._backend.is_lost(error):
-                    # A mistake of ours: nobody may wait for ever because of it.
-                    logger.exception("steps could not be recorded or read")
-                    _refuse(records, error)
-                    _refuse(loads, error)
-                    continue
-                # Nothing is lost: what may have been written is recognised when it comes again.
-                self._records[:0], self._loads[:0] = records, loads
+                    raise
                 logger.warning("steps are delayed, no database: %s", describe(error))
                 await asyncio.sleep(backoff.next())
 
-    async def _record(self, batch: list[_Request[StepRecord, str | None]]) -> None:
-        try:
-            answers = await self._backend.steps.record_many([one.about for one in batch])
-        except Exception as error:
-            if self._backend.is_lost(error):
-                raise
-            if len(batch) == 1:
-                _refuse(batch, error)
-                return
-            # One that the database cannot store must not hold up the others.
-            for one in batch:
-                await self._record([one])
-            return
-        for one, answer in zip(batch, answers, strict=True):
-            if one.answer.done():
-                continue
-            if isinstance(answer, OwnershipLost):
-                one.answer.set_exception(answer)
-            else:
-                one.answer.set_result(answer)
+    async def _record(self, batch: list[StepRecord]) -> Sequence[Recorded | Exception]:
+        return await self._backend.steps.record_many(batch)
 
-    async def _load(self, batch: list[_Request[UUID, Mapping[str, str | None]]]) -> None:
-        try:
-            found = await self._backend.steps.results_of({one.about for one in batch})
-        except Exception as error:
-            if self._backend.is_lost(error):
-                raise
-            _refuse(batch, error)
-            return
-        for one in batch:
-            if not one.answer.done():
-                one.answer.set_result(found.get(one.about, {}))
+    async def _start(self, batch: list[StepStart]) -> Sequence[Started | Exception]:
+        answers = await self._backend.steps.start_many(batch)
+        return [
+            answer if answer.held else OwnershipLost(one.execution_id)
+            for one, answer in zip(batch, answers, strict=True)
+        ]
+
+    async def _load(self, batch: list[UUID]) -> Sequence[History | Exception]:
+        found: Mapping[UUID, History] = await self._backend.steps.histories(set(batch))
+        return [found.get(one, History()) for one in batch]
 
 
 def _forget(batch: list[_Request[T, A]]) -> None:
@@ -196,9 +299,3 @@ def _refuse(batch: list[_Request[T, A]], error: Exception) -> None:
     for one in batch:
         if not one.answer.done():
             one.answer.set_exception(error)
-
-
-def _next(waiting: list[_Request[T, A]]) -> tuple[list[_Request[T, A]], list[_Request[T, A]]]:
-    """A batch, and what is left; whoever has gone meanwhile is left out."""
-    there = [one for one in waiting if not one.answer.done()]
-    return there[:_MOST], there[_MOST:]

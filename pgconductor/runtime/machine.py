@@ -13,17 +13,18 @@ from pgconductor.domain.orchestrators import Heartbeat
 from pgconductor.domain.outcomes import Verdict
 from pgconductor.domain.revisions import KNOWN_REVISION, REQUIRED_REVISION
 from pgconductor.exceptions import SchemaBehind, SchemaMissing, SchemaTooNew
-from pgconductor.runtime.attempt import Runnable, Stop
+from pgconductor.runtime.attempt import Durability, Runnable, Stop
 from pgconductor.runtime.completer import Completer
 from pgconductor.runtime.gate import StartGate
 from pgconductor.runtime.heartbeat import HeartbeatThread
 from pgconductor.runtime.journal import Journal
+from pgconductor.runtime.lookout import Lookout
 from pgconductor.runtime.maintenance import Maintenance
 from pgconductor.runtime.retention import RetentionLoop
 from pgconductor.runtime.threads import HandlerThreads
 from pgconductor.runtime.worker import Process, Worker
 from pgconductor.services.backend import Backend
-from pgconductor.services.listener import AVAILABLE, CONTROL, Listener
+from pgconductor.services.listener import AVAILABLE, CONTROL, FINISHED, WAITS, Listener
 from pgconductor.settings import Settings
 
 __all__ = ["ExitReason", "Machine"]
@@ -87,6 +88,8 @@ class Machine:
         self._on_drained = on_drained
         self._told = False
         self._asking = False
+        journal = Journal(backend)
+        self.lookout = Lookout(backend, settings.poll_interval.total_seconds())
         self.process = Process(
             backend=backend,
             settings=settings,
@@ -95,7 +98,14 @@ class Machine:
             completer=Completer(backend, self._on_written, self._on_refused),
             gate=StartGate(self._on_gate_open, settings.stale_after.total_seconds()),
             threads=HandlerThreads(concurrency * len(queues)),
-            journal=Journal(backend),
+            journal=journal,
+            lookout=self.lookout,
+            durability=Durability(
+                journal,
+                self.lookout,
+                settings.suspend_after.total_seconds(),
+                settings.max_payload_bytes,
+            ),
             on_error=self._on_refused,
             draining=draining,
         )
@@ -119,6 +129,7 @@ class Machine:
         self._spawn(process.completer.run(), "completer")
         self._spawn(Maintenance(process, self.workers).run(), "maintenance")
         self._spawn(RetentionLoop(process).run(), "retention")
+        self._spawn(self.lookout.run(), "lookout")
         if self.settings.listen:
             self._listener = process.backend.listener(self._on_notify, self._on_restored)
             self._spawn(self._listener.run(), "listener")
@@ -215,11 +226,18 @@ class Machine:
                     worker.wake()
         elif channel == CONTROL and payload == str(self.registration.orchestrator_id):
             self.heartbeat.beat_now()
+            self.lookout.look_at_all()
+        elif channel == FINISHED:
+            self.lookout.child_ended(payload)
+        elif channel == WAITS:
+            self.lookout.kick()
 
     def _on_restored(self) -> None:
         """Notifications may have been missed: look at once."""
         self.wake_workers()
         self.heartbeat.beat_now()
+        self.lookout.look_at_all()
+        self.lookout.kick()
 
     def wake_workers(self) -> None:
         """Have every worker look for something to do."""
@@ -232,8 +250,12 @@ class Machine:
 
     def _on_written(self, verdicts: list[Verdict]) -> None:
         self.process.activity += len(verdicts)
+        parents = self.process.parents
         for verdict in verdicts:
             self.process.gate.settle(verdict.execution_id)
+            parent = parents.pop(verdict.execution_id, None) if parents else None
+            if parent is not None and verdict.state is not None and verdict.state.finished:
+                self.lookout.look(parent)
         if self.process.draining and all(worker.quiet for worker in self.workers):
             # What was just given back, or is to be retried at once, may be due.
             self.wake_workers()

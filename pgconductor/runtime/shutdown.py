@@ -38,6 +38,8 @@ async def end_handlers(workers: Sequence[Worker], *, grace: float, hurry: asynci
     """
     for worker in workers:
         worker.stop_fetching()
+    if workers:
+        workers[0].process.lookout.suspend_all()
     everything = asyncio.create_task(_all_ended(workers))
     hurried = asyncio.create_task(hurry.wait())
     try:
@@ -102,6 +104,7 @@ async def close(machine: Machine) -> None:
         loop.cancel()
     # Whatever they raised was reported when they ended.
     await asyncio.gather(*machine.loops, return_exceptions=True)
+    await machine.lookout.aclose()
     await machine.process.journal.aclose()
     machine.heartbeat.stop()
     if machine.heartbeat.ident is not None:

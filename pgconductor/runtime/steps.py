@@ -4,115 +4,194 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextvars import copy_context
+from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
-from typing import Any, Final, Protocol, get_type_hints
-from uuid import UUID
+from typing import Any, Final, TypeVar, get_type_hints
 from weakref import WeakKeyDictionary
 
-from pgconductor.domain.claims import Fetched
-from pgconductor.domain.limits import check_step_key
-from pgconductor.domain.steps import StepRecord
+from pgconductor.domain.limits import check_count, check_duration
+from pgconductor.domain.outcomes import Failure
+from pgconductor.domain.retry import RetryPolicy
+from pgconductor.domain.steps import Recorded, StepKind, StepRecord, StepStart
 from pgconductor.exceptions import (
     ConfigurationError,
-    DuplicateStep,
     InvalidPayload,
+    OwnershipLost,
     ResultEncodeError,
+    StepFailed,
+    StepTimeout,
 )
 from pgconductor.runtime.handler import Codec
+from pgconductor.runtime.record import Record, decoded
+from pgconductor.runtime.waits import Waits
 
-__all__ = ["Remembers", "Steps"]
+R = TypeVar("R")
+
+__all__ = ["StepOptions", "Steps", "codec_of"]
 
 
-class Remembers(Protocol):
-    """Where steps are recorded and read: the journal, or something of a test's."""
+_RETRY: Final = RetryPolicy(first_delay=timedelta(seconds=1), max_delay=timedelta(minutes=10))
 
-    async def record(self, step: StepRecord) -> str | None:
-        """Record a step; what is on record comes back."""
-        ...
 
-    async def load(self, execution_id: UUID) -> Mapping[str, str | None]:
-        """The recorded results of an execution."""
-        ...
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """How patient a step is.
 
-    async def transact(self, work: Callable[[Any], Awaitable[StepRecord]]) -> str | None:
-        """Execute work in a session of the application's, and record it in the same commit."""
-        ...
+    Attributes:
+        max_attempts: How often its function is called before the step has failed for good, which is
+            then on record. None: an error is the handler's at once, and is not.
+        retry: When it is called again.
+        timeout: How long a call may take; None for no limit.
+
+    Raises:
+        InvalidInput: One is out of its range.
+    """
+
+    max_attempts: int | None = None
+    retry: RetryPolicy = _RETRY
+    timeout: timedelta | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_attempts is not None:
+            check_count(self.max_attempts, "max_attempts")
+        if self.timeout is not None:
+            check_duration(self.timeout, "timeout")
+
+
+_PLAIN: Final = StepOptions()
 
 
 class Steps:
     """The steps of one attempt.
 
     Args:
-        fetched: The execution.
-        memory: Where steps are recorded.
-        loop: The loop that the attempt belongs to.
+        record: The execution's record.
+        waits: What the attempt waits for.
         threads: Where plain functions are called.
         max_bytes: Largest result of a step, as JSON.
     """
 
     def __init__(
         self,
-        fetched: Fetched,
-        memory: Remembers,
+        record: Record,
+        waits: Waits,
         *,
         loop: asyncio.AbstractEventLoop,
         threads: Executor,
         max_bytes: int,
     ) -> None:
-        self._fetched = fetched
-        self._memory = memory
+        self._record = record
+        self._waits = waits
+        self._loop = loop
         self._threads = threads
         self._max_bytes = max_bytes
-        self._keys: set[str] = set()
-        self._numbers: dict[str, int] = {}
-        self._recorded: asyncio.Future[Mapping[str, str | None]] | None = None
-        self._loop = loop
-
-    def numbered(self, key: str) -> str:
-        """The key with a number that counts up within the attempt: ``page#1``, ``page#2``."""
-        check_step_key(key)
-        self._numbers[key] = number = self._numbers.get(key, 0) + 1
-        return f"{key}#{number}"
-
-    def claim(self, key: str) -> str:
-        """Take a key for a step of this attempt.
-
-        Raises:
-            InvalidName: It cannot name a step.
-            DuplicateStep: Another step of this attempt has it.
-        """
-        if check_step_key(key) in self._keys:
-            raise DuplicateStep(self._fetched.id, key)
-        self._keys.add(key)
-        return key
-
-    async def recorded(self) -> Mapping[str, str | None]:
-        """What is on record of the attempts before; read once."""
-        if self._recorded is None:
-            # A task of its own: of several branches, one may be cancelled while all wait.
-            self._recorded = asyncio.ensure_future(self._memory.load(self._fetched.id))
-        return await asyncio.shield(self._recorded)
+        self._tries: dict[str, Recorded | None] = {}
 
     async def take(
-        self, key: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        key: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: StepOptions = _PLAIN,
     ) -> Any:
         """Execute a step, or return what it is remembered by."""
-        self.claim(key)
-        codec = _codec(function)
-        recorded = await self.recorded()
-        if key in recorded:
-            return codec.decode(recorded[key])
-        if inspect.iscoroutinefunction(_function(function)):
-            result = await function(*args, **kwargs)
-        else:
+        with self._waits.at_work():
+            place, found = await self._record.begin(key, StepKind.STEP)
+            codec = codec_of(function)
+            if found is not None:
+                return self._known(codec, found)
+            await self._waits.active()
+        number = 1
+        while True:
+            if options.max_attempts is not None and await self._tried(key, number):
+                number += 1
+                continue
+            with self._waits.at_work():
+                try:
+                    result = await self._called(key, function, args, kwargs, options)
+                except Exception as error:
+                    failure = await self._failed(key, error, number, place, options)
+                    if failure is not None:
+                        raise failure from error
+                else:
+                    step = self._ended(key, codec, result, place)
+                    return self._known(codec, await self._record.memory.record(step), fresh=True)
+            await self._tried(key, number)
+            number += 1
+
+    async def _called(
+        self,
+        key: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: StepOptions,
+    ) -> Any:
+        if options.timeout is None:
+            return await self._call(function, args, kwargs)
+        limit = asyncio.timeout(options.timeout.total_seconds())
+        try:
+            async with limit:
+                return await self._call(function, args, kwargs)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise  # It is the function's own.
+            raise StepTimeout(key, options.timeout) from error
+
+    async def _call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        try:
+            if inspect.iscoroutinefunction(_function(function)):
+                return await function(*args, **kwargs)
             call = partial(copy_context().run, function, *args, **kwargs)
             result = await self._loop.run_in_executor(self._threads, call)
-            if inspect.isawaitable(result):
-                result = await result
-        return codec.decode(await self._memory.record(self.record(key, codec, result)))
+            return await result if inspect.isawaitable(result) else result
+        except BaseException:
+            self._record.astray()
+            raise
+
+    async def _failed(
+        self, key: str, error: Exception, number: int, place: int | None, options: StepOptions
+    ) -> Exception | None:
+        """Put on record that a call has failed; what to raise, or None if there is another try."""
+        if options.max_attempts is None or isinstance(error, OwnershipLost):
+            return error
+        fetched = self._record.fetched
+        failure = Failure.from_exception(error)
+        delay = options.retry.decide(error, number)
+        if delay is not None and number < options.max_attempts:
+            started = await self._record.memory.start(
+                StepStart(
+                    execution_id=fetched.id,
+                    claim=fetched.claim,
+                    key=_try(key, number),
+                    kind=StepKind.TRY,
+                    delay=delay,
+                    failure=failure,
+                )
+            )
+            self._tries[_try(key, number)] = started.recorded
+            return None
+        found = await self._record.memory.record(
+            StepRecord(fetched.id, fetched.claim, key, place=place, failure=failure)
+        )
+        return StepFailed(key, found.error_type or failure.type, found.error or "")
+
+    async def _tried(self, key: str, number: int) -> bool:
+        """Whether a call has failed before; then it is time for the next one."""
+        name = _try(key, number)
+        found = self._tries.get(name) or (await self._record.history()).records.get(name)
+        if found is None:
+            return False
+        if found.pending:
+            await self._waits.until_ended(found)
+        return True
 
     def take_here(
         self, key: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -120,43 +199,82 @@ class Steps:
         """The same, called from a plain handler's thread; the function is called in it."""
         if asyncio._get_running_loop() is not None:
             raise ConfigurationError("step_here is for plain handlers; await step() instead")
-        self.claim(key)
-        codec = _codec(function)
-        recorded = asyncio.run_coroutine_threadsafe(self.recorded(), self._loop).result()
-        if key in recorded:
-            return codec.decode(recorded[key])
-        record = self.record(key, codec, function(*args, **kwargs))
-        written = asyncio.run_coroutine_threadsafe(self._memory.record(record), self._loop)
-        return codec.decode(written.result())
+        codec = codec_of(function)
+        begun = self._record.begin(key, StepKind.STEP)
+        place, found = asyncio.run_coroutine_threadsafe(begun, self._loop).result()
+        if found is not None:
+            return self._known(codec, found)
+        try:
+            result = function(*args, **kwargs)
+        except BaseException:
+            self._record.astray()
+            raise
+        written = asyncio.run_coroutine_threadsafe(
+            self._record.memory.record(self._ended(key, codec, result, place)), self._loop
+        )
+        return self._known(codec, written.result(), fresh=True)
+
+    def here(self, awaitable: Coroutine[Any, Any, R]) -> R:
+        """What a coroutine of the attempt returns, in a plain handler's thread."""
+        return asyncio.run_coroutine_threadsafe(awaitable, self._loop).result()
 
     async def transact(
-        self, key: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        key: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         """Execute a transactional step, or return what it is remembered by."""
-        self.claim(key)
-        codec = _codec(function)
-        recorded = await self.recorded()
-        if key in recorded:
-            return codec.decode(recorded[key])
+        with self._waits.at_work():
+            place, found = await self._record.begin(key, StepKind.STEP)
+            codec = codec_of(function)
+            if found is not None:
+                return self._known(codec, found)
+            await self._waits.active()
 
-        async def work(session: Any) -> StepRecord:
-            return self.record(key, codec, await function(session, *args, **kwargs))
+            async def work(session: Any) -> StepRecord:
+                return self._ended(key, codec, await function(session, *args, **kwargs), place)
 
-        return codec.decode(await self._memory.transact(work))
+            try:
+                return codec.decode(await self._record.memory.transact(work))
+            except BaseException:
+                self._record.astray()
+                raise
 
-    def record(self, key: str, codec: Codec, result: object) -> StepRecord:
+    def _known(self, codec: Codec, found: Recorded, *, fresh: bool = False) -> Any:
+        if found.error_type is not None:
+            raise StepFailed(found.key, found.error_type, found.error or "")
+        return codec.decode(found.result) if fresh else decoded(self._record, codec, found)
+
+    def _ended(self, key: str, codec: Codec, result: object, place: int | None) -> StepRecord:
         """What to record of a step.
 
         Raises:
             ResultEncodeError: Its result cannot be stored.
         """
+        fetched = self._record.fetched
+        return StepRecord(
+            fetched.id, fetched.claim, key, self.encoded(key, codec, result), place=place
+        )
+
+    def encoded(self, key: str, codec: Codec, result: object) -> str | None:
+        """The JSON text of a step's result.
+
+        Raises:
+            ResultEncodeError: It cannot be stored.
+        """
         try:
-            text = codec.encode(result, max_bytes=self._max_bytes, field="result")
+            return codec.encode(result, max_bytes=self._max_bytes, field="result")
         except InvalidPayload as error:
+            self._record.astray()
             raise ResultEncodeError(
                 f"the effects of step {key!r} have happened, its result cannot be stored: {error}"
             ) from error
-        return StepRecord(self._fetched.id, self._fetched.claim, key, text)
+
+
+def _try(key: str, number: int) -> str:
+    return f"{key}~{number}"
 
 
 def _function(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -166,7 +284,12 @@ def _function(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _codec(function: Callable[..., Any]) -> Codec:
+def codec_of(function: Callable[..., Any]) -> Codec:
+    """The codec of what a function returns, by its hint; without one, plain JSON.
+
+    Raises:
+        ConfigurationError: The hint cannot be resolved, or pydantic cannot handle it.
+    """
     bare = _function(function)
     return _codec_of(getattr(bare, "__func__", bare))
 

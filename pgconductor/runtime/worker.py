@@ -16,11 +16,12 @@ from uuid import UUID
 from pgconductor.domain.backoff import Backoff
 from pgconductor.domain.claims import Fetched, Registration
 from pgconductor.domain.outcomes import Outcome, Released
-from pgconductor.runtime.attempt import Attempt, Runnable, Stop
+from pgconductor.runtime.attempt import Attempt, Durability, Runnable, Stop
 from pgconductor.runtime.completer import Completer
 from pgconductor.runtime.frontier import Frontier
 from pgconductor.runtime.gate import StartGate
 from pgconductor.runtime.journal import Journal
+from pgconductor.runtime.lookout import Lookout
 from pgconductor.runtime.prefetch import Prefetch
 from pgconductor.runtime.relay import Relay
 from pgconductor.runtime.wording import describe
@@ -48,6 +49,9 @@ class Process:
         gate: Who may start.
         threads: Where plain handlers are called.
         journal: Where steps are recorded.
+        lookout: Who looks whether what is waited for has come.
+        durability: What attempts get of the two.
+        parents: The executions that wait for those that are held here.
         on_error: Called with the error of a fetch.
         draining: Somebody waits until nothing is left that is due.
         activity: Counts what has happened, so that a drain can tell that nothing has.
@@ -62,6 +66,9 @@ class Process:
     gate: StartGate
     threads: Executor
     journal: Journal
+    lookout: Lookout
+    durability: Durability
+    parents: dict[UUID, UUID] = field(default_factory=dict[UUID, UUID])
     on_error: Callable[[Exception], None] = lambda _error: None
     draining: bool = False
     activity: int = 0
@@ -82,13 +89,16 @@ class Worker:
         self, process: Process, queue: str, concurrency: int, on_drained: Callable[[], None]
     ) -> None:
         self.queue = queue
-        self._process = process
+        self.process = process
         self._concurrency = concurrency
         self._on_drained = on_drained
         self._ready: deque[tuple[Fetched, float]] = deque()
         # By owner too: a plain handler that has outlived its time-out keeps its slot, while its
         # execution may be tried again here.
         self._attempts: dict[tuple[UUID, int], Attempt] = {}
+        # Those that only wait take up no slot; those that go on wait for one first.
+        self._parked: set[Attempt] = set()
+        self._resuming: deque[tuple[Attempt, asyncio.Future[None]]] = deque()
         self._relay = Relay(self._take, self._waits, self._ended, self._start_ready)
         self._prefetch = Prefetch()
         self._frontier = Frontier()
@@ -163,7 +173,7 @@ class Worker:
     async def run(self) -> None:
         """Fetch and start until told to stop."""
         backoff = Backoff()
-        poll = self._process.settings.poll_interval.total_seconds()
+        poll = self.process.settings.poll_interval.total_seconds()
         while not self._stopping:
             # Cleared before looking: whatever happens from now on is looked at again.
             self._wake.clear()
@@ -174,15 +184,15 @@ class Worker:
             pause = poll
             if room > 0:
                 try:
-                    async with self._process.turn:
-                        more = self._process.gate.open and await self._fetch(room)
+                    async with self.process.turn:
+                        more = self.process.gate.open and await self._fetch(room)
                     backoff.reset()
                     if more:
                         continue
                     pause = min(poll, self._frontier.patience(time.monotonic()))
                 except Exception as error:
-                    self._process.on_error(error)
-                    if self._process.backend.is_transient(error):
+                    self.process.on_error(error)
+                    if self.process.backend.is_transient(error):
                         logger.warning("fetching is delayed, no database: %s", describe(error))
                     else:
                         logger.exception("fetching failed; it will be tried again")
@@ -192,25 +202,25 @@ class Worker:
     async def _wait(self, seconds: float) -> None:
         if self._ready:
             # What waits for a slot is given back in time.
-            seconds = min(seconds, self._process.settings.give_back_after.total_seconds() / 4)
+            seconds = min(seconds, self.process.settings.give_back_after.total_seconds() / 4)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
 
     def _room(self) -> int:
         """How many to fetch now: none while enough is held ready, so that batches stay large."""
-        process = self._process
+        process = self.process
         if not process.gate.open or process.completer.full:
             return 0
         size = self._prefetch.size
-        wanted = self._concurrency + size - len(self._attempts) - len(self._ready)
+        wanted = size + self._free - len(self._ready)
         if self._ready and wanted * 4 < self._concurrency + size:
             return 0
         return min(wanted, max(_BATCH, self._concurrency))
 
     async def _fetch(self, room: int) -> bool:
         """Fetch a batch and start it; whether there is likely to be more at once."""
-        process = self._process
+        process = self.process
         seen = process.activity
         began = time.monotonic()
         self._prefetch.look(began)
@@ -261,15 +271,49 @@ class Worker:
         return (
             bool(self._ready)
             and not self._stopping
-            and len(self._attempts) < self._concurrency
-            and self._process.gate.lets_start(self._ready[0][0])
+            and self._free > 0
+            and self.process.gate.lets_start(self._ready[0][0])
         )
+
+    @property
+    def _free(self) -> int:
+        """How many slots are free."""
+        return self._concurrency - len(self._attempts) + len(self._parked)
+
+    def park(self, attempt: Attempt) -> None:
+        """An attempt only waits: let others have its slot."""
+        key = attempt.fetched.id, attempt.fetched.claim.number
+        if self._attempts.get(key) is attempt:
+            self._parked.add(attempt)
+            self._freed()
+
+    async def resume(self, attempt: Attempt) -> None:
+        """Wait for a slot again."""
+        if attempt not in self._parked:
+            return
+        if self._free > 0:
+            self._parked.discard(attempt)
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._resuming.append((attempt, turn))
+        await turn
+
+    def _freed(self) -> None:
+        """A slot is free: for those that were here before, then for others."""
+        while self._resuming and self._free > 0:
+            attempt, turn = self._resuming.popleft()
+            if not turn.done():
+                self._parked.discard(attempt)
+                turn.set_result(None)
+        self._start_ready()
+        if self._starved or self._stopping:
+            self._wake.set()
 
     def _take(self) -> Attempt | None:
         """The next attempt, which starts at once; None if nothing may."""
         if not self._may_start():
             return None
-        process = self._process
+        process = self.process
         fetched, _ = self._ready.popleft()
         attempt = Attempt(
             fetched,
@@ -277,8 +321,11 @@ class Worker:
             threads=process.threads,
             report=process.completer.add,
             max_result_bytes=process.settings.max_result_bytes,
-            memory=process.journal,
+            durability=process.durability,
         )
+        attempt.room = _Slot(self, attempt)
+        if fetched.parent_id is not None:
+            process.parents[fetched.id] = fetched.parent_id
         process.gate.started(fetched)
         return attempt
 
@@ -289,12 +336,13 @@ class Worker:
 
     def _ended(self, attempt: Attempt, waited: bool) -> None:
         self._prefetch.ended()
-        self._process.activity += 1
-        self._process.gate.ended(attempt.fetched)
+        self.process.activity += 1
+        self.process.gate.ended(attempt.fetched)
         if waited:
             del self._attempts[attempt.fetched.id, attempt.fetched.claim.number]
-            self._start_ready()
-        if self._starved or self._stopping:
+            self._parked.discard(attempt)
+            self._freed()
+        elif self._starved or self._stopping:
             self._wake.set()
         self._mark_idle()
 
@@ -304,11 +352,11 @@ class Worker:
         self.wake()
 
     def _report(self, outcome: Outcome) -> None:
-        self._process.completer.add(outcome)
+        self.process.completer.add(outcome)
 
     def _return_stale(self) -> None:
         """Give back what has been waiting for a slot for too long: others may be free."""
-        limit = time.monotonic() - self._process.settings.give_back_after.total_seconds()
+        limit = time.monotonic() - self.process.settings.give_back_after.total_seconds()
         # A suspect stays: the gate sees to it that it starts in time.
         if self._ready and self._ready[0][1] < limit and not self._ready[0][0].alone:
             self._prefetch.shrink()
@@ -323,3 +371,19 @@ class Worker:
     def _mark_idle(self) -> None:
         if self.quiet:
             self._idle.set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """An attempt's slot of its worker."""
+
+    worker: Worker
+    attempt: Attempt
+
+    def park(self) -> None:
+        """Give it to others."""
+        self.worker.park(self.attempt)
+
+    async def resume(self) -> None:
+        """Wait for it again."""
+        await self.worker.resume(self.attempt)

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from pgconductor.domain.claims import Registration
 from pgconductor.domain.migrations import MigrationOutcome
 from pgconductor.domain.orchestrators import Heartbeat
-from pgconductor.exceptions import SchemaMissing
+from pgconductor.domain.outcomes import Completed, Disposition
+from pgconductor.exceptions import OwnershipLost, SchemaMissing
 from pgconductor.repositories.errors import is_data_error, is_lost, is_transient, is_undefined
 from pgconductor.services.executions import ExecutionService
-from pgconductor.services.listener import AVAILABLE, CONTROL, Listener
+from pgconductor.services.listener import AVAILABLE, CONTROL, FINISHED, WAITS, Listener
 from pgconductor.services.orchestrators import OrchestratorService
 from pgconductor.services.pinned import PinnedUnitOfWork, TimedUnitOfWork, sibling_engine
 from pgconductor.services.retention import RetentionLink
 from pgconductor.services.steps import StepService
 from pgconductor.services.transactions import TransactionService
 from pgconductor.settings import Settings
+from pgconductor.types import ExecutionState
 
 __all__ = ["Backend", "HeartbeatLink"]
 
@@ -112,8 +114,23 @@ class Backend:
         self, on_notify: Callable[[str, str], None], on_restored: Callable[[], None]
     ) -> Listener:
         """A listener for what wakes an orchestrator."""
-        channels: Sequence[str] = (AVAILABLE, CONTROL)
+        channels: Sequence[str] = (AVAILABLE, CONTROL, FINISHED, WAITS)
         return Listener(self._listening, channels, on_notify, on_restored)
+
+    @staticmethod
+    async def complete_in(session: Any, outcome: Completed) -> bool:
+        """Complete an execution in a transaction of the caller's.
+
+        Returns:
+            False if it is to be cancelled instead; then the caller rolls back.
+
+        Raises:
+            OwnershipLost: The execution is held by somebody else; nothing was written.
+        """
+        (verdict,) = await ExecutionService(session).complete([outcome])
+        if verdict.disposition is Disposition.LOST:
+            raise OwnershipLost(outcome.execution_id)
+        return verdict.state is ExecutionState.COMPLETED
 
     async def upgrade_schema(self, settings: Settings) -> MigrationOutcome:
         """Apply what is pending.

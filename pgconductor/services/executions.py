@@ -9,7 +9,13 @@ from uuid import UUID
 
 from pgconductor.domain.claims import Claim, Fetched, Position, Registration
 from pgconductor.domain.invocations import DedupeScope, Invocation, Invoked
-from pgconductor.domain.limits import MAX_BATCH, check_count, check_queue, check_text
+from pgconductor.domain.limits import (
+    MAX_BATCH,
+    check_count,
+    check_queue,
+    check_task_key,
+    check_text,
+)
 from pgconductor.domain.outcomes import Disposition, Outcome, Verdict
 from pgconductor.domain.payloads import DEFAULT_MAX_BYTES, encode
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page, Progress
@@ -185,6 +191,23 @@ class ExecutionService:
             )
             second = {one.execution_id: one for one in again}
             return [second.get(one.execution_id, one) for one in verdicts]
+
+    async def emit(self, name: str, payload: str | None = None) -> UUID:
+        """Emit an event: executions that wait for it, now or later, take it once it is committed.
+
+        Args:
+            name: Its name.
+            payload: JSON text, or None.
+
+        Returns:
+            Its id.
+
+        Raises:
+            InvalidName: It cannot name an event.
+        """
+        check_task_key(name, "event")
+        async with self._work.begin() as repositories:
+            return await repositories.steps.emit(name, payload)
 
     async def cancel(self, execution_id: UUID, *, reason: str | None = None) -> bool:
         """Cancel an execution: at once if no worker holds it, else at its next boundary.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
@@ -67,6 +68,23 @@ class InvocationWriter:
         if self._has_database():
             await self._identity.check(self._engine(), session)
         return await service.invoke_many(invocations)
+
+    async def emit(
+        self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
+    ) -> UUID:
+        """Emit an event, in the session's transaction or in one of its own.
+
+        Raises:
+            WrongSession: The session is a sync one, or bound to another database.
+            ConfigurationError: A pooler is between, and the engine is not made for it.
+        """
+        if session is None:
+            return await self._executions().emit(name, payload)
+        check_async_session(session)
+        await self._poolers.behind(session)
+        if self._has_database():
+            await self._identity.check(self._engine(), session)
+        return await ExecutionService(session).emit(name, payload)
 
     async def _write_alone(self, invocations: list[Invocation]) -> list[Invoked]:
         # Whoever has no pool wants no connection kept.

@@ -16,7 +16,7 @@ from pgconductor.services.pooling import is_pooled
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-__all__ = ["AVAILABLE", "CONTROL", "FINISHED", "Listener"]
+__all__ = ["AVAILABLE", "CONTROL", "FINISHED", "WAITS", "Listener"]
 
 #: A queue has something that is due; the payload is its name.
 AVAILABLE: Final = "pgconductor_available"
@@ -24,6 +24,8 @@ AVAILABLE: Final = "pgconductor_available"
 CONTROL: Final = "pgconductor_control"
 #: An execution that somebody waits for has finished; the payload is its id.
 FINISHED: Final = "pgconductor_finished"
+#: Waits may have come to their end.
+WAITS: Final = "pgconductor_waits"
 _PROBE: Final = "pgconductor_probe"
 
 logger = logging.getLogger("pgconductor.listener")

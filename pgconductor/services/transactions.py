@@ -14,11 +14,16 @@ from pgconductor.domain.steps import StepRecord
 from pgconductor.repositories.errors import sqlstate
 from pgconductor.repositories.steps import SqlStepRepository
 
-__all__ = ["CommitUnknown", "TransactionService"]
+__all__ = ["CommitUnknown", "OpenTransaction", "TransactionService", "is_conflict"]
 
 # serialization_failure, deadlock_detected: the same work may succeed in another transaction.
 _CONFLICTS: Final = frozenset({"40001", "40P01"})
 _TRIES: Final = 10
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether the same work may succeed in another transaction."""
+    return isinstance(error, DBAPIError) and sqlstate(error) in _CONFLICTS
 
 
 class CommitUnknown(Exception):
@@ -33,6 +38,56 @@ class CommitUnknown(Exception):
         self.error = error
 
 
+class OpenTransaction:
+    """A session of the application's, in a transaction that ends with a step.
+
+    Args:
+        session: The session; it is closed at the end.
+    """
+
+    def __init__(self, session: AsyncSession) -> None:
+        self.session = session
+
+    async def begin(self) -> AsyncSession:
+        """Begin, and give the session."""
+        transaction = self.session.begin()
+        await transaction.start()
+        return self.session
+
+    async def commit(self, step: StepRecord | None) -> str | None:
+        """Record a step, prove its owner, and commit; without a step, only commit.
+
+        The owner is proven last, with the execution's row locked until the commit: if it is held by
+        somebody else by now, everything is rolled back.
+
+        Returns:
+            The result that is on record as JSON text.
+
+        Raises:
+            OwnershipLost: The execution is held by somebody else; nothing was written.
+            CommitUnknown: The answer to the commit was lost.
+        """
+        committing = False
+        recorded: str | None = None
+        try:
+            await self.session.flush()
+            if step is not None:
+                recorded = await SqlStepRepository(self.session).record(step)
+            committing = True
+            await self.session.commit()
+        except Exception as error:
+            if committing and not is_conflict(error):
+                raise CommitUnknown(error) from error
+            raise
+        finally:
+            await self.session.close()
+        return recorded
+
+    async def roll_back(self) -> None:
+        """Undo everything, and end."""
+        await self.session.close()
+
+
 class TransactionService:
     """Executes work in sessions of the application's own.
 
@@ -43,12 +98,14 @@ class TransactionService:
     def __init__(self, sessions: Callable[[], AsyncSession]) -> None:
         self._sessions = sessions
 
+    def open(self) -> OpenTransaction:
+        """A transaction of its own, not begun."""
+        return OpenTransaction(self._sessions())
+
     async def execute(self, work: Callable[[AsyncSession], Awaitable[StepRecord]]) -> str | None:
         """Execute work in a transaction, record it as a step, and commit both.
 
-        The owner is proven last, with the execution's row locked until the commit: if it is held by
-        somebody else by now, everything is rolled back. After a serialization failure or a deadlock
-        the work is executed again, in another session.
+        After a serialization failure or a deadlock the work is executed again, in another session.
 
         Args:
             work: Gets a session, which it must neither commit nor roll back, and says what to
@@ -63,19 +120,16 @@ class TransactionService:
         """
         backoff = Backoff(0.01, 1.0)
         for tries_left in reversed(range(_TRIES)):
-            committing = False
+            transaction = self.open()
             try:
-                async with self._sessions() as session, session.begin():
-                    step = await work(session)
-                    await session.flush()
-                    recorded = await SqlStepRepository(session).record(step)
-                    committing = True
-                return recorded
+                try:
+                    step = await work(await transaction.begin())
+                except BaseException:
+                    await transaction.roll_back()
+                    raise
+                return await transaction.commit(step)
             except Exception as error:
-                conflict = isinstance(error, DBAPIError) and sqlstate(error) in _CONFLICTS
-                if not conflict or not tries_left:
-                    if committing:
-                        raise CommitUnknown(error) from error
+                if not is_conflict(error) or not tries_left:
                     raise
             await asyncio.sleep(backoff.next())
         raise AssertionError("the last try has returned or raised")

@@ -1,0 +1,172 @@
+"""A transactional step as a block: ``async with ctx.transaction(key) as session``."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+
+from pgconductor.domain.steps import Recorded, StepKind, StepRecord
+from pgconductor.exceptions import ConfigurationError, StepFailed, TransactionConflict
+from pgconductor.runtime.handler import Codec
+from pgconductor.runtime.record import Record, decoded
+from pgconductor.runtime.steps import Steps
+from pgconductor.runtime.waits import Waits
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from pgconductor.services.transactions import OpenTransaction
+
+__all__ = ["Transaction"]
+
+R = TypeVar("R")
+
+
+class _Done(BaseException):
+    """Ends a block that an earlier attempt has committed."""
+
+
+class _DoneSession:
+    """Stands for the session in a block that an earlier attempt has committed."""
+
+    __slots__ = ("_block",)
+
+    def __init__(self, block: Transaction[Any]) -> None:
+        object.__setattr__(self, "_block", block)
+
+    def __getattribute__(self, name: str) -> NoReturn:
+        object.__getattribute__(self, "_block")._skip()
+        raise AssertionError("the block has ended")
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        object.__getattribute__(self, "_block")._skip()
+        raise AssertionError("the block has ended")
+
+
+class Transaction(Generic[R]):
+    """A block whose writes commit with the record that it has happened.
+
+    Made by ``ctx.transaction()``. In a later attempt the block ends at its first use of the
+    session, and nothing is written again. What it is to return is assigned to :attr:`result`, which
+    has it after the block, in each attempt.
+
+    Args:
+        key: Its name.
+        codec: How its result is recorded.
+        record: The execution's record.
+        waits: What the attempt waits for.
+        steps: Its steps.
+    """
+
+    def __init__(self, key: str, codec: Codec, record: Record, waits: Waits, steps: Steps) -> None:
+        self._key = key
+        self._codec = codec
+        self._record = record
+        self._waits = waits
+        self._steps = steps
+        self._place: int | None = None
+        self._found: Recorded | None = None
+        self._open: OpenTransaction | None = None
+        self._at_work = waits.at_work()
+        self._value: Any = None
+        self._skipping = False
+        self._ended = False
+
+    @property
+    def result(self) -> R:
+        """What the block was to return, once it has committed.
+
+        Raises:
+            ConfigurationError: It has not.
+        """
+        if not self._ended:
+            raise ConfigurationError(f"transaction {self._key!r} has no result before it has ended")
+        value: R = self._value
+        return value
+
+    @result.setter
+    def result(self, value: R) -> None:
+        self._value = value
+
+    @property
+    def replayed(self) -> bool:
+        """Whether an earlier attempt has committed it."""
+        return self._found is not None
+
+    def _skip(self) -> NoReturn:
+        self._skipping = True
+        raise _Done
+
+    async def __aenter__(self) -> AsyncSession:
+        self._at_work.__enter__()
+        try:
+            self._place, self._found = await self._record.begin(self._key, StepKind.STEP)
+            if self._found is not None:
+                done: Any = _DoneSession(self)
+                return done  # type: ignore[no-any-return]  # what stands for a session is no session
+            await self._waits.active()
+            self._open = self._record.memory.open()
+            return await self._open.begin()
+        except BaseException:
+            self._at_work.__exit__(None, None, None)
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        try:
+            if self._found is not None:
+                return self._leave_done(self._found, error)
+            await self._leave(error)
+        finally:
+            self._at_work.__exit__(None, None, None)
+        return False
+
+    def _leave_done(self, found: Recorded, error: BaseException | None) -> bool:
+        if error is not None and not isinstance(error, _Done):
+            return False
+        if self._skipping and error is None:
+            raise ConfigurationError(
+                f"transaction {self._key!r} caught the BaseException that ends a block which was "
+                "committed before; catch Exception instead"
+            )
+        if found.error_type is not None:
+            raise StepFailed(self._key, found.error_type, found.error or "")
+        self._value = decoded(self._record, self._codec, found)
+        self._ended = True
+        return True
+
+    async def _leave(self, error: BaseException | None) -> None:
+        transaction = self._open
+        if transaction is None:
+            raise ConfigurationError(f"transaction {self._key!r} was left before it was entered")
+        if error is not None:
+            self._record.astray()
+            await transaction.roll_back()
+            self._explain(error)
+            return
+        try:
+            try:
+                text = self._steps.encoded(self._key, self._codec, self._value)
+            except BaseException:
+                await transaction.roll_back()
+                raise
+            fetched = self._record.fetched
+            step = StepRecord(fetched.id, fetched.claim, self._key, text, place=self._place)
+            # What ends with the execution needs no record.
+            found = await self._record.memory.commit(
+                transaction, None if self._record.completed else step
+            )
+        except BaseException as failed:
+            self._record.astray()
+            self._explain(failed)
+            raise
+        self._value = self._codec.decode(text if self._record.completed else found)
+        self._ended = True
+
+    def _explain(self, error: BaseException) -> None:
+        if self._record.memory.is_conflict(error):
+            raise TransactionConflict(self._key) from error

@@ -1,0 +1,229 @@
+"""What an execution has on record, as one attempt goes through it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
+from weakref import WeakSet
+
+from pgconductor.domain.claims import Fetched
+from pgconductor.domain.limits import check_step_key
+from pgconductor.domain.outcomes import Completed
+from pgconductor.domain.steps import (
+    History,
+    Recorded,
+    Started,
+    StepKind,
+    StepRecord,
+    StepStart,
+)
+from pgconductor.exceptions import DuplicateStep, PayloadDecodeError, ReplayMismatch
+from pgconductor.runtime.handler import Codec
+from pgconductor.runtime.suspension import Interrupted, Suspension
+from pgconductor.runtime.waits import Waits
+from pgconductor.services.transactions import OpenTransaction
+
+__all__ = ["Memory", "Record", "decoded"]
+
+T = TypeVar("T")
+
+
+class Memory(Protocol):
+    """Where steps are recorded and read: the journal, or something of a test's."""
+
+    async def record(self, step: StepRecord) -> Recorded:
+        """Record how a step has ended; what is on record comes back."""
+        ...
+
+    async def start(self, start: StepStart) -> Started:
+        """Begin a wait, invoke a child, or emit an event."""
+        ...
+
+    async def load(self, execution_id: UUID) -> History:
+        """What is on record of an execution."""
+        ...
+
+    async def transact(self, work: Callable[[Any], Awaitable[StepRecord]]) -> str | None:
+        """Execute work in a session of the application's, and record it in the same commit."""
+        ...
+
+    def open(self) -> OpenTransaction:
+        """A transaction of the application's, not begun."""
+        ...
+
+    async def commit(self, transaction: OpenTransaction, step: StepRecord | None) -> str | None:
+        """Record a step in an open transaction, and commit both; without a step, only commit."""
+        ...
+
+    def is_conflict(self, error: BaseException) -> bool:
+        """Whether the same transaction may succeed if it is made again."""
+        ...
+
+    async def complete_in(self, session: Any, outcome: Completed) -> bool:
+        """Complete an execution in a transaction of the application's; False if cancelled."""
+        ...
+
+    async def cancel_child(self, child_id: UUID) -> None:
+        """Cancel a child that has not ended in time."""
+        ...
+
+
+class Record:
+    """The record of an execution, and how far an attempt has come in it.
+
+    What the handler itself begins, one after another, is numbered. As long as its code is what it
+    was, each attempt begins the same under the same number, up to the first one that raises an
+    error that is not on record: from then on the handler may go another way, and nothing is
+    numbered. What branches begin may come in any order, and has no number.
+
+    Args:
+        fetched: The execution.
+        memory: Where steps are recorded.
+        main: The handler's own task; None for a plain handler, in whose thread all happens in turn.
+    """
+
+    def __init__(self, fetched: Fetched, memory: Memory, main: asyncio.Task[Any] | None) -> None:
+        self.fetched = fetched
+        self.memory = memory
+        self.waits: Waits | None = None
+        self.ended = False
+        self.completed = False
+        self._main = main
+        self._keys: set[str] = set()
+        self._numbers: dict[str, int] = {}
+        self._count = 0
+        self._counting = True
+        self._loading: asyncio.Future[History] | None = None
+        self._by_place: dict[int, Recorded] = {}
+        self._taken: set[str] = set()
+        self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
+        if main is not None:
+            self._tasks.add(main)
+
+    @property
+    def tasks(self) -> list[asyncio.Task[Any]]:
+        """The asyncio tasks of the handler that are known."""
+        return list(self._tasks)
+
+    def numbered(self, key: str) -> str:
+        """The key with a number that counts up within the attempt: ``page#1``, ``page#2``."""
+        check_step_key(key)
+        self._numbers[key] = number = self._numbers.get(key, 0) + 1
+        return f"{key}#{number}"
+
+    def check_open(self) -> None:
+        """Nothing may be begun in an attempt that has ended or is being suspended.
+
+        Raises:
+            Suspension: It is.
+            Interrupted: It has.
+        """
+        if self.waits is not None and self.waits.suspended_by is not None:
+            raise Suspension
+        if self.ended or self.completed:
+            raise Interrupted
+
+    async def begin(
+        self, key: str, kind: StepKind, detail: str | None = None
+    ) -> tuple[int | None, Recorded | None]:
+        """Take a key for something of this attempt.
+
+        Args:
+            key: The key.
+            kind: What it stands for.
+            detail: The child's task, or the event's name.
+
+        Returns:
+            Its number, and what is on record under the key.
+
+        Raises:
+            InvalidName: The key cannot name a step.
+            DuplicateStep: Something else of this attempt has it.
+            ReplayMismatch: Something else is on record.
+        """
+        self.check_open()
+        if check_step_key(key) in self._keys:
+            raise DuplicateStep(self.fetched.id, key)
+        self._keys.add(key)
+        place = self._next_place(kind)
+        history = await self.history()
+        found = history.records.get(key)
+        wanted = Recorded(key=key, kind=kind, detail=detail, place=place)
+        self._compare(wanted, found)
+        if found is not None:
+            self._taken.add(key)
+        return place, found
+
+    def _next_place(self, kind: StepKind) -> int | None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+        branch = self._main is not None and task is not self._main
+        if branch or not self._counting or kind is StepKind.PATCH:
+            return None
+        self._count += 1
+        return self._count
+
+    def astray(self) -> None:
+        """An error that is not on record was raised: the handler may go another way from here."""
+        self._counting = False
+
+    async def history(self) -> History:
+        """What is on record of the attempts before; read once."""
+        if self._loading is None:
+            # A task of its own: of several branches, one may be cancelled while all wait.
+            self._loading = asyncio.ensure_future(self._load())
+        return await asyncio.shield(self._loading)
+
+    async def _load(self) -> History:
+        history = await self.memory.load(self.fetched.id)
+        self._by_place = {one.place: one for one in history.records.values() if one.place}
+        if self.waits is not None:
+            self.waits.wakes = history.wakes
+        return history
+
+    async def beyond(self) -> bool:
+        """Whether an attempt before has come further than this one by now."""
+        history = await self.history()
+        return any(
+            key not in self._taken and one.kind not in (StepKind.PATCH, StepKind.TRY)
+            for key, one in history.records.items()
+        )
+
+    def _compare(self, wanted: Recorded, found: Recorded | None) -> None:
+        if found is not None and (found.kind, found.detail) != (wanted.kind, wanted.detail):
+            raise ReplayMismatch(self.fetched.id, _shown(found), _shown(wanted))
+        if wanted.place is None:
+            return
+        there = self._by_place.get(wanted.place)
+        if there is not None and there.key != wanted.key:
+            raise ReplayMismatch(
+                self.fetched.id, f"{_shown(there)} as number {there.place}", _shown(wanted)
+            )
+        if found is not None and found.place not in (None, wanted.place):
+            raise ReplayMismatch(
+                self.fetched.id,
+                f"{_shown(found)} as number {found.place}",
+                f"it as number {wanted.place}",
+            )
+
+
+def _shown(one: Recorded) -> str:
+    about = f" ({one.detail})" if one.detail else ""
+    return f"{one.kind.value} {one.key!r}{about}"
+
+
+def decoded(record: Record, codec: Codec, found: Recorded) -> Any:
+    """The value that is on record.
+
+    Raises:
+        ReplayMismatch: It is not of the type that the code has now.
+    """
+    try:
+        return codec.decode(found.result)
+    except PayloadDecodeError as error:
+        raise ReplayMismatch(
+            record.fetched.id, f"{_shown(found)} with its result", f"that it {error}"
+        ) from error

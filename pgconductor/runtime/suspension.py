@@ -1,0 +1,25 @@
+"""What ends a handler from inside: no ``Exception``, so that no handler swallows it."""
+
+from __future__ import annotations
+
+__all__ = ["Ending", "Interrupted", "Suspension", "consists_of"]
+
+
+class Ending(BaseException):
+    """Ends a handler that has not failed."""
+
+
+class Interrupted(Ending):
+    """Ends a handler at a boundary, because its process is to stop or it is cancelled."""
+
+
+class Suspension(Ending):
+    """Ends a handler because everything in it waits."""
+
+
+def consists_of(error: BaseException, kinds: type[BaseException] | tuple[type, ...]) -> bool:
+    """Whether an error is of these kinds, or a group of such errors only, as a TaskGroup raises."""
+    if isinstance(error, BaseExceptionGroup):
+        parts: tuple[BaseException, ...] = error.exceptions
+        return all(consists_of(one, kinds) for one in parts)
+    return isinstance(error, kinds)

@@ -1,0 +1,272 @@
+"""What an attempt waits for while it is in memory, and when it is suspended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from pgconductor.domain.steps import Recorded, Settled, StepKind
+from pgconductor.runtime.branches import all_wait
+from pgconductor.runtime.suspension import Suspension
+
+__all__ = ["Room", "Sentry", "Waits"]
+
+#: Seconds after which a wait is looked at again whose time should have come by our clock.
+_AGAIN: Final = 0.05
+#: Seconds that other branches have to go on, before a handler that waits for long is suspended.
+_MOMENT: Final = 0.01
+#: A timer of the event loop that is set further ahead is of no use.
+_LONGEST: Final = 86_400.0
+
+
+class Room(Protocol):
+    """The worker, as those see it who wait: they take up none of its slots."""
+
+    def park(self) -> None:
+        """Give the slot to others."""
+        ...
+
+    async def resume(self) -> None:
+        """Wait for a slot again."""
+        ...
+
+
+class Sentry(Protocol):
+    """Who looks whether what is waited for has come."""
+
+    def watch(self, waits: Waits, child_id: UUID | None) -> None:
+        """Tell these waits when what they wait for has come, for instance a child."""
+        ...
+
+    def forget(self, waits: Waits) -> None:
+        """They wait for nothing any more."""
+        ...
+
+    def look(self, execution_id: UUID) -> None:
+        """Something may have come."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Wait:
+    """One of them."""
+
+    recorded: Recorded
+    ended: asyncio.Future[Recorded]
+    timer: asyncio.TimerHandle | None = None
+    looks: int = 0
+    open: bool = True
+
+
+class Waits:
+    """The waits of one attempt.
+
+    While nothing but waits is left of an attempt, it takes up no slot. If nothing comes for a
+    while, everything that waits is ended by :class:`Suspension`, and so the handler.
+
+    Args:
+        execution_id: The execution.
+        sentry: Who looks whether what is waited for has come.
+        room: Whose slot the attempt has.
+        patience: Seconds to stay in memory.
+        known: The asyncio tasks of the handler that are known: it is suspended if all of them wait.
+    """
+
+    def __init__(
+        self,
+        execution_id: UUID,
+        sentry: Sentry,
+        room: Room,
+        *,
+        patience: float,
+        known: Callable[[], Iterable[asyncio.Task[Any]]],
+    ) -> None:
+        self.execution_id = execution_id
+        #: How many ends of waits the handler has seen.
+        self.wakes = 0
+        self._sentry = sentry
+        self._room = room
+        self._patience = patience
+        self._known = known
+        self._waiting: dict[str, _Wait] = {}
+        # Ended before anybody waited for them: a settling tells of all at once.
+        self._ended: dict[str, Recorded] = {}
+        self._busy = 0
+        # Of those that wait, how many have not been told of their end.
+        self._open = 0
+        self._parked = False
+        self._resting = False
+        self._closed = False
+        self._resuming: asyncio.Task[None] | None = None
+        self._patient: asyncio.TimerHandle | None = None
+        #: The wait because of which the attempt was suspended.
+        self.suspended_by: str | None = None
+
+    @contextmanager
+    def at_work(self) -> Generator[None]:
+        """While inside, the attempt has something to do."""
+        self._busy += 1
+        self._stay()
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            self._rest()
+
+    async def active(self) -> None:
+        """Come back to a slot, if it was given up."""
+        if self._parked and self._resuming is None:
+            self._resuming = asyncio.ensure_future(self._resume())
+        if self._resuming is not None:
+            # A task of its own: of several branches, one may be cancelled while all wait.
+            await asyncio.shield(self._resuming)
+
+    async def _resume(self) -> None:
+        try:
+            await self._room.resume()
+            self._parked = False
+        finally:
+            self._resuming = None
+            self._rest()
+
+    async def until_ended(self, recorded: Recorded) -> Recorded:
+        """Wait for the end of something that is on record as pending.
+
+        Raises:
+            Suspension: It did not come soon enough; raise it on.
+        """
+        if (early := self._ended.pop(recorded.key, None)) is not None:
+            return early
+        wait = _Wait(recorded, asyncio.get_running_loop().create_future())
+        self._waiting[recorded.key] = wait
+        self._open += 1
+        self._sentry.watch(self, recorded.child_id)
+        self._set_timer(wait)
+        if recorded.kind in (StepKind.EVENT, StepKind.CHILD):
+            # It may have come before the wait was on record, or before this attempt.
+            self._sentry.look(self.execution_id)
+        self._rest()
+        try:
+            ended = await wait.ended
+        finally:
+            self._drop(wait)
+        with self.at_work():
+            await self.active()
+        return ended
+
+    def _drop(self, wait: _Wait) -> None:
+        if wait.timer is not None:
+            wait.timer.cancel()
+        self._close(wait)
+        if self._waiting.get(wait.recorded.key) is wait:
+            del self._waiting[wait.recorded.key]
+        if not self._waiting:
+            self._sentry.forget(self)
+            self._stay()
+
+    def _close(self, wait: _Wait) -> None:
+        if wait.open:
+            wait.open = False
+            self._open -= 1
+
+    def _set_timer(self, wait: _Wait) -> None:
+        if wait.recorded.remaining is not None:
+            seconds = max(wait.recorded.remaining.total_seconds(), 0.0)
+            loop = asyncio.get_running_loop()
+            wait.timer = loop.call_later(min(seconds, _LONGEST), self._time_has_come, wait)
+
+    def _time_has_come(self, wait: _Wait) -> None:
+        """By our clock; the database's decides."""
+        self._sentry.look(self.execution_id)
+        wait.looks += 1
+        pause = min(_AGAIN * 2.0 ** min(wait.looks, 6), 1.0)
+        wait.timer = asyncio.get_running_loop().call_later(pause, self._time_has_come, wait)
+
+    def settled(self, settled: Settled) -> None:
+        """Hear how far the waits are."""
+        self.wakes = max(self.wakes, settled.wakes)
+        for ended in settled.ended:
+            wait = self._waiting.get(ended.key)
+            if wait is None:
+                self._ended[ended.key] = ended
+            elif not wait.ended.done():
+                wait.ended.set_result(ended)
+                self._close(wait)
+                self._stay()
+        if settled.ended and any(
+            one.recorded.kind is StepKind.EVENT for one in self._waiting.values()
+        ):
+            # Of two waits for an event only one takes it: there may be another event.
+            self._sentry.look(self.execution_id)
+        self._rest()
+
+    # When to give up the slot, and when to leave.
+
+    @property
+    def _idle(self) -> bool:
+        return not self._busy and 0 < self._open == len(self._waiting)
+
+    def _rest(self) -> None:
+        """Nothing may be left but waits: see, when everybody who can go on has gone on."""
+        if self._idle and not self._resting:
+            self._resting = True
+            asyncio.get_running_loop().call_soon(self._park)
+
+    def _park(self) -> None:
+        self._resting = False
+        if not self._idle or self._resuming is not None or self._closed:
+            return
+        if not self._parked:
+            self._parked = True
+            self._room.park()
+        if self._patient is None:
+            self._wait_patiently()
+
+    def _stay(self) -> None:
+        if self._patient is not None:
+            self._patient.cancel()
+            self._patient = None
+
+    def _wait_patiently(self) -> None:
+        all_long = all(
+            one.recorded.kind in (StepKind.SLEEP, StepKind.TRY)
+            and one.recorded.remaining is not None
+            and one.recorded.remaining.total_seconds() > self._patience
+            for one in self._waiting.values()
+        )
+        pause = min(_MOMENT, self._patience) if all_long else self._patience
+        self._patient = asyncio.get_running_loop().call_later(pause, self._leave)
+
+    def _leave(self) -> None:
+        self._patient = None
+        if self._idle and not self.suspend():
+            self._patient = asyncio.get_running_loop().call_later(
+                max(self._patience, _MOMENT), self._leave
+            )
+
+    def suspend(self) -> bool:
+        """End the handler, if everything in it waits; whether it does."""
+        if not self._idle or self._closed:
+            return False
+        waiting = {wait.ended for wait in self._waiting.values()}
+        if not all_wait(self._known(), waiting.__contains__):
+            return False
+        self._stay()
+        self.suspended_by = next(iter(self._waiting))
+        for wait in self._waiting.values():
+            wait.ended.set_exception(Suspension())
+        return True
+
+    def close(self) -> None:
+        """The attempt has ended."""
+        self._closed = True
+        self._stay()
+        if self._resuming is not None:
+            self._resuming.cancel()
+        for wait in list(self._waiting.values()):
+            self._drop(wait)
+        self._sentry.forget(self)
