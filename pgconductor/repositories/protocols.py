@@ -22,9 +22,8 @@ from pgconductor.domain.outcomes import Outcome, Verdict
 from pgconductor.domain.retention import Removal, Retention
 from pgconductor.domain.revisions import SchemaStatus
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page, Progress
-from pgconductor.domain.steps import Due, History, Recorded, Settled, Started, StepRecord, StepStart
 from pgconductor.domain.tasks import TaskOptions
-from pgconductor.exceptions import OwnershipLost
+from pgconductor.repositories.step_protocol import StepRepository
 from pgconductor.types import ExecutionState
 
 __all__ = [
@@ -299,86 +298,6 @@ class QueueRepository(Protocol):
 
     async def names(self) -> list[str]:
         """The names of all queues, sorted."""
-        ...
-
-
-class StepRepository(Protocol):
-    """Recorded steps."""
-
-    async def record(self, step: StepRecord) -> str | None:
-        """Record the result of a step that has returned, if the writer owns its execution.
-
-        Returns:
-            The result that is on record as JSON text: this one, or an earlier one of the same key.
-
-        Raises:
-            OwnershipLost: The writer is not the owner.
-        """
-        ...
-
-    async def record_many(self, steps: Sequence[StepRecord]) -> list[Recorded | OwnershipLost]:
-        """Record how steps of executions that one orchestrator holds have ended.
-
-        Args:
-            steps: All by the same orchestrator.
-
-        Returns:
-            For each what is on record, or the error that its writer is not the owner.
-        """
-        ...
-
-    async def start_many(self, starts: Sequence[StepStart]) -> list[Started]:
-        """Begin waits, invoke children and emit events, for executions that one orchestrator holds.
-
-        Args:
-            starts: All by the same orchestrator.
-
-        Returns:
-            For each what has come of it.
-        """
-        ...
-
-    async def histories(self, execution_ids: Collection[UUID]) -> Mapping[UUID, History]:
-        """What is on record of executions; those that are not there are left out."""
-        ...
-
-    async def settle(self, seen: Mapping[UUID, int | None]) -> list[Settled]:
-        """End the waits whose time, child or event has come.
-
-        Executions that were suspended for them are available then; the owner of one that is running
-        is notified, unless it is the caller.
-
-        Args:
-            seen: By execution how many ends of waits its owner, who calls, has seen; None where the
-                caller is not its owner.
-
-        Returns:
-            For each that the caller owns how far its waits are.
-        """
-        ...
-
-    async def due(self, *, limit: int) -> Due:
-        """What there is to settle; the same may come back until it has been settled.
-
-        Args:
-            limit: At most so many of each kind.
-        """
-        ...
-
-    async def mark_matched(self, event_ids: Collection[UUID]) -> None:
-        """All that waited for these events have been settled."""
-        ...
-
-    async def emit(self, name: str, payload: str | None) -> UUID:
-        """Emit an event.
-
-        Args:
-            name: Its name.
-            payload: JSON text, or None.
-
-        Returns:
-            Its id.
-        """
         ...
 
 

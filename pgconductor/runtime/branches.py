@@ -15,6 +15,7 @@ _GIVEN: Final = {
     (taskgroups.__file__, "__aexit__"): "self",
     (taskgroups.__file__, "_aexit"): "self",
     (tasks.__file__, "_wait"): "fs",
+    (tasks.__file__, "wait_for"): "fut",  # before Python 3.12
 }
 
 
@@ -43,15 +44,19 @@ def _waits(one: Any, waits: Callable[[Any], bool], seen: set[int]) -> bool:
 
 def _waited_for(one: Any) -> list[Any]:
     """What a task or a gathering waits for; nothing where that cannot be told."""
-    if not isinstance(one, asyncio.Task):
+    if not _is_task(one):
         return [*getattr(one, "_children", ())]
-    future = getattr(one, "_fut_waiter", None)
+    future: Any = getattr(one, "_fut_waiter", None)
     if future is None or future.done():
         return []
-    if isinstance(future, asyncio.Task) or hasattr(future, "_children"):
+    if _is_task(future) or hasattr(future, "_children"):
         return [future]
     given = _given(one)
     return given if given is not None else [future]
+
+
+def _is_task(one: object) -> bool:
+    return isinstance(one, asyncio.Task)
 
 
 def _given(task: asyncio.Task[Any]) -> list[Any] | None:
@@ -64,4 +69,4 @@ def _given(task: asyncio.Task[Any]) -> list[Any] | None:
     if not name or coroutine.cr_frame is None:
         return None
     found = coroutine.cr_frame.f_locals.get(name)
-    return [*getattr(found, "_tasks", found or ())]
+    return [found] if _is_task(found) else [*getattr(found, "_tasks", found or ())]

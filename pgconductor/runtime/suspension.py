@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 __all__ = ["Ending", "Interrupted", "Suspension", "consists_of"]
 
 
@@ -20,6 +22,6 @@ class Suspension(Ending):
 def consists_of(error: BaseException, kinds: type[BaseException] | tuple[type, ...]) -> bool:
     """Whether an error is of these kinds, or a group of such errors only, as a TaskGroup raises."""
     if isinstance(error, BaseExceptionGroup):
-        parts: tuple[BaseException, ...] = error.exceptions
-        return all(consists_of(one, kinds) for one in parts)
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return all(consists_of(one, kinds) for one in group.exceptions)
     return isinstance(error, kinds)

@@ -10,12 +10,13 @@ from uuid import UUID, uuid4
 import pytest
 
 from pgconductor.domain.claims import Claim
-from pgconductor.domain.steps import StepRecord
+from pgconductor.domain.steps import History, Recorded, StepRecord
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.runtime.journal import Journal
 from pgconductor.services.backend import Backend
 
 CLAIM = Claim(uuid4(), 1)
+BEFORE = History({"before": Recorded(key="before", result="1")}, 2)
 
 
 class Lost(ConnectionError):
@@ -33,7 +34,7 @@ class Steps:
         self.refused: set[str] = set()
         self.stolen: set[str] = set()
 
-    async def record_many(self, steps: Sequence[StepRecord]) -> list[str | OwnershipLost | None]:
+    async def record_many(self, steps: Sequence[StepRecord]) -> list[Recorded | OwnershipLost]:
         self.batches.append([one.key for one in steps])
         await self.may_go.wait()
         if self.errors:
@@ -41,16 +42,16 @@ class Steps:
         if self.refused & {one.key for one in steps}:
             raise ValueError("it cannot be stored")
         return [
-            OwnershipLost(one.execution_id) if one.key in self.stolen else one.result
+            OwnershipLost(one.execution_id)
+            if one.key in self.stolen
+            else Recorded(key=one.key, result=one.result)
             for one in steps
         ]
 
-    async def results_of(
-        self, execution_ids: Collection[UUID]
-    ) -> Mapping[UUID, Mapping[str, str | None]]:
+    async def histories(self, execution_ids: Collection[UUID]) -> Mapping[UUID, History]:
         if self.errors:
             raise self.errors.pop(0)
-        return {one: {"before": "1"} for one in execution_ids}
+        return dict.fromkeys(execution_ids, BEFORE)
 
 
 class Somewhere:
@@ -74,8 +75,12 @@ def step(key: str) -> StepRecord:
     return StepRecord(uuid4(), CLAIM, key, f'"{key}"')
 
 
+async def recorded(journal: Journal, key: str) -> str | None:
+    return (await journal.record(step(key))).result
+
+
 async def begun(journal: Journal, *keys: str) -> list[asyncio.Task[str | None]]:
-    tasks = [asyncio.create_task(journal.record(step(key))) for key in keys]
+    tasks = [asyncio.create_task(recorded(journal, key)) for key in keys]
     for _ in range(5):
         await asyncio.sleep(0)
     return tasks
@@ -110,7 +115,7 @@ async def test_a_database_out_of_reach_is_waited_for(
     (one,) = await begun(journal, "a")
     assert await asyncio.wait_for(one, 20) == '"a"'
     somewhere.steps.errors = [Lost()]
-    assert await asyncio.wait_for(journal.load(uuid4()), 20) == {"before": "1"}
+    assert await asyncio.wait_for(journal.load(uuid4()), 20) == BEFORE
 
 
 async def test_who_has_gone_is_left_out(journal: Journal, somewhere: Somewhere) -> None:
@@ -126,7 +131,7 @@ async def test_who_has_gone_is_left_out(journal: Journal, somewhere: Somewhere) 
 async def test_a_mistake_has_nobody_wait_for_ever(
     journal: Journal, somewhere: Somewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def too_few(steps: Sequence[StepRecord]) -> list[str | OwnershipLost | None]:
+    async def too_few(steps: Sequence[StepRecord]) -> list[Recorded | OwnershipLost]:
         return []
 
     monkeypatch.setattr(somewhere.steps, "record_many", too_few)
@@ -134,7 +139,7 @@ async def test_a_mistake_has_nobody_wait_for_ever(
     with pytest.raises(ValueError, match="zip"):
         await asyncio.wait_for(one, 20)
     monkeypatch.undo()
-    assert await journal.record(step("b")) == '"b"'
+    assert await recorded(journal, "b") == '"b"'
 
 
 async def test_its_end_ends_the_waiting(journal: Journal, somewhere: Somewhere) -> None:
