@@ -11,7 +11,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from pgconductor.domain.claims import Fetched
 from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released, Suspended
@@ -30,7 +30,7 @@ from pgconductor.runtime.handler import Handler
 from pgconductor.runtime.record import Memory, Record
 from pgconductor.runtime.steps import Steps
 from pgconductor.runtime.suspension import Ending, Interrupted, consists_of
-from pgconductor.runtime.waits import Room, Sentry, Waits
+from pgconductor.runtime.waits import Sentry, Waits
 
 __all__ = ["Attempt", "Durability", "Runnable", "Stop"]
 
@@ -51,6 +51,18 @@ class Runnable:
 
     options: TaskOptions
     handler: Handler
+
+
+class Room(Protocol):
+    """Whose slots attempts have; those that only wait take up none."""
+
+    def park(self, attempt: Attempt) -> None:
+        """An attempt only waits: let others have its slot."""
+        ...
+
+    async def resume(self, attempt: Attempt) -> None:
+        """Wait for a slot again."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +145,8 @@ class Attempt:
         waits = Waits(
             self.fetched.id,
             durability.sentry,
-            room,
+            park=partial(room.park, self),
+            resume=partial(room.resume, self),
             # Nothing else starts beside a suspect, its children for instance.
             patience=0.0 if self.fetched.alone else durability.suspend_after,
             known=lambda: record.tasks,

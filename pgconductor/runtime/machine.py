@@ -13,7 +13,7 @@ from pgconductor.domain.orchestrators import Heartbeat
 from pgconductor.domain.outcomes import Verdict
 from pgconductor.domain.revisions import KNOWN_REVISION, REQUIRED_REVISION
 from pgconductor.exceptions import SchemaBehind, SchemaMissing, SchemaTooNew
-from pgconductor.runtime.attempt import Durability, Runnable, Stop
+from pgconductor.runtime.attempt import Runnable, Stop
 from pgconductor.runtime.completer import Completer
 from pgconductor.runtime.gate import StartGate
 from pgconductor.runtime.heartbeat import HeartbeatThread
@@ -88,7 +88,6 @@ class Machine:
         self._on_drained = on_drained
         self._told = False
         self._asking = False
-        journal = Journal(backend)
         self.lookout = Lookout(backend, settings.poll_interval.total_seconds())
         self.process = Process(
             backend=backend,
@@ -98,14 +97,8 @@ class Machine:
             completer=Completer(backend, self._on_written, self._on_refused),
             gate=StartGate(self._on_gate_open, settings.stale_after.total_seconds()),
             threads=HandlerThreads(concurrency * len(queues)),
-            journal=journal,
+            journal=Journal(backend),
             lookout=self.lookout,
-            durability=Durability(
-                journal,
-                self.lookout,
-                settings.suspend_after.total_seconds(),
-                settings.max_payload_bytes,
-            ),
             on_error=self._on_refused,
             draining=draining,
         )

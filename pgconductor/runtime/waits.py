@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -13,7 +13,7 @@ from pgconductor.domain.steps import Recorded, Settled, StepKind
 from pgconductor.runtime.branches import all_wait
 from pgconductor.runtime.suspension import Suspension
 
-__all__ = ["Room", "Sentry", "Waits"]
+__all__ = ["Sentry", "Waits"]
 
 #: Seconds after which a wait is looked at again whose time should have come by our clock.
 _AGAIN: Final = 0.05
@@ -21,18 +21,6 @@ _AGAIN: Final = 0.05
 _MOMENT: Final = 0.01
 #: A timer of the event loop that is set further ahead is of no use.
 _LONGEST: Final = 86_400.0
-
-
-class Room(Protocol):
-    """The worker, as those see it who wait: they take up none of its slots."""
-
-    def park(self) -> None:
-        """Give the slot to others."""
-        ...
-
-    async def resume(self) -> None:
-        """Wait for a slot again."""
-        ...
 
 
 class Sentry(Protocol):
@@ -71,7 +59,8 @@ class Waits:
     Args:
         execution_id: The execution.
         sentry: Who looks whether what is waited for has come.
-        room: Whose slot the attempt has.
+        park: Gives the attempt's slot to others.
+        resume: Waits for a slot again.
         patience: Seconds to stay in memory.
         known: The asyncio tasks of the handler that are known: it is suspended if all of them wait.
     """
@@ -80,8 +69,9 @@ class Waits:
         self,
         execution_id: UUID,
         sentry: Sentry,
-        room: Room,
         *,
+        park: Callable[[], None],
+        resume: Callable[[], Awaitable[None]],
         patience: float,
         known: Callable[[], Iterable[asyncio.Task[Any]]],
     ) -> None:
@@ -89,7 +79,8 @@ class Waits:
         #: How many ends of waits the handler has seen.
         self.wakes = 0
         self._sentry = sentry
-        self._room = room
+        self._give_slot = park
+        self._take_slot = resume
         self._patience = patience
         self._known = known
         self._waiting: dict[str, _Wait] = {}
@@ -127,7 +118,7 @@ class Waits:
 
     async def _resume(self) -> None:
         try:
-            await self._room.resume()
+            await self._take_slot()
             self._parked = False
         finally:
             self._resuming = None
@@ -222,7 +213,7 @@ class Waits:
             return
         if not self._parked:
             self._parked = True
-            self._room.park()
+            self._give_slot()
         if self._patient is None:
             self._wait_patiently()
 

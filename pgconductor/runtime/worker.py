@@ -67,12 +67,20 @@ class Process:
     threads: Executor
     journal: Journal
     lookout: Lookout
-    durability: Durability
+    durability: Durability = field(init=False)
     parents: dict[UUID, UUID] = field(default_factory=dict[UUID, UUID])
     on_error: Callable[[Exception], None] = lambda _error: None
     draining: bool = False
     activity: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self.durability = Durability(
+            self.journal,
+            self.lookout,
+            self.settings.suspend_after.total_seconds(),
+            self.settings.max_payload_bytes,
+        )
 
 
 class Worker:
@@ -323,7 +331,7 @@ class Worker:
             max_result_bytes=process.settings.max_result_bytes,
             durability=process.durability,
         )
-        attempt.room = _Slot(self, attempt)
+        attempt.room = self
         if fetched.parent_id is not None:
             process.parents[fetched.id] = fetched.parent_id
         process.gate.started(fetched)
@@ -371,19 +379,3 @@ class Worker:
     def _mark_idle(self) -> None:
         if self.quiet:
             self._idle.set()
-
-
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """An attempt's slot of its worker."""
-
-    worker: Worker
-    attempt: Attempt
-
-    def park(self) -> None:
-        """Give it to others."""
-        self.worker.park(self.attempt)
-
-    async def resume(self) -> None:
-        """Wait for it again."""
-        await self.worker.resume(self.attempt)

@@ -27,6 +27,7 @@ from pgconductor.runtime.completer import Completer
 from pgconductor.runtime.gate import StartGate
 from pgconductor.runtime.heartbeat import HeartbeatThread
 from pgconductor.runtime.journal import Journal
+from pgconductor.runtime.lookout import Lookout
 from pgconductor.runtime.maintenance import Maintenance
 from pgconductor.runtime.worker import Process
 from pgconductor.services.backend import Backend
@@ -192,6 +193,7 @@ async def test_an_observer_that_could_not_look_starts_anew() -> None:
         orchestrators = Orchestrators()
         completing = Completing()
         is_transient = staticmethod(Backend.is_transient)
+        is_lost = staticmethod(Backend.is_lost)
 
     backend = cast("Backend", Somewhere())
     process = Process(
@@ -203,6 +205,7 @@ async def test_an_observer_that_could_not_look_starts_anew() -> None:
         gate=StartGate(lambda: None, 1.0),
         threads=ThreadPoolExecutor(1),
         journal=Journal(backend),
+        lookout=Lookout(backend, 60),
     )
     running = asyncio.create_task(Maintenance(process, []).run())
     await asyncio.wait_for(looked.wait(), 20)

@@ -1,0 +1,168 @@
+"""Transactional blocks, and executions that are completed in a transaction of their handler's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from pgconductor import Conductor, RetryPolicy, TaskContext
+from pgconductor.exceptions import ExecutionCancelled, ExecutionFailed
+from tests.integration.runtime_world import SOON, World
+
+AT_ONCE = RetryPolicy.constant(timedelta(milliseconds=1))
+ADD = text("INSERT INTO public.bookings (n) VALUES (:n)")
+
+
+@pytest.fixture
+async def world(database_url: str) -> AsyncIterator[World]:
+    world = World(database_url)
+    world.rows("CREATE TABLE public.bookings (n integer NOT NULL)")
+    yield world
+    await world.close()
+
+
+@pytest.fixture
+def conductor(world: World) -> Conductor:
+    return world.conductor()
+
+
+def booked(world: World) -> list[int]:
+    return [row["n"] for row in world.rows("SELECT n FROM public.bookings ORDER BY n")]
+
+
+async def drained(conductor: Conductor, task: Any) -> Any:
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    return await handle.result(SOON)
+
+
+async def test_a_block_commits_once_and_has_its_result_again(
+    world: World, conductor: Conductor
+) -> None:
+    attempts: list[tuple[bool, int]] = []
+
+    @conductor.task(retry=AT_ONCE)
+    async def task(ctx: TaskContext) -> int:
+        async with (book := ctx.transaction("book", int)) as session:
+            await session.execute(ADD, {"n": ctx.attempt})
+            book.result = ctx.attempt * 10
+        attempts.append((book.replayed, book.result))
+        if ctx.attempt == 1:
+            raise RuntimeError("the first attempt fails")
+        return book.result
+
+    assert await drained(conductor, task) == 10
+    assert attempts == [(False, 10), (True, 10)]
+    assert booked(world) == [1]
+
+
+async def test_an_error_in_a_block_rolls_back(world: World, conductor: Conductor) -> None:
+    @conductor.task(retry=AT_ONCE)
+    async def task(ctx: TaskContext) -> int:
+        async with ctx.transaction("book") as session:
+            await session.execute(ADD, {"n": ctx.attempt})
+            if ctx.attempt == 1:
+                raise RuntimeError("inside")
+        return ctx.attempt
+
+    assert await drained(conductor, task) == 2
+    assert booked(world) == [2]
+
+
+async def test_a_block_of_who_does_not_own_it_any_more(world: World, conductor: Conductor) -> None:
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> None:
+        claim = "UPDATE pgconductor.executions SET claim_number = claim_number + %s"
+        try:
+            async with ctx.transaction("book") as session:
+                await session.execute(ADD, {"n": 1})
+                world.rows(claim, 1000)
+        finally:
+            world.rows(claim, -1000)
+
+    with pytest.raises(ExecutionFailed, match="OwnershipLost"):
+        await drained(conductor, task)
+    assert booked(world) == []
+
+
+async def test_a_conflict_ends_the_attempt_of_a_block(world: World, conductor: Conductor) -> None:
+    @conductor.task(retry=AT_ONCE)
+    async def task(ctx: TaskContext) -> int:
+        async with ctx.transaction("book") as session:
+            await session.execute(ADD, {"n": ctx.attempt})
+            if ctx.attempt == 1:
+                await session.execute(
+                    text("DO $$ BEGIN RAISE SQLSTATE '40001' USING MESSAGE = 'conflict'; END $$")
+                )
+        return ctx.attempt
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    assert await handle.result(SOON) == 2
+    assert world.execution(handle.id)["last_error_type"] == "TransactionConflict"
+    assert booked(world) == [2]
+
+
+async def test_a_block_that_swallows_its_end(conductor: Conductor) -> None:
+    @conductor.task(retry=AT_ONCE, max_attempts=2)
+    async def task(ctx: TaskContext) -> None:
+        async with ctx.transaction("book") as session:
+            try:
+                await session.execute(ADD, {"n": 1})
+            except BaseException:  # noqa: BLE001 - what is told
+                pass
+        raise RuntimeError("the first attempt fails")
+
+    with pytest.raises(ExecutionFailed, match="'book' caught the BaseException"):
+        await drained(conductor, task)
+
+
+@pytest.mark.parametrize("block", [True, False], ids=["in a block", "in an own transaction"])
+async def test_completing_in_a_transaction(
+    world: World, conductor: Conductor, *, block: bool
+) -> None:
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> int:
+        if block:
+            async with ctx.transaction("book") as session:
+                await session.execute(ADD, {"n": 1})
+                await ctx.complete_in(session, 7)
+        else:
+            async with conductor.sessionmaker.begin() as session:
+                await session.execute(ADD, {"n": 1})
+                await ctx.complete_in(session, 7)
+        return 0
+
+    assert await drained(conductor, task) == 7
+    assert booked(world) == [1]
+
+
+async def test_a_completion_that_did_not_commit(world: World, conductor: Conductor) -> None:
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> int:
+        async with conductor.sessionmaker() as session:
+            await session.execute(ADD, {"n": 1})
+            await ctx.complete_in(session, 7)
+        return 0
+
+    with pytest.raises(ExecutionFailed, match="CompletionNotCommitted"):
+        await drained(conductor, task)
+    assert booked(world) == []
+
+
+async def test_a_completion_of_what_is_to_be_cancelled(world: World, conductor: Conductor) -> None:
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> int:
+        world.rows("UPDATE pgconductor.executions SET cancel_requested_at = now()")
+        async with conductor.sessionmaker.begin() as session:
+            await session.execute(ADD, {"n": 1})
+            await ctx.complete_in(session, 7)
+        return 0
+
+    with pytest.raises(ExecutionCancelled):
+        await drained(conductor, task)
+    assert booked(world) == []
