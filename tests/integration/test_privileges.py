@@ -277,8 +277,8 @@ READING = {
     "orchestrators.members",
     "tasks.keys",
     "queues.names",
-    "steps.results",
-    "steps.results_of",
+    "steps.histories",
+    "steps.due",
     "schema.status",
 }
 ALLOWED = {
@@ -290,6 +290,7 @@ ALLOWED = {
         "executions.mark_awaited",
         "executions.progress_or_none",
         "executions.which_exist",
+        "steps.emit",
         "tasks.keys",
     },
     READ: READING,
@@ -301,6 +302,7 @@ ALLOWED = {
         "orchestrators.lock",
         "orchestrators.lock_stale",
         "orchestrators.request_shutdown",
+        "steps.emit",
     },
 }
 
@@ -336,10 +338,9 @@ async def refused_to(url: str, kind: RoleKind) -> bool:
         for use in [CALLS[name] for name in sorted(ALLOWED[kind])]:
             async with engine.connect() as connection:
                 await use(sql_repositories(connection))
-        if kind in {RUNTIME, INVOKE}:
-            for statement in FUNCTIONS.values():
-                async with engine.connect() as connection:
-                    await connection.exec_driver_sql(statement)
+        for function in NEEDS[kind].functions:
+            async with engine.connect() as connection:
+                await connection.exec_driver_sql(FUNCTIONS[function])
     except DBAPIError as error:
         if sqlstate(error) == REFUSED:
             return True
@@ -405,6 +406,10 @@ UPDATE pgconductor.orchestrators SET schema_version = 99
 DELETE FROM pgconductor.orchestrators
 UPDATE pgconductor.tasks SET queue = 'q'
 UPDATE pgconductor.retention_walk SET next_walk_at = now()
+UPDATE pgconductor.steps SET pending = false
+UPDATE pgconductor.events SET matched = true
+DELETE FROM pgconductor.events
+SELECT pgconductor.settle('{}', '{}')
 INSERT INTO pgconductor.queues (name) VALUES ('q')
 INSERT INTO pgconductor.steps (execution_id, key) SELECT id, 'a' FROM pgconductor.executions
 INSERT INTO pgconductor.tasks (key, queue, max_attempts, max_crashes) VALUES ('a', 'q', 1, 1)
@@ -425,7 +430,8 @@ FORBIDDEN = {
         *DDL,
         *ELSEWHERE,
         *each("""
-UPDATE pgconductor.steps SET result = NULL
+UPDATE pgconductor.steps SET key = 'b'
+UPDATE pgconductor.events SET payload = NULL
 DELETE FROM pgconductor.tasks
 DELETE FROM pgconductor.queues
 DELETE FROM pgconductor.retention_walk
@@ -446,6 +452,8 @@ INSERT INTO pgconductor.executions (id, task_key, parent_id)
 INSERT INTO pgconductor.executions (id, task_key, state, finished_at, cancel_requested_at)
     VALUES (gen_random_uuid(), 'a', 'cancelled', now(), now())
 SELECT result FROM pgconductor.steps
+SELECT payload FROM pgconductor.events
+INSERT INTO pgconductor.events (id, name, matched) VALUES (gen_random_uuid(), 'a', true)
 SELECT hostname FROM pgconductor.orchestrators
 SELECT name FROM pgconductor.queues
 SELECT installed FROM pgconductor.schema_gate
@@ -461,6 +469,8 @@ SELECT timeout FROM pgconductor.tasks
 UPDATE pgconductor.executions SET awaited = true
 SELECT FROM pgconductor.executions FOR KEY SHARE
 SELECT pgconductor.cancel_execution(gen_random_uuid())
+SELECT pgconductor.emit_event('a')
+INSERT INTO pgconductor.events (id, name) VALUES (gen_random_uuid(), 'a')
 DELETE FROM pgconductor.steps
 """),
     ),
