@@ -192,7 +192,7 @@ def create_executions() -> None:
     index(
         "executions_untold_idx",
         "executions",
-        ["finished_at"],
+        ["parent_id"],
         where="parent_key IS NOT NULL AND awaited AND finished_at IS NOT NULL",
     )
     index(
