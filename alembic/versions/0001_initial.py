@@ -325,6 +325,7 @@ def create_steps() -> None:
         postgresql_with=OFTEN_VACUUMED,
     )
     index("steps_event_idx", "steps", ["detail"], where="pending AND kind = 'event'")
+    index("steps_pending_idx", "steps", ["created_at"], where="pending AND kind <> 'step'")
     index("steps_wake_idx", "steps", ["wake_at"], where="pending AND wake_at IS NOT NULL")
 
 

@@ -178,10 +178,23 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
                     *("cancel_requested_at", "cancel_reason"),
                     *("finished_at", "finished_by", "finished_claim"),
                 ),
+                # A fork is a new execution.
+                _on(
+                    "INSERT",
+                    *("id", "task_key", "queue", "payload", "priority"),
+                    *("max_attempts", "max_crashes"),
+                ),
             ),
             "orchestrators": (_on("UPDATE", "shutdown_requested_at", "shutdown_reason"),),
-            # A retry may drop the recorded steps.
-            "steps": ("DELETE",),
+            # A retry may drop the recorded steps, a fork copies them.
+            "steps": (
+                "DELETE",
+                _on(
+                    "INSERT",
+                    *("execution_id", "key", "kind", "place", "result", "error_type", "error"),
+                    *("detail", "child_id", "created_at", "ended_at"),
+                ),
+            ),
             "events": (_EMITTING,),
         },
         functions=(*_READING.functions, "uuidv7", "cancel_execution", "emit_event"),

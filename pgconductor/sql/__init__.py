@@ -19,9 +19,11 @@ __all__ = [
     "DECLARE_TASKS",
     "DUE_WAITS",
     "EMIT",
+    "FAMILY",
     "FETCH",
     "FETCH_AFTER",
     "FLEET",
+    "FORK",
     "HEALTH_HIDDEN",
     "HEALTH_HOLDERS",
     "HEALTH_INDEXES",
@@ -87,9 +89,11 @@ DECLARE_QUEUES: Final = _load("declare_queues")
 DECLARE_TASKS: Final = _load("declare_tasks")
 DUE_WAITS: Final = _load("due_waits")
 EMIT: Final = _load("emit")
+FAMILY: Final = _load("family")
 FETCH: Final = _load("fetch")
 FETCH_AFTER: Final = _load_fetch_after()
 FLEET: Final = _load("fleet")
+FORK: Final = _load("fork")
 HEALTH_HIDDEN: Final = _load("health_hidden")
 HEALTH_HOLDERS: Final = _load("health_holders")
 HEALTH_INDEXES: Final = _load("health_indexes")

@@ -365,6 +365,50 @@ async def test_a_retry_goes_by_keys(explainer: Explainer) -> None:
     assert plan.part("CTE rival").indexes() == {"executions_dedupe_key"}
 
 
+OPERATING: dict[str, tuple[Call, set[str], set[str]]] = {
+    "retry": (
+        lambda all_, running: all_.executions.retry(running[0], from_step="step7"),
+        {"executions_pkey", "executions_dedupe_key"},
+        {"steps_pkey"},
+    ),
+    "fork": (
+        lambda all_, running: all_.executions.fork(running[0], from_step="step7"),
+        {"executions_pkey"},
+        {"steps_pkey"},
+    ),
+    "family": (
+        lambda all_, running: all_.executions.family(running[0], depth=3),
+        {"executions_pkey", "executions_parent_idx"},
+        set(),
+    ),
+    "steps": (
+        lambda all_, running: all_.executions.steps_of(running[:1], limit=100),
+        set(),
+        {"steps_pkey"},
+    ),
+    "waiting": (
+        lambda all_, _: all_.executions.waiting(limit=50),
+        {"executions_pkey"},
+        {"steps_pending_idx"},
+    ),
+    "waiting in a queue": (
+        lambda all_, _: all_.executions.waiting(queue="queue1", limit=50),
+        {"executions_pkey"},
+        {"steps_pending_idx"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "executions", "steps"), OPERATING.values(), ids=list(OPERATING))
+async def test_operators_go_by_indexes(
+    explainer: Explainer, call: Call, executions: set[str], steps: set[str]
+) -> None:
+    plan = await explainer.plan(call)
+    assert not plan.whole_reads(EXECUTIONS, "steps")
+    assert plan.indexes() == executions
+    assert plan.indexes("steps") == steps
+
+
 async def test_marking_goes_by_key(explainer: Explainer) -> None:
     plan = await explainer.plan(lambda all_, running: all_.executions.mark_awaited(running[0]))
     assert plan.indexes() == {"executions_pkey"}

@@ -270,6 +270,9 @@ READING = {
     "executions.held",
     "executions.orphan_owners",
     "executions.which_exist",
+    "executions.family",
+    "executions.steps_of",
+    "executions.waiting",
     # No more than a notification, which everybody may send.
     "executions.announce",
     "orchestrators.beats",
@@ -297,12 +300,16 @@ ALLOWED = {
     OPERATE: READING
     | {
         "executions.cancel",
+        "executions.fork",
         "executions.mark_awaited",
         "executions.retry",
         "orchestrators.lock",
         "orchestrators.lock_stale",
         "orchestrators.request_shutdown",
         "steps.emit",
+        # Who may copy steps may insert them; what is said here proves its owner.
+        "steps.record",
+        "steps.record_many",
     },
 }
 
@@ -411,11 +418,13 @@ UPDATE pgconductor.events SET matched = true
 DELETE FROM pgconductor.events
 SELECT pgconductor.settle('{}', '{}')
 INSERT INTO pgconductor.queues (name) VALUES ('q')
-INSERT INTO pgconductor.steps (execution_id, key) SELECT id, 'a' FROM pgconductor.executions
+INSERT INTO pgconductor.steps (execution_id, key, match)
+    SELECT id, 'a', '1' FROM pgconductor.executions
 INSERT INTO pgconductor.tasks (key, queue, max_attempts, max_crashes) VALUES ('a', 'q', 1, 1)
 """)
 INVOKING = each("""
 INSERT INTO pgconductor.executions (id, task_key) VALUES (gen_random_uuid(), 'a')
+INSERT INTO pgconductor.executions (id, task_key, dedupe_key) VALUES (gen_random_uuid(), 'a', 'k')
 DELETE FROM pgconductor.executions
 SELECT pgconductor.invoke('a')
 SELECT pgconductor.invoke_batch('{}')
@@ -474,7 +483,8 @@ INSERT INTO pgconductor.events (id, name) VALUES (gen_random_uuid(), 'a')
 DELETE FROM pgconductor.steps
 """),
     ),
-    OPERATE: (*DDL, *ELSEWHERE, *WRITING, *INVOKING),
+    # To fork is to insert what is alike; not more of it.
+    OPERATE: (*DDL, *ELSEWHERE, *WRITING, *INVOKING[1:]),
 }
 
 
