@@ -88,19 +88,21 @@ def _of_tree(tree: ExecutionTree) -> list[_Node]:
     nodes: list[_Node] = []
     for step in tree.steps:
         child = None if step.child_id is None else children.pop(step.child_id, None)
-        below = [] if child is None else [_child(child)]
-        nodes.append(_Node(_step(step), below))
+        if child is None:
+            nodes.append(_Node(_step(step)))
+        else:
+            nodes.append(_Node(_step(step, shown=True), [_child(child, known=True)]))
     # What a retry has dropped the step of, or what is beyond the steps that are shown.
     nodes += [_child(one) for one in children.values()]
     return nodes + _hidden(tree.hidden)
 
 
-def _child(branch: Branch) -> _Node:
+def _child(branch: Branch, *, known: bool = False) -> _Node:
+    """A child; its key is known where the step is the line above."""
+    key = None if known else branch.key
     waits = [_Node(_step(one)) for one in branch.waits]
     children = [_child(one) for one in branch.children]
-    return _Node(
-        _execution(branch.execution, branch.key), [*waits, *children, *_hidden(branch.hidden)]
-    )
+    return _Node(_execution(branch.execution, key), [*waits, *children, *_hidden(branch.hidden)])
 
 
 def _hidden(number: int) -> list[_Node]:
@@ -112,7 +114,8 @@ def _hidden(number: int) -> list[_Node]:
     return [_Node(f"… {many} {'child' if number == 1 else 'children'} not shown")]
 
 
-def _step(step: StepSnapshot) -> str:
+def _step(step: StepSnapshot, *, shown: bool = False) -> str:
+    """A step; its child's id is told unless the child is shown."""
     parts = [step.key, f"[{step.kind}]", step.detail or ""]
     if step.pending:
         parts.append(f"waits since {moment(step.created_at)}")
@@ -123,7 +126,7 @@ def _step(step: StepSnapshot) -> str:
     elif step.result is not None:
         text = json.dumps(step.result, ensure_ascii=False)
         parts.append(shortened(one_line(text), _WIDTH))
-    if step.child_id is not None:
+    if step.child_id is not None and not shown:
         parts.append(str(step.child_id))
     return " ".join(parts)
 

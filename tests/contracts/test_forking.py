@@ -247,7 +247,7 @@ async def test_waits_are_listed_longest_first(db: Harness) -> None:
 async def test_the_bounds_of_the_list(db: Harness) -> None:
     for wrong in ({"limit": 0}, {"limit": 1001}, {"queue": "Q"}, {"task_key": "1st"}):
         with pytest.raises(InvalidInput, match=next(iter(wrong))):
-            await db.executions.waiting(**wrong)  # type: ignore[arg-type]
+            await db.executions.waiting(**wrong)
 
 
 # --- retries -------------------------------------------------------------------------------------
