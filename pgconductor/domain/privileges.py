@@ -128,7 +128,7 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
                     *("pending", "result", "error_type", "error", "event_id", "woke", "ended_at"),
                 ),
             ),
-            "events": ("SELECT", "INSERT", _on("UPDATE", "matched")),
+            "events": ("SELECT", "INSERT", _on("UPDATE", "matched"), "DELETE"),
             "orchestrators": ("SELECT", "INSERT", "UPDATE", "DELETE"),
             "tasks": ("SELECT", "INSERT", "UPDATE"),
             "queues": ("SELECT", "INSERT"),

@@ -253,7 +253,7 @@ class SchemaRepository(Protocol):
 
 
 class RetentionRepository(Protocol):
-    """The removal of executions that finished long ago."""
+    """The removal of executions that finished long ago, and of old events."""
 
     async def remove_expired(self, retention: Retention, *, limit: int) -> Removal | None:
         """Go on with the one walk through the executions, and remove what is older than it is kept.
@@ -267,6 +267,20 @@ class RetentionRepository(Protocol):
 
         Returns:
             What was done; None if the next walk is not due, or somebody else is at it.
+        """
+        ...
+
+    async def remove_events(self, retain: timedelta, *, limit: int) -> int:
+        """Remove events that have been looked at and are older than that.
+
+        What somebody else is removing is left to them.
+
+        Args:
+            retain: How long events are kept.
+            limit: At most so many.
+
+        Returns:
+            How many.
         """
         ...
 

@@ -53,6 +53,7 @@ __all__ = [
     "RECORD_STEPS",
     "REGISTER",
     "REGISTERED",
+    "REMOVE_EVENTS",
     "REMOVE_EXPIRED",
     "REMOVE_ORCHESTRATOR",
     "REQUEST_SHUTDOWN",
@@ -123,6 +124,7 @@ RECORD_STEP: Final = _load("record_step")
 RECORD_STEPS: Final = _load("record_steps")
 REGISTER: Final = _load("register")
 REGISTERED: Final = _load("registered")
+REMOVE_EVENTS: Final = _load("remove_events")
 REMOVE_EXPIRED: Final = _load("remove_expired")
 REMOVE_ORCHESTRATOR: Final = _load("remove_orchestrator")
 REQUEST_SHUTDOWN: Final = _load("request_shutdown")

@@ -275,3 +275,27 @@ async def test_a_cancellation_that_keeps_children(db: Harness) -> None:
         assert await db.executions.cancel(held.id, children=not keep)
         expected = ExecutionState.AVAILABLE if keep else ExecutionState.CANCELLED
         assert (await db.get(invoked)).state is expected
+
+
+# --- events --------------------------------------------------------------------------------------
+
+
+async def test_old_events_are_removed_once_they_have_been_looked_at(db: Harness) -> None:
+    async def looked_at() -> set[Any]:
+        async with db.begin() as repositories:
+            return set((await repositories.steps.due(limit=9)).event_ids)
+
+    async with db.begin() as repositories:
+        old = [await repositories.steps.emit("paid", None) for _ in range(3)]
+        unseen = await repositories.steps.emit("paid", None)
+        await repositories.steps.mark_matched(old)
+    hair = timedelta(microseconds=1)
+    assert await db.retention.remove_events() == 0
+    db.advance(SECOND)
+    assert await db.retention.remove_events(hair, limit=2) == 2
+    assert await db.retention.remove_events(hair, limit=2) == 1
+    assert await db.retention.remove_events(hair) == 0
+    assert await looked_at() == {unseen}
+    for wrong in ({"retain": timedelta(0)}, {"limit": 0}):
+        with pytest.raises(InvalidInput, match=next(iter(wrong))):
+            await db.retention.remove_events(**wrong)  # type: ignore[arg-type]

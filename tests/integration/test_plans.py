@@ -263,6 +263,16 @@ async def test_settling_looks_at_its_executions_only(
     assert events == {"events_name_idx"}
 
 
+async def test_old_events_are_found_by_their_age(explainer: Explainer) -> None:
+    plan = await explainer.plan(
+        lambda all_, _: all_.retention.remove_events(timedelta(hours=5), limit=100)
+    )
+    assert not plan.whole_reads("events")
+    assert plan.indexes("events") == {"events_emitted_idx", "events_pkey"}
+    assert plan.part("CTE doomed").indexes("events") == {"events_emitted_idx"}
+    assert "Sort" not in plan.part("CTE doomed").types()
+
+
 async def test_events_are_marked_by_key(explainer: Explainer) -> None:
     plan = await explainer.plan(lambda all_, _: all_.steps.mark_matched([uuid4(), uuid4()]))
     assert plan.indexes("events") == {"events_unmatched_idx"}

@@ -148,6 +148,7 @@ CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
     "steps.mark_matched": lambda all_: all_.steps.mark_matched([uuid4()]),
     "steps.emit": lambda all_: all_.steps.emit("paid", "{}"),
     "schema.status": lambda all_: all_.schema.status(),
+    "retention.remove_events": lambda all_: all_.retention.remove_events(SECOND, limit=9),
     "retention.remove_expired": lambda all_: all_.retention.remove_expired(Retention(), limit=9),
 }
 

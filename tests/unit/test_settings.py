@@ -32,6 +32,7 @@ DURATIONS = (
     "command_timeout",
     "retain_completed",
     "retain_failed",
+    "retain_events",
     "startup_wait",
     "migration_lease_wait",
     "migration_drain_timeout",
