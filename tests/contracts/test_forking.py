@@ -245,9 +245,15 @@ async def test_waits_are_listed_longest_first(db: Harness) -> None:
 
 
 async def test_the_bounds_of_the_list(db: Harness) -> None:
-    for wrong in ({"limit": 0}, {"limit": 1001}, {"queue": "Q"}, {"task_key": "1st"}):
-        with pytest.raises(InvalidInput, match=next(iter(wrong))):
-            await db.executions.waiting(**wrong)
+    wrong: list[dict[str, Any]] = [
+        {"limit": 0},
+        {"limit": 1001},
+        {"queue": "Q"},
+        {"task_key": "1st"},
+    ]
+    for one in wrong:
+        with pytest.raises(InvalidInput, match=next(iter(one))):
+            await db.executions.waiting(**one)
 
 
 # --- retries -------------------------------------------------------------------------------------
@@ -296,6 +302,7 @@ async def test_old_events_are_removed_once_they_have_been_looked_at(db: Harness)
     assert await db.retention.remove_events(hair, limit=2) == 1
     assert await db.retention.remove_events(hair) == 0
     assert await looked_at() == {unseen}
-    for wrong in ({"retain": timedelta(0)}, {"limit": 0}):
-        with pytest.raises(InvalidInput, match=next(iter(wrong))):
-            await db.retention.remove_events(**wrong)  # type: ignore[arg-type]
+    wrong: list[dict[str, Any]] = [{"retain": timedelta(0)}, {"limit": 0}]
+    for one in wrong:
+        with pytest.raises(InvalidInput, match=next(iter(one))):
+            await db.retention.remove_events(**one)

@@ -170,7 +170,7 @@ async def register_and_fetch(url: str) -> tuple[Registration, list[Any]]:
         await engine.dispose()
 
 
-READING_COMMANDS = (["list"], ["queues"], ["fleet"], ["current"])
+READING_COMMANDS = (["list"], ["waiting"], ["queues"], ["fleet"], ["current"])
 
 
 def test_read_can_look_at_everything(roles: Roles) -> None:
@@ -184,11 +184,13 @@ def test_read_can_look_at_everything(roles: Roles) -> None:
     assert {checks[name] for name in ours} == {"ok"}
 
 
-def test_operate_can_cancel_and_retry(roles: Roles) -> None:
+def test_operate_can_cancel_retry_fork_and_emit(roles: Roles) -> None:
     made = call("invoke", "greet", url=roles.url).succeeds().out.strip()
     url = roles.make(OPERATE)
     call("cancel", made, "--reason", "why", url=url).succeeds()
     call("retry", made, "--from-scratch", url=url).succeeds()
+    call("fork", made, url=url).succeeds()
+    call("emit", "paid", url=url).succeeds()
     for command in (*READING_COMMANDS, ["show", made]):
         call(*command, url=url).succeeds()
 

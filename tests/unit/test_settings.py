@@ -26,6 +26,7 @@ DURATIONS = (
     "self_fence_after",
     "sweep_interval",
     "shutdown_grace",
+    "suspend_after",
     "give_back_after",
     "max_loop_stall",
     "startup_timeout",
