@@ -19,7 +19,14 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from pgconductor.domain.migrations import MigrationOptions, OnDeadline, StartupPolicy
-from pgconductor.domain.retention import FOREVER, RETAIN_COMPLETED, RETAIN_FAILED, Keep, Retention
+from pgconductor.domain.retention import (
+    FOREVER,
+    RETAIN_COMPLETED,
+    RETAIN_EVENTS,
+    RETAIN_FAILED,
+    Keep,
+    Retention,
+)
 from pgconductor.exceptions import ConfigurationError, InvalidInput
 
 __all__ = ["Settings", "normalise_url"]
@@ -131,6 +138,7 @@ class Settings(BaseSettings):
         retain_completed: How long completed executions are kept, or ``forever``; a task may say
             otherwise.
         retain_failed: The same for failed and cancelled ones.
+        retain_events: How long events are kept, or ``forever``.
         startup_policy: What an orchestrator does at its start where the database lacks revisions
             that it needs: ``wait`` until a deployment has applied them, ``upgrade`` the database
             itself, or ``refuse``.
@@ -182,6 +190,7 @@ class Settings(BaseSettings):
     strict_queues: bool = False
     retain_completed: KeptFor = RETAIN_COMPLETED
     retain_failed: KeptFor = RETAIN_FAILED
+    retain_events: KeptFor = RETAIN_EVENTS
     startup_policy: StartupPolicy = StartupPolicy.WAIT
     startup_wait: Duration = timedelta(minutes=5)
     migration_lease_wait: Duration = MigrationOptions.lease_wait

@@ -6,6 +6,9 @@ Revises:
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -82,6 +85,25 @@ def downgrade() -> None:
             op.execute(f"DROP FUNCTION pgconductor.{function}")
 
 
+def instant(column: str, *, default: str | None = None) -> sa.Column[datetime]:
+    """A column of instants; one that has a default is never null."""
+    return sa.Column(
+        column,
+        sa.DateTime(timezone=True),
+        server_default=None if default is None else sa.text(default),
+        nullable=default is None,
+    )
+
+
+def index(
+    title: str, table: str, columns: list[Any], *, where: str | None = None, unique: bool = False
+) -> None:
+    predicate = None if where is None else sa.text(where)
+    op.create_index(
+        title, table, columns, unique=unique, schema="pgconductor", postgresql_where=predicate
+    )
+
+
 def create_executions() -> None:
     op.create_table(
         "executions",
@@ -90,12 +112,7 @@ def create_executions() -> None:
         sa.Column("queue", sa.Text(), server_default=sa.text("'default'"), nullable=False),
         sa.Column("state", sa.Text(), server_default=sa.text("'available'"), nullable=False),
         sa.Column("priority", sa.SmallInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column(
-            "run_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("pgconductor.clock()"),
-            nullable=False,
-        ),
+        instant("run_at", default="pgconductor.clock()"),
         sa.Column("payload", postgresql.JSONB(none_as_null=True), nullable=True),
         sa.Column("result", postgresql.JSONB(none_as_null=True), nullable=True),
         sa.Column("last_error", sa.Text(), nullable=True),
@@ -107,23 +124,18 @@ def create_executions() -> None:
         sa.Column("max_crashes", sa.Integer(), server_default=sa.text("3"), nullable=False),
         sa.Column("dedupe_key", sa.Text(), nullable=True),
         sa.Column("locked_by", sa.Uuid(), nullable=True),
-        sa.Column("locked_at", sa.DateTime(timezone=True), nullable=True),
+        instant("locked_at"),
         sa.Column("claim_number", sa.BigInteger(), nullable=True),
         sa.Column("finished_by", sa.Uuid(), nullable=True),
         sa.Column("finished_claim", sa.BigInteger(), nullable=True),
-        sa.Column("cancel_requested_at", sa.DateTime(timezone=True), nullable=True),
+        instant("cancel_requested_at"),
         sa.Column("cancel_reason", sa.Text(), nullable=True),
         sa.Column("awaited", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("parent_id", sa.Uuid(), nullable=True),
         sa.Column("parent_key", sa.Text(), nullable=True),
         sa.Column("wakes", sa.Integer(), server_default=sa.text("0"), nullable=False),
-        sa.Column(
-            "created_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("pgconductor.clock()"),
-            nullable=False,
-        ),
-        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        instant("created_at", default="pgconductor.clock()"),
+        instant("finished_at"),
         sa.CheckConstraint(
             "state IN ('available', 'running', 'waiting', 'completed', 'failed', 'cancelled')"
             " AND (state = 'running') = (locked_by IS NOT NULL)"
@@ -154,61 +166,40 @@ def create_executions() -> None:
         schema="pgconductor",
         postgresql_with=OFTEN_VACUUMED,
     )
-    op.create_index(
+    index(
         "executions_cancelling_idx",
         "executions",
         ["locked_by"],
-        unique=False,
-        schema="pgconductor",
-        postgresql_where=sa.text("cancel_requested_at IS NOT NULL AND state = 'running'"),
+        where="cancel_requested_at IS NOT NULL AND state = 'running'",
     )
-    op.create_index(
+    index(
         "executions_dedupe_finished_idx",
         "executions",
         ["task_key", "queue", "dedupe_key", "finished_at"],
-        unique=False,
-        schema="pgconductor",
-        postgresql_where=sa.text("dedupe_key IS NOT NULL AND finished_at IS NOT NULL"),
+        where="dedupe_key IS NOT NULL AND finished_at IS NOT NULL",
     )
-    op.create_index(
+    index(
         "executions_dedupe_key",
         "executions",
         ["task_key", "queue", "dedupe_key"],
+        where="dedupe_key IS NOT NULL AND finished_at IS NULL",
         unique=True,
-        schema="pgconductor",
-        postgresql_where=sa.text("dedupe_key IS NOT NULL AND finished_at IS NULL"),
     )
-    op.create_index(
-        "executions_held_idx",
-        "executions",
-        ["locked_by", "claim_number"],
-        unique=False,
-        schema="pgconductor",
-        postgresql_where=sa.text("claim_number > 0"),
+    index(
+        "executions_held_idx", "executions", ["locked_by", "claim_number"], where="claim_number > 0"
     )
-    op.create_index(
-        "executions_parent_idx",
-        "executions",
-        ["parent_id"],
-        unique=False,
-        schema="pgconductor",
-        postgresql_where=sa.text("parent_id IS NOT NULL"),
-    )
-    op.create_index(
+    index("executions_parent_idx", "executions", ["parent_id"], where="parent_id IS NOT NULL")
+    index(
         "executions_untold_idx",
         "executions",
-        ["finished_at"],
-        unique=False,
-        schema="pgconductor",
-        postgresql_where=sa.text("parent_key IS NOT NULL AND awaited AND finished_at IS NOT NULL"),
+        ["parent_id"],
+        where="parent_key IS NOT NULL AND awaited AND finished_at IS NOT NULL",
     )
-    op.create_index(
+    index(
         "executions_ready_idx",
         "executions",
         ["queue", sa.text("(-priority)"), "run_at", "id"],
-        unique=False,
-        schema="pgconductor",
-        postgresql_where=sa.text("state = 'available'"),
+        where="state = 'available'",
     )
 
 
@@ -224,20 +215,10 @@ def create_the_rest() -> None:
         sa.Column(
             "queues", postgresql.ARRAY(sa.Text()), server_default=sa.text("'{}'"), nullable=False
         ),
-        sa.Column(
-            "started_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("pgconductor.wall_clock()"),
-            nullable=False,
-        ),
-        sa.Column(
-            "last_heartbeat_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("pgconductor.wall_clock()"),
-            nullable=False,
-        ),
+        instant("started_at", default="pgconductor.wall_clock()"),
+        instant("last_heartbeat_at", default="pgconductor.wall_clock()"),
         sa.Column("heartbeat_number", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("shutdown_requested_at", sa.DateTime(timezone=True), nullable=True),
+        instant("shutdown_requested_at"),
         sa.Column("shutdown_reason", sa.Text(), nullable=True),
         sa.CheckConstraint(
             "heartbeat_number >= 0", name=op.f("orchestrators_heartbeat_number_check")
@@ -261,12 +242,7 @@ def create_the_rest() -> None:
     op.create_table(
         "queues",
         sa.Column("name", sa.Text(), nullable=False),
-        sa.Column(
-            "created_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("pgconductor.clock()"),
-            nullable=False,
-        ),
+        instant("created_at", default="pgconductor.clock()"),
         sa.CheckConstraint("name ~ '^[a-z][a-z0-9_-]{0,47}$'", name=op.f("queues_name_check")),
         sa.PrimaryKeyConstraint("name", name=op.f("queues_pkey")),
         schema="pgconductor",
@@ -276,13 +252,8 @@ def create_the_rest() -> None:
         sa.Column("singleton", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("walks", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("walked_to", sa.Uuid(), nullable=True),
-        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column(
-            "next_walk_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("pgconductor.clock()"),
-            nullable=False,
-        ),
+        instant("started_at"),
+        instant("next_walk_at", default="pgconductor.clock()"),
         sa.CheckConstraint("singleton", name=op.f("retention_walk_singleton_check")),
         sa.CheckConstraint("walks >= 0", name=op.f("retention_walk_walks_check")),
         sa.PrimaryKeyConstraint("singleton", name=op.f("retention_walk_pkey")),
@@ -298,18 +269,8 @@ def create_the_rest() -> None:
         sa.Column("timeout", sa.Interval(), nullable=True),
         sa.Column("retain_completed", sa.Interval(), nullable=True),
         sa.Column("retain_failed", sa.Interval(), nullable=True),
-        sa.Column(
-            "created_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("pgconductor.clock()"),
-            nullable=False,
-        ),
-        sa.Column(
-            "updated_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("pgconductor.clock()"),
-            nullable=False,
-        ),
+        instant("created_at", default="pgconductor.clock()"),
+        instant("updated_at", default="pgconductor.clock()"),
         sa.CheckConstraint(
             "key ~ '^[A-Za-z_][A-Za-z0-9_.:/-]{0,127}$'", name=op.f("tasks_key_check")
         ),
@@ -337,18 +298,13 @@ def create_steps() -> None:
         sa.Column("error_type", sa.Text(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("detail", sa.Text(), nullable=True),
-        sa.Column("wake_at", sa.DateTime(timezone=True), nullable=True),
+        instant("wake_at"),
         sa.Column("match", postgresql.JSONB(none_as_null=True), nullable=True),
         sa.Column("child_id", sa.Uuid(), nullable=True),
         sa.Column("event_id", sa.Uuid(), nullable=True),
         sa.Column("woke", sa.Integer(), nullable=True),
-        sa.Column(
-            "created_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("pgconductor.clock()"),
-            nullable=False,
-        ),
-        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        instant("created_at", default="pgconductor.clock()"),
+        instant("ended_at"),
         sa.CheckConstraint(
             "octet_length(key) BETWEEN 1 AND 512"
             " AND kind IN ('step', 'try', 'sleep', 'child', 'spawn', 'event', 'emit', 'patch')"
@@ -368,22 +324,9 @@ def create_steps() -> None:
         schema="pgconductor",
         postgresql_with=OFTEN_VACUUMED,
     )
-    op.create_index(
-        "steps_event_idx",
-        "steps",
-        ["detail"],
-        unique=False,
-        schema="pgconductor",
-        postgresql_where=sa.text("pending AND kind = 'event'"),
-    )
-    op.create_index(
-        "steps_wake_idx",
-        "steps",
-        ["wake_at"],
-        unique=False,
-        schema="pgconductor",
-        postgresql_where=sa.text("pending AND wake_at IS NOT NULL"),
-    )
+    index("steps_event_idx", "steps", ["detail"], where="pending AND kind = 'event'")
+    index("steps_pending_idx", "steps", ["created_at"], where="pending AND kind <> 'step'")
+    index("steps_wake_idx", "steps", ["wake_at"], where="pending AND wake_at IS NOT NULL")
 
 
 def create_events() -> None:
@@ -393,12 +336,7 @@ def create_events() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("payload", postgresql.JSONB(none_as_null=True), nullable=True),
         sa.Column("matched", sa.Boolean(), server_default=sa.text("false"), nullable=False),
-        sa.Column(
-            "emitted_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("pgconductor.wall_clock()"),
-            nullable=False,
-        ),
+        instant("emitted_at", default="pgconductor.wall_clock()"),
         sa.CheckConstraint(
             "name ~ '^[A-Za-z_][A-Za-z0-9_.:/-]*$' AND octet_length(name) <= 128"
             " AND (payload IS NULL OR pg_column_size(payload) <= 8388608)",
@@ -408,24 +346,9 @@ def create_events() -> None:
         schema="pgconductor",
         postgresql_with=OFTEN_VACUUMED,
     )
-    op.create_index(
-        "events_emitted_idx", "events", ["emitted_at"], unique=False, schema="pgconductor"
-    )
-    op.create_index(
-        "events_name_idx",
-        "events",
-        ["name", "emitted_at", "id"],
-        unique=False,
-        schema="pgconductor",
-    )
-    op.create_index(
-        "events_unmatched_idx",
-        "events",
-        ["id"],
-        unique=False,
-        schema="pgconductor",
-        postgresql_where=sa.text("NOT matched"),
-    )
+    index("events_emitted_idx", "events", ["emitted_at"])
+    index("events_name_idx", "events", ["name", "emitted_at", "id"])
+    index("events_unmatched_idx", "events", ["id"], where="NOT matched")
 
 
 def create_gate() -> None:
@@ -437,11 +360,11 @@ def create_gate() -> None:
         sa.Column("lease_id", sa.Uuid(), nullable=True),
         sa.Column("lease_holder", sa.Text(), nullable=True),
         sa.Column("lease_pid", sa.Integer(), nullable=True),
-        sa.Column("lease_since", sa.DateTime(timezone=True), nullable=True),
+        instant("lease_since"),
         sa.Column("lease_note", sa.Text(), nullable=True),
         sa.Column("intent_floor", sa.Integer(), nullable=True),
         sa.Column("intent_ceiling", sa.Integer(), nullable=True),
-        sa.Column("intent_expires_at", sa.DateTime(timezone=True), nullable=True),
+        instant("intent_expires_at"),
         sa.CheckConstraint("floor BETWEEN 0 AND installed", name=op.f("schema_gate_floor_check")),
         sa.CheckConstraint(
             "(lease_id IS NULL) = (lease_holder IS NULL)"
@@ -459,12 +382,7 @@ def create_gate() -> None:
         "schema_migrations",
         sa.Column("version", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
-        sa.Column(
-            "applied_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("clock_timestamp()"),
-            nullable=False,
-        ),
+        instant("applied_at", default="clock_timestamp()"),
         sa.Column("breaking", sa.Boolean(), nullable=False),
         sa.CheckConstraint("version > 0", name=op.f("schema_migrations_version_check")),
         sa.PrimaryKeyConstraint("version", name=op.f("schema_migrations_pkey")),

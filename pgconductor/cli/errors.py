@@ -80,6 +80,7 @@ def _ours(error: BaseException) -> tuple[str, ExitCode] | None:
         ours.UnknownQueue: ExitCode.USAGE,
         ours.UnknownTask: ExitCode.NOT_FOUND,
         ours.ExecutionNotFound: ExitCode.NOT_FOUND,
+        ours.StepNotFound: ExitCode.NOT_FOUND,
         ours.DedupeConflict: ExitCode.REFUSED,
         ours.ExecutionFailed: ExitCode.FAILED,
         ours.ExecutionCancelled: ExitCode.FAILED,

@@ -1,10 +1,9 @@
-"""``list``, ``show``, ``cancel``, ``retry``: executions for those who operate them."""
+"""``list``, ``cancel``, ``retry``, ``fork``: executions for those who operate them."""
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import click
@@ -13,14 +12,14 @@ from pgconductor.cli.database import with_conductor
 from pgconductor.cli.errors import CommandFailed
 from pgconductor.cli.exit_codes import ExitCode
 from pgconductor.cli.options import as_json, database_url, execution_id, instant
-from pgconductor.cli.output import plain, print_fields, print_json, print_table
+from pgconductor.cli.output import moment, plain, print_json, print_table
 from pgconductor.types import ExecutionState
 
 if TYPE_CHECKING:
     from pgconductor import Conductor
     from pgconductor.domain.snapshots import ExecutionSnapshot
 
-__all__ = ["cancel_command", "list_command", "retry_command", "show_command"]
+__all__ = ["cancel_command", "fork_command", "list_command", "retry_command"]
 
 
 @click.command("list")
@@ -80,8 +79,8 @@ def list_command(
 
 def _row(one: ExecutionSnapshot) -> tuple[object, ...]:
     attempts = f"{one.attempts}/{one.max_attempts}"
-    invoked = one.created_at.strftime("%Y-%m-%d %H:%M:%S%z")
-    return one.id, one.state, one.task_key, one.queue, attempts, invoked, _error(one)
+    when = moment(one.created_at)
+    return one.id, one.state, one.task_key, one.queue, attempts, when, _error(one)
 
 
 def _error(one: ExecutionSnapshot) -> str | None:
@@ -92,56 +91,29 @@ def _error(one: ExecutionSnapshot) -> str | None:
     return f"{one.last_error_type}: {one.last_error}"
 
 
-@click.command("show")
-@execution_id
-@as_json
-@database_url
-def show_command(execution_id: UUID, as_json: bool, database_url: str | None) -> None:
-    """Show one execution with its steps."""
-    found = with_conductor(database_url, lambda conductor: _with_steps(conductor, execution_id))
-    if as_json:
-        print_json(found)
-        return
-    steps = found.pop("steps")
-    for name in ("payload", "result"):
-        if found[name] is not None:
-            found[name] = json.dumps(found[name], indent=2, ensure_ascii=False)
-    found["attempts"] = f"{found['attempts']} of {found.pop('max_attempts')}"
-    found["crashes"] = f"{found['crashes']} of {found.pop('max_crashes')}"
-    print_fields(found)
-    if steps:
-        click.echo()
-        rows = [(one["key"], one["created_at"], json.dumps(one["result"])) for one in steps]
-        print_table(("STEP", "RECORDED", "RESULT"), rows)
-
-
-async def _with_steps(conductor: Conductor, wanted: UUID) -> dict[str, Any]:
-    from sqlalchemy import select
-
-    from pgconductor.models import Step
-
-    found: dict[str, Any] = plain(await conductor.executions.get(wanted))
-    query = select(Step).where(Step.execution_id == wanted).order_by(Step.created_at, Step.key)
-    async with conductor.sessionmaker() as session:
-        steps = (await session.scalars(query)).all()
-    found["steps"] = [
-        plain({"key": one.key, "result": one.result, "created_at": one.created_at}) for one in steps
-    ]
-    return found
-
-
 @click.command("cancel")
 @execution_id
 @click.option("--reason", help="Why; kept with the execution.")
+@click.option("--keep-children", is_flag=True, help="Let the children that it waits for go on.")
 @as_json
 @database_url
 def cancel_command(
-    execution_id: UUID, reason: str | None, as_json: bool, database_url: str | None
+    *,
+    execution_id: UUID,
+    reason: str | None,
+    keep_children: bool,
+    as_json: bool,
+    database_url: str | None,
 ) -> None:
-    """Cancel an execution: at once if no worker holds it, else at its next boundary."""
+    """Cancel an execution: at once if no worker holds it, else at its next boundary.
+
+    The children that it waits for, and theirs, are cancelled with it.
+    """
 
     async def cancel(conductor: Conductor) -> ExecutionSnapshot:
-        done = await conductor.executions.cancel(execution_id, reason=reason)
+        done = await conductor.executions.cancel(
+            execution_id, reason=reason, children=not keep_children
+        )
         found = await conductor.executions.get(execution_id)
         if not done:
             raise CommandFailed(
@@ -154,19 +126,28 @@ def cancel_command(
 
 @click.command("retry")
 @execution_id
-@click.option("--from-scratch", is_flag=True, help="Drop the recorded steps.")
+@click.option("--from-scratch", is_flag=True, help="Drop all recorded steps.")
+@click.option("--from-step", metavar="KEY", help="Drop this step and all that came later.")
 @as_json
 @database_url
 def retry_command(
-    execution_id: UUID, from_scratch: bool, as_json: bool, database_url: str | None
+    *,
+    execution_id: UUID,
+    from_scratch: bool,
+    from_step: str | None,
+    as_json: bool,
+    database_url: str | None,
 ) -> None:
     """Retry a failed or cancelled execution, with all its attempts anew.
 
-    It resumes behind its recorded steps, unless they are dropped.
+    It resumes behind its recorded steps, but for those that are dropped. Recorded errors, and
+    children that have failed or were cancelled, are always dropped.
     """
 
     async def retry(conductor: Conductor) -> ExecutionSnapshot:
-        done = await conductor.executions.retry(execution_id, from_scratch=from_scratch)
+        done = await conductor.executions.retry(
+            execution_id, from_scratch=from_scratch, from_step=from_step
+        )
         found = await conductor.executions.get(execution_id)
         if not done:
             raise CommandFailed(
@@ -177,6 +158,29 @@ def retry_command(
         return found
 
     _say(with_conductor(database_url, retry), as_json)
+
+
+@click.command("fork")
+@execution_id
+@click.option("--from-step", metavar="KEY", help="Begin at this step, with what came before it.")
+@as_json
+@database_url
+def fork_command(
+    *, execution_id: UUID, from_step: str | None, as_json: bool, database_url: str | None
+) -> None:
+    """Make a new execution like another one, and print its id.
+
+    It has the same task, queue, payload, priority and limits, and remembers what the other had on
+    record before the step. Without --from-step it begins at the start. The other one may be in any
+    state, and stays as it is.
+    """
+    made = with_conductor(
+        database_url, lambda conductor: conductor.executions.fork(execution_id, from_step=from_step)
+    )
+    if as_json:
+        print_json({"id": made})
+        return
+    click.echo(str(made))
 
 
 def _say(found: ExecutionSnapshot, as_json: bool, *, asked: str | None = None) -> None:

@@ -14,7 +14,7 @@ class ExitCode(IntEnum):
         OK: done, or nothing to do; a worker has stopped cleanly
         ERROR: an unexpected error
         USAGE: wrong usage: an argument, a setting or an input that is not acceptable
-        NOT_FOUND: no such execution, or no such task in the application
+        NOT_FOUND: no such execution, no such step of it, or no such task in the application
         FORCED: a worker had to leave handlers behind that did not end
         REFUSED: the execution's state does not allow it: finished already, or not to be retried
         FAILED: the execution that was waited for has failed or was cancelled

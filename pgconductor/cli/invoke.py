@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pgconductor import Conductor
     from pgconductor.domain.invocations import Invocation, Invoked
 
-__all__ = ["invoke_command"]
+__all__ = ["given_payload", "invoke_command"]
 
 
 @click.command("invoke")
@@ -63,7 +63,7 @@ def invoke_command(
     from pgconductor import Conductor
     from pgconductor.domain.limits import check_task_key
 
-    given = _payload(payload, payload_file)
+    given = given_payload(payload, payload_file)
     check_task_key(task)
     declared = None if app is None else locate(app, app_dir)
     if declared is not None and given_url(database_url) is None:
@@ -83,8 +83,16 @@ def invoke_command(
         print_json(result)
 
 
-def _payload(text: str | None, file: Path | None) -> Any:
-    """The payload that the options give; None for none."""
+def given_payload(text: str | None, file: Path | None) -> Any:
+    """The payload that the options give; None for none.
+
+    Args:
+        text: JSON, or ``-`` for standard input.
+        file: Where it is instead, likewise.
+
+    Raises:
+        CommandFailed: It is no JSON, or cannot be read.
+    """
     from pydantic_core import from_json
 
     if text is not None and file is not None:

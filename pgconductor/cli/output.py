@@ -12,7 +12,17 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
-__all__ = ["clean", "one_line", "plain", "print_fields", "print_json", "print_table", "shortened"]
+__all__ = [
+    "clean",
+    "moment",
+    "one_line",
+    "plain",
+    "print_fields",
+    "print_json",
+    "print_lines",
+    "print_table",
+    "shortened",
+]
 
 # Escape sequences whole (CSI, OSC, and the two-character ones), so that no "[31m" stays behind.
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-_]?")
@@ -43,6 +53,11 @@ def shortened(text: str, width: int) -> str:
     return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
 
 
+def moment(when: datetime) -> str:
+    """An instant, to the second."""
+    return when.strftime("%Y-%m-%d %H:%M:%S%z")
+
+
 def plain(value: Any) -> Any:
     """A value as JSON has it: dates in ISO 8601, durations in seconds."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -68,10 +83,16 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print aligned columns; on a terminal the last one is cut at its width."""
     shown = [heads, *([one_line("" if cell is None else cell) for cell in row] for row in rows)]
     widths = [max(len(row[place]) for row in shown) for place in range(len(heads))]
+    print_lines(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in shown
+    )
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines, which have nothing that a terminal would obey; on one they are cut."""
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for row in shown:
-        cells = zip(row, widths, strict=True)
-        line = "  ".join(cell.ljust(width) for cell, width in cells).rstrip()
+    for line in lines:
         print(line if room is None else shortened(line, room))
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "check_dedupe_key",
     "check_delay",
     "check_duration",
+    "check_event",
     "check_priority",
     "check_queue",
     "check_run_at",
@@ -71,6 +72,21 @@ def check_task_key(name: object, field: str = "task") -> str:
         raise InvalidName(
             field,
             f"{name!r} cannot name a task; use a letter or '_', then at most 127 of "
+            "A-Z, a-z, 0-9, '_', '.', ':', '/' and '-'",
+        )
+    return name
+
+
+def check_event(name: object, field: str = "event") -> str:
+    """Return ``name`` if it may name an event; the alphabet is that of tasks.
+
+    Raises:
+        InvalidName: It is not a string, or outside that alphabet.
+    """
+    if not isinstance(name, str) or _TASK_KEY.fullmatch(name) is None:
+        raise InvalidName(
+            field,
+            f"{name!r} cannot name an event; use a letter or '_', then at most 127 of "
             "A-Z, a-z, 0-9, '_', '.', ':', '/' and '-'",
         )
     return name

@@ -26,9 +26,10 @@ class RoleKind(StrEnum):
     Attributes:
         OWNER: Migrates: owns the schema and what is in it.
         RUNTIME: Orchestrators: everything that they and their handlers do, and no DDL.
-        INVOKE: Invokes, waits for results and cancels, and may not read payloads.
+        INVOKE: Invokes, waits for results, cancels and emits, and may not read payloads.
         READ: Reads everything.
-        OPERATE: Reads everything, cancels, retries, and asks orchestrators to stop.
+        OPERATE: Reads everything, cancels, retries, forks and emits, and asks orchestrators to
+            stop.
     """
 
     OWNER = "owner"
@@ -105,10 +106,13 @@ _CALLABLE: Final = (
     "invoke_batch",
     "invoke",
     "cancel_execution",
+    "emit_event",
 )
 _READING: Final = Needs(
     tables={"*": ("SELECT",)}, functions=("clock", "wall_clock"), later_tables=("SELECT",)
 )
+
+_EMITTING: Final = _on("INSERT", "id", "name", "payload")
 
 #: What each kind needs beside USAGE of the schema; an owner needs none of it.
 NEEDS: Final[Mapping[RoleKind, Needs]] = {
@@ -116,7 +120,15 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
         tables={
             # DELETE is for retention, and for dedupe_scope="retained".
             "executions": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-            "steps": ("SELECT", "INSERT", "DELETE"),
+            # A wait that has ended is written once more.
+            "steps": (
+                *("SELECT", "INSERT", "DELETE"),
+                _on(
+                    "UPDATE",
+                    *("pending", "result", "error_type", "error", "event_id", "woke", "ended_at"),
+                ),
+            ),
+            "events": ("SELECT", "INSERT", _on("UPDATE", "matched"), "DELETE"),
             "orchestrators": ("SELECT", "INSERT", "UPDATE", "DELETE"),
             "tasks": ("SELECT", "INSERT", "UPDATE"),
             "queues": ("SELECT", "INSERT"),
@@ -125,7 +137,7 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
             # update some column: this one can have one value only.
             "schema_gate": ("SELECT", _on("UPDATE", "singleton")),
         },
-        functions=_CALLABLE,
+        functions=(*_CALLABLE, "settle"),
         later_tables=("SELECT", "INSERT", "UPDATE", "DELETE"),
         later_functions=True,
     ),
@@ -136,7 +148,7 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
                     "SELECT",
                     *("id", "task_key", "queue", "state", "run_at", "dedupe_key", "finished_at"),
                     *("awaited", "locked_by", "cancel_requested_at", "cancel_reason"),
-                    *("result", "last_error", "last_error_type"),
+                    *("result", "last_error", "last_error_type", "parent_id", "parent_key"),
                 ),
                 _on(
                     "INSERT",
@@ -151,6 +163,7 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
                 "DELETE",
             ),
             "tasks": (_on("SELECT", "key", "max_attempts", "max_crashes"),),
+            "events": (_EMITTING,),
         },
         functions=_CALLABLE,
     ),
@@ -165,12 +178,26 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
                     *("cancel_requested_at", "cancel_reason"),
                     *("finished_at", "finished_by", "finished_claim"),
                 ),
+                # A fork is a new execution.
+                _on(
+                    "INSERT",
+                    *("id", "task_key", "queue", "payload", "priority"),
+                    *("max_attempts", "max_crashes"),
+                ),
             ),
             "orchestrators": (_on("UPDATE", "shutdown_requested_at", "shutdown_reason"),),
-            # A retry may drop the recorded steps.
-            "steps": ("DELETE",),
+            # A retry may drop the recorded steps, a fork copies them.
+            "steps": (
+                "DELETE",
+                _on(
+                    "INSERT",
+                    *("execution_id", "key", "kind", "place", "result", "error_type", "error"),
+                    *("detail", "child_id", "created_at", "ended_at"),
+                ),
+            ),
+            "events": (_EMITTING,),
         },
-        functions=(*_READING.functions, "cancel_execution"),
+        functions=(*_READING.functions, "uuidv7", "cancel_execution", "emit_event"),
         later_tables=_READING.later_tables,
     ),
 }

@@ -8,12 +8,21 @@ from typing import Final, Literal, TypeAlias
 
 from pgconductor.domain.limits import check_duration
 
-__all__ = ["FOREVER", "RETAIN_COMPLETED", "RETAIN_FAILED", "Keep", "Removal", "Retention"]
+__all__ = [
+    "FOREVER",
+    "RETAIN_COMPLETED",
+    "RETAIN_EVENTS",
+    "RETAIN_FAILED",
+    "Keep",
+    "Removal",
+    "Retention",
+]
 
 #: As options and settings have it: a duration, or the word ``forever``.
 Keep: TypeAlias = timedelta | Literal["forever"]
 FOREVER: Final = "forever"
 RETAIN_COMPLETED: Final = timedelta(days=7)
+RETAIN_EVENTS: Final = timedelta(days=7)
 RETAIN_FAILED: Final = timedelta(days=30)
 
 

@@ -111,7 +111,7 @@ class Execution(Base):
         # Children whose end their parent has not been told.
         Index(
             "executions_untold_idx",
-            "finished_at",
+            "parent_id",
             postgresql_where=text("parent_key IS NOT NULL AND awaited AND finished_at IS NOT NULL"),
         ),
         {"postgresql_with": OFTEN_VACUUMED},

@@ -37,13 +37,12 @@ from pgconductor.domain.outcomes import (
     Suspended,
     Verdict,
 )
-from pgconductor.domain.payloads import decode
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page, Progress
-from pgconductor.exceptions import DedupeConflict, PayloadDecodeError, StepNotFound
+from pgconductor.exceptions import DedupeConflict, StepNotFound
 from pgconductor.models import Execution
 from pgconductor.repositories.errors import sqlstate
-from pgconductor.repositories.executor import SqlRepository
 from pgconductor.repositories.invoking import Invoke, already_there
+from pgconductor.repositories.operating import SqlOperatedExecutions, readable
 from pgconductor.types import ExecutionState
 
 __all__ = ["SqlExecutionRepository"]
@@ -79,7 +78,7 @@ _PROGRESS: Final = (
 )
 
 
-class SqlExecutionRepository(SqlRepository):
+class SqlExecutionRepository(SqlOperatedExecutions):
     """Implements :class:`~pgconductor.repositories.protocols.ExecutionRepository`."""
 
     async def add_many(
@@ -245,7 +244,7 @@ class SqlExecutionRepository(SqlRepository):
         state, result, error, error_type, cancel_reason = rows[0]
         return Progress(
             state=ExecutionState(state),
-            result=_readable(result),
+            result=readable(result),
             last_error=error,
             last_error_type=error_type,
             cancel_reason=cancel_reason,
@@ -334,18 +333,10 @@ def _verdict(row: Any) -> Verdict:
     return Verdict(row.id, disposition, ExecutionState(row.state))
 
 
-def _readable(text: str | None) -> Any:
-    """Decoded JSON; what cannot be decoded is shown as the text that it is."""
-    try:
-        return decode(text)
-    except PayloadDecodeError:
-        return text
-
-
 def _snapshot(row: Any) -> ExecutionSnapshot:
     return ExecutionSnapshot(
         **{name: getattr(row, name) for name in _PLAIN},
         state=ExecutionState(row.state),
-        payload=_readable(row.payload),
-        result=_readable(row.result),
+        payload=readable(row.payload),
+        result=readable(row.result),
     )

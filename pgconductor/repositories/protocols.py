@@ -21,10 +21,9 @@ from pgconductor.domain.orchestrators import Beat, Heartbeat, OrchestratorSnapsh
 from pgconductor.domain.outcomes import Outcome, Verdict
 from pgconductor.domain.retention import Removal, Retention
 from pgconductor.domain.revisions import SchemaStatus
-from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page, Progress
 from pgconductor.domain.tasks import TaskOptions
+from pgconductor.repositories.operating import OperatedExecutions
 from pgconductor.repositories.step_protocol import StepRepository
-from pgconductor.types import ExecutionState
 
 __all__ = [
     "ExecutionRepository",
@@ -38,7 +37,7 @@ __all__ = [
 ]
 
 
-class ExecutionRepository(Protocol):
+class ExecutionRepository(OperatedExecutions, Protocol):
     """Executions: every write on behalf of a running one proves its owner."""
 
     async def add_many(
@@ -120,66 +119,6 @@ class ExecutionRepository(Protocol):
 
     async def orphan_owners(self) -> list[UUID]:
         """Orchestrators that hold executions and have no row."""
-        ...
-
-    async def cancel(
-        self, execution_id: UUID, reason: str | None = None, *, children: bool = True
-    ) -> bool:
-        """Cancel at once what no worker holds, ask the owner of what one holds.
-
-        Args:
-            execution_id: Which one.
-            reason: Why.
-            children: Cancel the children that it waits for as well, and theirs.
-
-        Returns:
-            False if it has finished, or never was.
-        """
-        ...
-
-    async def retry(
-        self, execution_id: UUID, *, from_scratch: bool = False, from_step: str | None = None
-    ) -> bool:
-        """Make a failed or cancelled execution available again, all its attempts anew.
-
-        Recorded errors, and children that have not completed, are dropped.
-
-        Args:
-            execution_id: Which one.
-            from_scratch: Drop all of its recorded steps.
-            from_step: Drop this step, and what was recorded with it or after it.
-
-        Returns:
-            False if it is neither failed nor cancelled, or never was.
-
-        Raises:
-            StepNotFound: It has no such step.
-            DedupeConflict: An unfinished execution has its dedupe key.
-        """
-        ...
-
-    async def get_one_or_none(self, execution_id: UUID) -> ExecutionSnapshot | None:
-        """One execution, or None."""
-        ...
-
-    async def progress_or_none(self, execution_id: UUID) -> Progress | None:
-        """How far an execution is, or None."""
-        ...
-
-    async def list(
-        self, where: ExecutionFilter, *, limit: int = 50, after: UUID | None = None
-    ) -> Page:
-        """A page of executions, newest first.
-
-        Args:
-            where: Which ones.
-            limit: How many a page.
-            after: ``next`` of the page before.
-        """
-        ...
-
-    async def count(self, where: ExecutionFilter) -> Mapping[ExecutionState, int]:
-        """How many executions there are in each state; every state is there."""
         ...
 
     async def mark_awaited(self, execution_id: UUID) -> None:
@@ -314,7 +253,7 @@ class SchemaRepository(Protocol):
 
 
 class RetentionRepository(Protocol):
-    """The removal of executions that finished long ago."""
+    """The removal of executions that finished long ago, and of old events."""
 
     async def remove_expired(self, retention: Retention, *, limit: int) -> Removal | None:
         """Go on with the one walk through the executions, and remove what is older than it is kept.
@@ -328,6 +267,20 @@ class RetentionRepository(Protocol):
 
         Returns:
             What was done; None if the next walk is not due, or somebody else is at it.
+        """
+        ...
+
+    async def remove_events(self, retain: timedelta, *, limit: int) -> int:
+        """Remove events that have been looked at and are older than that.
+
+        What somebody else is removing is left to them.
+
+        Args:
+            retain: How long events are kept.
+            limit: At most so many.
+
+        Returns:
+            How many.
         """
         ...
 

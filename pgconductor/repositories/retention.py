@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from pgconductor import sql
 from pgconductor.domain.retention import Removal, Retention
 from pgconductor.repositories.executor import SqlRepository
@@ -23,3 +25,9 @@ class SqlRetentionRepository(SqlRepository):
             },
         )
         return Removal(rows[0].seen, rows[0].removed, rows[0].ended) if rows else None
+
+    async def remove_events(self, retain: timedelta, *, limit: int) -> int:
+        """See the protocol."""
+        (row,) = await self._rows(sql.REMOVE_EVENTS, {"retain": retain, "limit": limit})
+        removed: int = row.removed
+        return removed

@@ -1,4 +1,4 @@
-"""The removal of executions that finished long ago, a little at a time."""
+"""The removal of executions that finished long ago and of old events, a little at a time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import random
 import time
 from typing import Final
 
-from pgconductor.domain.retention import Removal
+from pgconductor.domain.retention import FOREVER, Removal
 from pgconductor.runtime.wording import describe
 from pgconductor.runtime.worker import Process
+from pgconductor.services.retention import REMOVAL_BATCH
 
 __all__ = ["RetentionLoop"]
 
@@ -37,6 +38,7 @@ class RetentionLoop:
         self._process = process
         self._link = process.backend.retention_link()
         self._removed = 0
+        self._events = 0
 
     async def run(self) -> None:
         """Remove until cancelled."""
@@ -55,6 +57,7 @@ class RetentionLoop:
         began = time.monotonic()
         try:
             removal = await self._link.remove_expired(self._process.settings.retention)
+            events = await self._remove_events()
         except Exception as error:
             await self._link.rest()
             if self._process.backend.is_transient(error):
@@ -63,10 +66,20 @@ class RetentionLoop:
             logger.exception("old executions are not removed; there will be another try")
             return max(idle, _AFTER_TROUBLE)
         self._tell(removal)
-        if removal is None or removal.ended:
+        if (removal is None or removal.ended) and events < REMOVAL_BATCH:
             await self._link.rest()
             return idle
         return max((time.monotonic() - began) * _REST, _LEAST_REST)
+
+    async def _remove_events(self) -> int:
+        """Remove a piece of the events that are older than they are kept; how many it was."""
+        retain = self._process.settings.retain_events
+        removed = 0 if retain == FOREVER else await self._link.remove_events(retain)
+        self._events += removed
+        if self._events and removed < REMOVAL_BATCH:
+            logger.info("removed %d events that were emitted long ago", self._events)
+            self._events = 0
+        return removed
 
     def _tell(self, removal: Removal | None) -> None:
         """Once a walk, not once a piece."""

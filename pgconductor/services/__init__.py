@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pgconductor.services.events import EventService
 from pgconductor.services.executions import ExecutionService
 from pgconductor.services.health import HealthService
 from pgconductor.services.orchestrators import OrchestratorService
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bind",
+    "EventService",
     "ExecutionService",
     "HealthService",
     "MigrationCoordinator",

@@ -12,21 +12,21 @@ from pgconductor.domain.invocations import DedupeScope, Invocation, Invoked
 from pgconductor.domain.limits import (
     MAX_BATCH,
     check_count,
+    check_event,
     check_queue,
-    check_task_key,
-    check_text,
 )
 from pgconductor.domain.outcomes import Disposition, Outcome, Verdict
 from pgconductor.domain.payloads import DEFAULT_MAX_BYTES, encode
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page, Progress
 from pgconductor.exceptions import ExecutionNotFound, InvalidInput
+from pgconductor.services.operating import OperatedExecutions
 from pgconductor.services.unit_of_work import Bind, unit_of_work
 from pgconductor.types import ExecutionState
 
 __all__ = ["ExecutionService", "distinct"]
 
 
-class ExecutionService:
+class ExecutionService(OperatedExecutions):
     """Executions, over whatever session, connection or engine the caller has.
 
     With a session or connection, everything happens in the caller's transaction, and nothing is
@@ -205,48 +205,9 @@ class ExecutionService:
         Raises:
             InvalidName: It cannot name an event.
         """
-        check_task_key(name, "event")
+        check_event(name)
         async with self._work.begin() as repositories:
             return await repositories.steps.emit(name, payload)
-
-    async def cancel(self, execution_id: UUID, *, reason: str | None = None) -> bool:
-        """Cancel an execution: at once if no worker holds it, else at its next boundary.
-
-        Args:
-            execution_id: Which one.
-            reason: Why; kept with the execution.
-
-        Returns:
-            False if it has finished, or never was.
-
-        Raises:
-            InvalidInput: The reason cannot be stored.
-        """
-        if reason is not None:
-            check_text(reason, "reason")
-        async with self._work.begin() as repositories:
-            return await repositories.executions.cancel(execution_id, reason)
-
-    async def retry(self, execution_id: UUID, *, from_scratch: bool = False) -> bool:
-        """Make a failed or cancelled execution available again, with all its attempts anew.
-
-        Args:
-            execution_id: Which one.
-            from_scratch: Drop its recorded steps instead of resuming behind them.
-
-        Returns:
-            False if it is neither failed nor cancelled.
-
-        Raises:
-            ExecutionNotFound: There is none of that id.
-            DedupeConflict: An unfinished execution has its dedupe key.
-        """
-        async with self._work.begin() as repositories:
-            if await repositories.executions.retry(execution_id, from_scratch=from_scratch):
-                return True
-            if await repositories.executions.get_one_or_none(execution_id) is None:
-                raise ExecutionNotFound(execution_id)
-            return False
 
     async def get(self, execution_id: UUID) -> ExecutionSnapshot:
         """One execution as it is now.

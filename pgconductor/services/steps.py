@@ -99,5 +99,6 @@ class StepService:
             if due.event_ids:
                 async with self._work.begin() as repositories:
                     await repositories.steps.mark_matched(due.event_ids)
-            if max(len(ids), len(due.event_ids)) < _BATCH:
+            # Many waits may be of few executions: only what finds nothing has seen all.
+            if not ids and not due.event_ids:
                 return due.next_in

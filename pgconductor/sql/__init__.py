@@ -19,9 +19,11 @@ __all__ = [
     "DECLARE_TASKS",
     "DUE_WAITS",
     "EMIT",
+    "FAMILY",
     "FETCH",
     "FETCH_AFTER",
     "FLEET",
+    "FORK",
     "HEALTH_HIDDEN",
     "HEALTH_HOLDERS",
     "HEALTH_INDEXES",
@@ -51,6 +53,7 @@ __all__ = [
     "RECORD_STEPS",
     "REGISTER",
     "REGISTERED",
+    "REMOVE_EVENTS",
     "REMOVE_EXPIRED",
     "REMOVE_ORCHESTRATOR",
     "REQUEST_SHUTDOWN",
@@ -87,9 +90,11 @@ DECLARE_QUEUES: Final = _load("declare_queues")
 DECLARE_TASKS: Final = _load("declare_tasks")
 DUE_WAITS: Final = _load("due_waits")
 EMIT: Final = _load("emit")
+FAMILY: Final = _load("family")
 FETCH: Final = _load("fetch")
 FETCH_AFTER: Final = _load_fetch_after()
 FLEET: Final = _load("fleet")
+FORK: Final = _load("fork")
 HEALTH_HIDDEN: Final = _load("health_hidden")
 HEALTH_HOLDERS: Final = _load("health_holders")
 HEALTH_INDEXES: Final = _load("health_indexes")
@@ -119,6 +124,7 @@ RECORD_STEP: Final = _load("record_step")
 RECORD_STEPS: Final = _load("record_steps")
 REGISTER: Final = _load("register")
 REGISTERED: Final = _load("registered")
+REMOVE_EVENTS: Final = _load("remove_events")
 REMOVE_EXPIRED: Final = _load("remove_expired")
 REMOVE_ORCHESTRATOR: Final = _load("remove_orchestrator")
 REQUEST_SHUTDOWN: Final = _load("request_shutdown")

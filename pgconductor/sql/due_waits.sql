@@ -8,10 +8,11 @@ WITH timed AS (
     LIMIT CAST(:limit AS integer)
 ),
 told AS (
-    SELECT c.parent_id AS execution_id
+    -- Settling a parent is done with all of its children at once.
+    SELECT DISTINCT c.parent_id AS execution_id
     FROM pgconductor.executions c
     WHERE c.parent_key IS NOT NULL AND c.awaited AND c.finished_at IS NOT NULL
-    ORDER BY c.finished_at
+    ORDER BY c.parent_id
     LIMIT CAST(:limit AS integer)
 ),
 emitted AS MATERIALIZED (

@@ -264,7 +264,8 @@ def test_signatures(block: Block) -> None:
 def public_methods(owner: type) -> set[str]:
     return {
         name
-        for name, value in vars(owner).items()
+        for base in owner.__mro__
+        for name, value in vars(base).items()
         if not name.startswith("_") and inspect.isfunction(value)
     }
 

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from pgconductor.domain.steps import StepKind
 from tests.support.servers import Server, connect
 
 Row = tuple[object, ...]
@@ -68,6 +69,11 @@ EXECUTIONS = [
     ("state", "available", "crashes = -1"),
     ("state", "available", "crashes = 4"),
     ("state", "available", "max_crashes = 0"),
+    ("state", "waiting", OWNER),
+    ("state", "waiting", "finished_at = now()"),
+    ("state", "waiting", "result = '1'"),
+    ("state", "available", "wakes = -1"),
+    ("state", "available", "parent_key = 'child'"),
     ("state", "running", "claim_number = 0"),
     ("state", "running", "claim_number = -1"),
     ("input", "available", "priority = -32768"),
@@ -101,6 +107,7 @@ NOT_NULL = [
     "crashes",
     "max_crashes",
     "awaited",
+    "wakes",
     "created_at",
 ]
 
@@ -116,6 +123,8 @@ STEP = (
     f"INSERT INTO pgconductor.executions (id, task_key) VALUES ('{ID}', 'send');"
     f"INSERT INTO pgconductor.steps (execution_id, key) VALUES ('{ID}', 'step')"
 )
+WAIT = f"{STEP}; UPDATE pgconductor.steps SET kind = 'event', pending = true, detail = 'paid'"
+EVENT = f"INSERT INTO pgconductor.events (id, name) VALUES ('{ID}', 'paid')"
 QUEUE = "INSERT INTO pgconductor.queues (name) VALUES ('mail')"
 NOTHING = "SELECT 1"
 
@@ -133,8 +142,24 @@ OTHERS = [
     ("retention_walk_singleton_check", NOTHING, "retention_walk SET singleton = false"),
     ("retention_walk_walks_check", NOTHING, "retention_walk SET walks = -1"),
     ("queues_name_check", QUEUE, "queues SET name = 'Mail'"),
-    ("steps_key_check", STEP, "steps SET key = ''"),
-    ("steps_key_check", STEP, "steps SET key = repeat('a', 513)"),
+    ("steps_life_check", STEP, "steps SET key = ''"),
+    ("steps_life_check", STEP, "steps SET key = repeat('a', 513)"),
+    ("steps_life_check", STEP, "steps SET kind = 'nap'"),
+    *(
+        ("steps_life_check", STEP, f"steps SET pending = true, kind = '{kind}'")
+        for kind in StepKind
+        if not kind.waits
+    ),
+    ("steps_life_check", WAIT, "steps SET result = '1'"),
+    ("steps_life_check", WAIT, "steps SET ended_at = now()"),
+    ("steps_life_check", WAIT, f"steps SET event_id = '{ID}'"),
+    ("steps_life_check", STEP, "steps SET error = 'no'"),
+    ("steps_life_check", STEP, "steps SET error_type = 'ValueError'"),
+    ("steps_life_check", STEP, "steps SET error = 'no', error_type = 'E', result = '1'"),
+    ("events_input_check", EVENT, "events SET name = ''"),
+    ("events_input_check", EVENT, "events SET name = '1st'"),
+    ("events_input_check", EVENT, "events SET name = repeat('a', 129)"),
+    ("events_input_check", EVENT, "events SET payload = to_jsonb(repeat('a', 8388609))"),
     ("schema_gate_floor_check", NOTHING, "schema_gate SET floor = 2"),
     ("schema_gate_floor_check", NOTHING, "schema_gate SET floor = -1"),
     ("schema_gate_lease_check", NOTHING, "schema_gate SET lease_pid = 1"),

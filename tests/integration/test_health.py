@@ -227,8 +227,8 @@ async def test_autovacuum_turned_off_for_a_table(engine: AsyncEngine, database_u
 
 
 def test_every_table_with_parameters_is_known() -> None:
-    assert set(wanted_parameters()) == {"executions", "steps", "orchestrators"}
-    assert len(wanted_indexes()) == len(Base.metadata.tables) + 5
+    assert set(wanted_parameters()) == {"executions", "steps", "events", "orchestrators"}
+    assert len(wanted_indexes()) == len(Base.metadata.tables) + 13
 
 
 # --- the session ---------------------------------------------------------------------------------

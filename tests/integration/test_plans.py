@@ -20,6 +20,7 @@ from pgconductor.domain.invocations import DedupeScope, Invocation
 from pgconductor.domain.outcomes import Completed
 from pgconductor.domain.retention import Retention
 from pgconductor.domain.snapshots import ExecutionFilter
+from pgconductor.domain.steps import ChildSpec, StepKind, StepRecord, StepStart
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.repositories import Repositories, SqlSchemaRepository
 from pgconductor.repositories.health import SqlHealthRepository
@@ -31,7 +32,8 @@ OWNER = UUID("00000000-0000-7000-8000-000000000001")
 NAMES = """
     ('00000000-0000-7000-8000-' || lpad(to_hex({number}), 12, '0'))::uuid
 """
-# 50,000 finished, 20,000 due in three queues, 1,000 for next year, 500 held by twenty.
+# 50,000 finished, 20,000 due in three queues, 1,000 for next year, 500 held by twenty, 4,000 that
+# wait, a quarter of them for a child; 20,000 events, 100 of which nobody has looked at.
 SEED = f"""
     INSERT INTO pgconductor.orchestrators
         (id, version, schema_version, schema_required, hostname, pid)
@@ -66,6 +68,39 @@ SEED = f"""
     INSERT INTO pgconductor.steps (execution_id, key, result)
     SELECT e.id, 'step' || n, '{{}}'
     FROM pgconductor.executions e, generate_series(1, 20) n WHERE e.state = 'running';
+
+    INSERT INTO pgconductor.executions (id, task_key, queue, state)
+    SELECT pgconductor.uuidv7(), 'task' || n % 7, 'queue' || n % 3, 'waiting'
+    FROM generate_series(1, 4000) n;
+
+    INSERT INTO pgconductor.steps (
+        execution_id, key, kind, pending, detail, wake_at, child_id, created_at
+    )
+    SELECT w.id, 'wait', (ARRAY['sleep', 'event', 'event', 'child'])[w.n % 4 + 1], true,
+           CASE w.n % 4 WHEN 3 THEN 'task1' WHEN 0 THEN NULL ELSE 'event' || w.n END,
+           CASE WHEN w.n % 4 < 2 THEN now() + (w.n - 40) * interval '1 s' END,
+           CASE w.n % 4 WHEN 3 THEN pgconductor.uuidv7() END,
+           now() - w.n * interval '1 s'
+    FROM (
+        SELECT e.id, row_number() OVER (ORDER BY e.id) AS n
+        FROM pgconductor.executions e WHERE e.state = 'waiting'
+    ) AS w;
+
+    INSERT INTO pgconductor.executions (
+        id, task_key, parent_id, parent_key, awaited, state, finished_at, last_error
+    )
+    SELECT s.child_id, s.detail, s.execution_id, s.key, true,
+           CASE WHEN s.n % 100 = 0 THEN 'failed' ELSE 'available' END,
+           CASE WHEN s.n % 100 = 0 THEN now() END,
+           CASE WHEN s.n % 100 = 0 THEN 'no' END
+    FROM (
+        SELECT s.*, row_number() OVER (ORDER BY s.execution_id) AS n
+        FROM pgconductor.steps s WHERE s.kind = 'child'
+    ) AS s;
+
+    INSERT INTO pgconductor.events (id, name, matched, emitted_at)
+    SELECT pgconductor.uuidv7(), 'event' || n % 5000, n > 100, now() - n * interval '1 s'
+    FROM generate_series(1, 20000) n;
 """
 
 EXECUTIONS = "executions"
@@ -94,6 +129,16 @@ def running(seeded: str) -> list[UUID]:
     with connect(seeded) as connection:
         rows = connection.execute(
             "SELECT id FROM pgconductor.executions WHERE state = 'running' ORDER BY id LIMIT 100"
+        )
+        return [row[0] for row in rows if isinstance(row[0], UUID)]
+
+
+@pytest.fixture
+def waiting(seeded: str) -> list[UUID]:
+    """Twenty executions that wait, for this and that."""
+    with connect(seeded) as connection:
+        rows = connection.execute(
+            "SELECT id FROM pgconductor.executions WHERE state = 'waiting' ORDER BY id LIMIT 20"
         )
         return [row[0] for row in rows if isinstance(row[0], UUID)]
 
@@ -150,7 +195,7 @@ async def test_complete_goes_through_the_primary_key(explainer: Explainer) -> No
 async def test_a_step_is_recorded_by_keys(explainer: Explainer) -> None:
     plans = await explainer.plans(
         lambda all_, running: ignore_ownership(
-            all_.steps.record(running[0], Claim(OWNER, 1), "step", "{}")
+            all_.steps.record(StepRecord(running[0], Claim(OWNER, 1), "step", "{}"))
         )
     )
     assert plans
@@ -160,14 +205,82 @@ async def test_a_step_is_recorded_by_keys(explainer: Explainer) -> None:
         assert plan.indexes("steps") == {"steps_pkey"}
 
 
+def starts(running: list[UUID]) -> list[StepStart]:
+    return [
+        StepStart(
+            execution_id=one,
+            claim=Claim(OWNER, 1),
+            key="child",
+            kind=StepKind.CHILD,
+            detail="task1",
+            child=ChildSpec(uuid4(), "queue1"),
+        )
+        for one in running
+    ]
+
+
+BY_KEYS: dict[str, Call] = {
+    "record": lambda all_, running: all_.steps.record_many(
+        [StepRecord(one, Claim(OWNER, 1), "new", "{}") for one in running[:10]]
+    ),
+    "start": lambda all_, running: all_.steps.start_many(starts(running[:10])),
+    "histories": lambda all_, running: all_.steps.histories(running[:10]),
+}
+
+
+@pytest.mark.parametrize("call", BY_KEYS.values(), ids=list(BY_KEYS))
+async def test_steps_of_many_executions_go_by_keys(explainer: Explainer, call: Call) -> None:
+    for plan in await explainer.plans(call):
+        assert not plan.whole_reads(EXECUTIONS, "steps")
+        assert plan.indexes() <= {"executions_pkey"}
+        assert plan.indexes("steps") <= {"steps_pkey"}
+
+
+# --- waits ---------------------------------------------------------------------------------------
+
+
+async def test_what_is_due_is_found_by_indexes_of_what_waits(explainer: Explainer) -> None:
+    plan = await explainer.plan(lambda all_, _: all_.steps.due(limit=500))
+    assert not plan.whole_reads(EXECUTIONS, "steps", "events")
+    assert plan.indexes() == {"executions_untold_idx", "executions_pkey"}
+    assert plan.indexes("steps") == {"steps_wake_idx", "steps_event_idx"}
+    assert plan.indexes("events") == {"events_unmatched_idx"}
+
+
+async def test_settling_looks_at_its_executions_only(
+    explainer: Explainer, waiting: list[UUID]
+) -> None:
+    plans = await explainer.nested(lambda all_, _: all_.steps.settle(dict.fromkeys(waiting)))
+    executions, steps, events = (set[str](), set[str](), set[str]())
+    for query, found in plans.items():
+        for plan in found:
+            assert not plan.whole_reads(EXECUTIONS, "steps", "events"), query
+            executions |= plan.indexes()
+            steps |= plan.indexes("steps")
+            events |= plan.indexes("events")
+    assert executions == {"executions_pkey", "executions_untold_idx"}
+    assert steps == {"steps_pkey"}
+    assert events == {"events_name_idx"}
+
+
+async def test_old_events_are_found_by_their_age(explainer: Explainer) -> None:
+    plan = await explainer.plan(
+        lambda all_, _: all_.retention.remove_events(timedelta(hours=5), limit=100)
+    )
+    assert not plan.whole_reads("events")
+    assert plan.indexes("events") == {"events_emitted_idx", "events_pkey"}
+    assert plan.part("CTE doomed").indexes("events") == {"events_emitted_idx"}
+    assert "Sort" not in plan.part("CTE doomed").types()
+
+
+async def test_events_are_marked_by_key(explainer: Explainer) -> None:
+    plan = await explainer.plan(lambda all_, _: all_.steps.mark_matched([uuid4(), uuid4()]))
+    assert plan.indexes("events") == {"events_unmatched_idx"}
+
+
 async def ignore_ownership(record: Awaitable[Any]) -> None:
     with pytest.raises(OwnershipLost):
         await record
-
-
-async def test_steps_are_read_by_their_execution(explainer: Explainer) -> None:
-    plan = await explainer.plan(lambda all_, running: all_.steps.results(running[0]))
-    assert plan.indexes("steps") == {"steps_pkey"}
 
 
 async def test_a_heartbeat_reads_only_cancellations(explainer: Explainer) -> None:
@@ -262,6 +375,50 @@ async def test_a_retry_goes_by_keys(explainer: Explainer) -> None:
     assert plan.part("CTE rival").indexes() == {"executions_dedupe_key"}
 
 
+OPERATING: dict[str, tuple[Call, set[str], set[str]]] = {
+    "retry": (
+        lambda all_, running: all_.executions.retry(running[0], from_step="step7"),
+        {"executions_pkey", "executions_dedupe_key"},
+        {"steps_pkey"},
+    ),
+    "fork": (
+        lambda all_, running: all_.executions.fork(running[0], from_step="step7"),
+        {"executions_pkey"},
+        {"steps_pkey"},
+    ),
+    "family": (
+        lambda all_, running: all_.executions.family(running[0], depth=3),
+        {"executions_pkey", "executions_parent_idx"},
+        set(),
+    ),
+    "steps": (
+        lambda all_, running: all_.executions.steps_of(running[:1], limit=100),
+        set(),
+        {"steps_pkey"},
+    ),
+    "waiting": (
+        lambda all_, _: all_.executions.waiting(limit=50),
+        {"executions_pkey"},
+        {"steps_pending_idx"},
+    ),
+    "waiting in a queue": (
+        lambda all_, _: all_.executions.waiting(queue="queue1", limit=50),
+        {"executions_pkey"},
+        {"steps_pending_idx"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "executions", "steps"), OPERATING.values(), ids=list(OPERATING))
+async def test_operators_go_by_indexes(
+    explainer: Explainer, call: Call, executions: set[str], steps: set[str]
+) -> None:
+    plan = await explainer.plan(call)
+    assert not plan.whole_reads(EXECUTIONS, "steps")
+    assert plan.indexes() == executions
+    assert plan.indexes("steps") == steps
+
+
 async def test_marking_goes_by_key(explainer: Explainer) -> None:
     plan = await explainer.plan(lambda all_, running: all_.executions.mark_awaited(running[0]))
     assert plan.indexes() == {"executions_pkey"}
@@ -326,6 +483,9 @@ async def test_an_invoke_looks_only_for_its_keys(
 
 async def test_a_cancellation_goes_by_key(explainer: Explainer) -> None:
     plans = await explainer.nested(lambda all_, running: all_.executions.cancel(running[0], "why"))
+    children = [found for query, found in plans.items() if "c.parent_id = ANY" in query]
+    for (plan,) in children:
+        assert plan.indexes() == {"executions_parent_idx"}
     (changed,) = [found for query, found in plans.items() if "UPDATE pgconductor" in query]
     assert changed[0].indexes() == {"executions_pkey"}
     assert not changed[0].whole_reads(EXECUTIONS)

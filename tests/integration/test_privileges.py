@@ -170,7 +170,7 @@ async def register_and_fetch(url: str) -> tuple[Registration, list[Any]]:
         await engine.dispose()
 
 
-READING_COMMANDS = (["list"], ["queues"], ["fleet"], ["current"])
+READING_COMMANDS = (["list"], ["waiting"], ["queues"], ["fleet"], ["current"])
 
 
 def test_read_can_look_at_everything(roles: Roles) -> None:
@@ -184,11 +184,13 @@ def test_read_can_look_at_everything(roles: Roles) -> None:
     assert {checks[name] for name in ours} == {"ok"}
 
 
-def test_operate_can_cancel_and_retry(roles: Roles) -> None:
+def test_operate_can_cancel_retry_fork_and_emit(roles: Roles) -> None:
     made = call("invoke", "greet", url=roles.url).succeeds().out.strip()
     url = roles.make(OPERATE)
     call("cancel", made, "--reason", "why", url=url).succeeds()
     call("retry", made, "--from-scratch", url=url).succeeds()
+    call("fork", made, url=url).succeeds()
+    call("emit", "paid", url=url).succeeds()
     for command in (*READING_COMMANDS, ["show", made]):
         call(*command, url=url).succeeds()
 
@@ -270,6 +272,9 @@ READING = {
     "executions.held",
     "executions.orphan_owners",
     "executions.which_exist",
+    "executions.family",
+    "executions.steps_of",
+    "executions.waiting",
     # No more than a notification, which everybody may send.
     "executions.announce",
     "orchestrators.beats",
@@ -277,8 +282,8 @@ READING = {
     "orchestrators.members",
     "tasks.keys",
     "queues.names",
-    "steps.results",
-    "steps.results_of",
+    "steps.histories",
+    "steps.due",
     "schema.status",
 }
 ALLOWED = {
@@ -290,17 +295,23 @@ ALLOWED = {
         "executions.mark_awaited",
         "executions.progress_or_none",
         "executions.which_exist",
+        "steps.emit",
         "tasks.keys",
     },
     READ: READING,
     OPERATE: READING
     | {
         "executions.cancel",
+        "executions.fork",
         "executions.mark_awaited",
         "executions.retry",
         "orchestrators.lock",
         "orchestrators.lock_stale",
         "orchestrators.request_shutdown",
+        "steps.emit",
+        # Who may copy steps may insert them; what is said here proves its owner.
+        "steps.record",
+        "steps.record_many",
     },
 }
 
@@ -336,10 +347,9 @@ async def refused_to(url: str, kind: RoleKind) -> bool:
         for use in [CALLS[name] for name in sorted(ALLOWED[kind])]:
             async with engine.connect() as connection:
                 await use(sql_repositories(connection))
-        if kind in {RUNTIME, INVOKE}:
-            for statement in FUNCTIONS.values():
-                async with engine.connect() as connection:
-                    await connection.exec_driver_sql(statement)
+        for function in NEEDS[kind].functions:
+            async with engine.connect() as connection:
+                await connection.exec_driver_sql(FUNCTIONS[function])
     except DBAPIError as error:
         if sqlstate(error) == REFUSED:
             return True
@@ -405,12 +415,18 @@ UPDATE pgconductor.orchestrators SET schema_version = 99
 DELETE FROM pgconductor.orchestrators
 UPDATE pgconductor.tasks SET queue = 'q'
 UPDATE pgconductor.retention_walk SET next_walk_at = now()
+UPDATE pgconductor.steps SET pending = false
+UPDATE pgconductor.events SET matched = true
+DELETE FROM pgconductor.events
+SELECT pgconductor.settle('{}', '{}')
 INSERT INTO pgconductor.queues (name) VALUES ('q')
-INSERT INTO pgconductor.steps (execution_id, key) SELECT id, 'a' FROM pgconductor.executions
+INSERT INTO pgconductor.steps (execution_id, key, match)
+    SELECT id, 'a', '1' FROM pgconductor.executions
 INSERT INTO pgconductor.tasks (key, queue, max_attempts, max_crashes) VALUES ('a', 'q', 1, 1)
 """)
 INVOKING = each("""
 INSERT INTO pgconductor.executions (id, task_key) VALUES (gen_random_uuid(), 'a')
+INSERT INTO pgconductor.executions (id, task_key, dedupe_key) VALUES (gen_random_uuid(), 'a', 'k')
 DELETE FROM pgconductor.executions
 SELECT pgconductor.invoke('a')
 SELECT pgconductor.invoke_batch('{}')
@@ -425,7 +441,8 @@ FORBIDDEN = {
         *DDL,
         *ELSEWHERE,
         *each("""
-UPDATE pgconductor.steps SET result = NULL
+UPDATE pgconductor.steps SET key = 'b'
+UPDATE pgconductor.events SET payload = NULL
 DELETE FROM pgconductor.tasks
 DELETE FROM pgconductor.queues
 DELETE FROM pgconductor.retention_walk
@@ -446,6 +463,8 @@ INSERT INTO pgconductor.executions (id, task_key, parent_id)
 INSERT INTO pgconductor.executions (id, task_key, state, finished_at, cancel_requested_at)
     VALUES (gen_random_uuid(), 'a', 'cancelled', now(), now())
 SELECT result FROM pgconductor.steps
+SELECT payload FROM pgconductor.events
+INSERT INTO pgconductor.events (id, name, matched) VALUES (gen_random_uuid(), 'a', true)
 SELECT hostname FROM pgconductor.orchestrators
 SELECT name FROM pgconductor.queues
 SELECT installed FROM pgconductor.schema_gate
@@ -461,10 +480,13 @@ SELECT timeout FROM pgconductor.tasks
 UPDATE pgconductor.executions SET awaited = true
 SELECT FROM pgconductor.executions FOR KEY SHARE
 SELECT pgconductor.cancel_execution(gen_random_uuid())
+SELECT pgconductor.emit_event('a')
+INSERT INTO pgconductor.events (id, name) VALUES (gen_random_uuid(), 'a')
 DELETE FROM pgconductor.steps
 """),
     ),
-    OPERATE: (*DDL, *ELSEWHERE, *WRITING, *INVOKING),
+    # To fork is to insert what is alike; not more of it.
+    OPERATE: (*DDL, *ELSEWHERE, *WRITING, *INVOKING[1:]),
 }
 
 

@@ -55,6 +55,35 @@ async def test_old_executions_are_removed(world: World, caplog: pytest.LogCaptur
     assert caplog.text.count("removed") == 1
 
 
+async def test_old_events_are_removed(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """But for those that nobody has looked at, and none where they are kept for ever."""
+    world.rows(
+        "INSERT INTO pgconductor.events (id, name, matched, emitted_at)"
+        " SELECT pgconductor.uuidv7(), 'old', true, now() - interval '8 days'"
+        " FROM generate_series(1, 1500)"
+    )
+    world.rows(
+        "INSERT INTO pgconductor.events (id, name, matched)"
+        " VALUES (pgconductor.uuidv7(), 'young', true)"
+    )
+    caplog.set_level(logging.INFO, "pgconductor.retention")
+
+    def left() -> set[str]:
+        return {str(row["name"]) for row in world.rows("SELECT name FROM pgconductor.events")}
+
+    forever, _ = conductor_with_a_task(world, retain_events="forever")
+    async with world.serving(forever):
+        await eventually(
+            lambda: bool(world.rows("SELECT 1 FROM pgconductor.retention_walk WHERE walks > 0"))
+        )
+    assert left() == {"old", "young"}
+    conductor, _ = conductor_with_a_task(world)
+    async with world.serving(conductor):
+        await eventually(lambda: left() == {"young"})
+        await eventually(lambda: "removed 1500 events" in caplog.text)
+    assert caplog.text.count("removed") == 1
+
+
 async def test_what_tasks_of_others_say_is_heeded(world: World) -> None:
     """Any orchestrator removes, also what it does not know."""
     other, _ = conductor_with_a_task(world)
@@ -143,6 +172,9 @@ class Troubled(RetentionLink):
         if self.error is not None:
             raise self.error
         return Removal(10, 0, ended=False)
+
+    async def remove_events(self, retain: timedelta) -> int:
+        return 0
 
     async def rest(self) -> None:
         self.rests += 1

@@ -33,7 +33,11 @@ SIGNATURES = {
         "TABLE(id uuid)",
     ),
     "invoke_batch": ("specs pgconductor.execution_spec[]", "TABLE(id uuid)"),
-    "cancel_execution": ("p_execution_id uuid, p_reason text DEFAULT NULL::text", "boolean"),
+    "cancel_execution": (
+        "p_execution_id uuid, p_reason text DEFAULT NULL::text, p_children boolean DEFAULT true",
+        "boolean",
+    ),
+    "emit_event": ("p_name text, p_payload jsonb DEFAULT NULL::jsonb", "uuid"),
 }
 SPEC = [
     ("task_key", "text"),
@@ -145,6 +149,24 @@ async def test_who_waits_is_told(db: Connection, ear: Ear) -> None:
 async def test_there_is_nothing_to_cancel(db: Connection) -> None:
     assert await db.fetchval("SELECT pgconductor.cancel_execution($1, 'why')", uuid4()) is False
     assert await db.fetchval("SELECT pgconductor.cancel_execution(NULL, 'why')") is False
+
+
+# --- emit_event ----------------------------------------------------------------------------------
+
+
+async def test_emit_event(db: Connection) -> None:
+    calls = ("'payment/paid', '{\"a\": 1}'", "p_name => 'paid'", "'paid', 'null'")
+    made = [await db.fetchval(f"SELECT pgconductor.emit_event({given})") for given in calls]
+    rows = await db.fetch("SELECT id, name, payload::text FROM pgconductor.events")
+    assert {row["id"]: (row["name"], row["payload"]) for row in rows} == dict(
+        zip(made, [("payment/paid", '{"a": 1}'), ("paid", None), ("paid", None)], strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", [None, "", "1st", "a b", "a\n", "a" * 129, "ä"])
+async def test_what_cannot_name_an_event(db: Connection, name: str | None) -> None:
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="cannot name an event"):
+        await db.fetchval("SELECT pgconductor.emit_event($1)", name)
 
 
 # --- uuidv7 --------------------------------------------------------------------------------------

@@ -23,11 +23,18 @@ from pgconductor import sql
 from pgconductor.domain.claims import Claim
 from pgconductor.domain.invocations import DedupeScope, Invocation
 from pgconductor.domain.orchestrators import Beat
-from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released
+from pgconductor.domain.outcomes import (
+    Completed,
+    Failed,
+    Failure,
+    Outcome,
+    Released,
+    Suspended,
+)
 from pgconductor.domain.retention import Retention
 from pgconductor.domain.revisions import KNOWN_REVISION
 from pgconductor.domain.snapshots import ExecutionFilter
-from pgconductor.domain.steps import StepRecord
+from pgconductor.domain.steps import ChildSpec, StepKind, StepRecord, StepStart
 from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.repositories import Repositories, protocols, sql_repositories
@@ -47,6 +54,19 @@ OUTCOMES: list[Outcome] = [
     Completed(uuid4(), CLAIM, "{}"),
     Failed(uuid4(), CLAIM, Failure("ValueError", "no", "stack"), SECOND),
     Released(uuid4(), CLAIM),
+    Suspended(uuid4(), CLAIM, 1),
+]
+STARTS = [
+    StepStart(execution_id=uuid4(), claim=CLAIM, key="a", kind=StepKind.SLEEP, delay=SECOND),
+    StepStart(
+        execution_id=uuid4(),
+        claim=CLAIM,
+        key="b",
+        kind=StepKind.CHILD,
+        detail="send",
+        text="1",
+        child=ChildSpec(uuid4(), "q"),
+    ),
 ]
 INVOCATIONS = [
     Invocation(task_key="send", payload="{}", run_at=NOW, dedupe_key="a"),
@@ -60,7 +80,7 @@ EVERYTHING = ExecutionFilter(
 
 async def recorded(repositories: Repositories) -> None:
     with pytest.raises(OwnershipLost):
-        await repositories.steps.record(uuid4(), CLAIM, "step", "{}")
+        await repositories.steps.record(StepRecord(uuid4(), CLAIM, "step", "{}"))
 
 
 async def added(repositories: Repositories) -> None:
@@ -83,6 +103,10 @@ CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
     "executions.orphan_owners": lambda all_: all_.executions.orphan_owners(),
     "executions.cancel": lambda all_: all_.executions.cancel(uuid4(), "why"),
     "executions.retry": lambda all_: all_.executions.retry(uuid4(), from_scratch=True),
+    "executions.fork": lambda all_: all_.executions.fork(uuid4()),
+    "executions.family": lambda all_: all_.executions.family(uuid4(), depth=2),
+    "executions.steps_of": lambda all_: all_.executions.steps_of([uuid4()], limit=9, pending=True),
+    "executions.waiting": lambda all_: all_.executions.waiting(queue="q", task_key="a", limit=9),
     "executions.get_one_or_none": lambda all_: all_.executions.get_one_or_none(uuid4()),
     "executions.progress_or_none": lambda all_: all_.executions.progress_or_none(uuid4()),
     "executions.list": lambda all_: all_.executions.list(EVERYTHING, limit=1, after=uuid4()),
@@ -117,9 +141,14 @@ CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
     "steps.record_many": lambda all_: all_.steps.record_many(
         [StepRecord(uuid4(), CLAIM, "a", "1"), StepRecord(uuid4(), CLAIM, "b")]
     ),
-    "steps.results_of": lambda all_: all_.steps.results_of([uuid4(), uuid4()]),
-    "steps.results": lambda all_: all_.steps.results(uuid4()),
+    "steps.start_many": lambda all_: all_.steps.start_many(STARTS),
+    "steps.histories": lambda all_: all_.steps.histories([uuid4(), uuid4()]),
+    "steps.settle": lambda all_: all_.steps.settle({uuid4(): None, uuid4(): 1}),
+    "steps.due": lambda all_: all_.steps.due(limit=9),
+    "steps.mark_matched": lambda all_: all_.steps.mark_matched([uuid4()]),
+    "steps.emit": lambda all_: all_.steps.emit("paid", "{}"),
     "schema.status": lambda all_: all_.schema.status(),
+    "retention.remove_events": lambda all_: all_.retention.remove_events(SECOND, limit=9),
     "retention.remove_expired": lambda all_: all_.retention.remove_expired(Retention(), limit=9),
 }
 
@@ -139,6 +168,8 @@ FUNCTIONS = {
         " '{NULL}', '{NULL}', '{NULL}', '{0}', '{k}', '{t}', '{NULL}', '{NULL}')"
     ),
     "cancel_execution": "SELECT pgconductor.cancel_execution(gen_random_uuid(), 'why')",
+    "settle": "SELECT * FROM pgconductor.settle(ARRAY[gen_random_uuid()], '{NULL}')",
+    "emit_event": "SELECT pgconductor.emit_event('paid', '{}')",
 }
 
 

@@ -1,0 +1,233 @@
+"""What operators ask of executions: the protocol's part, and its implementation by SQLAlchemy."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from sqlalchemy import ARRAY, Text, Uuid, any_, cast, literal, literal_column, select, true
+
+from pgconductor import sql
+from pgconductor.domain.payloads import decode
+from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page, Progress
+from pgconductor.domain.steps import StepKind
+from pgconductor.domain.trees import MAX_FAMILY, Relative, StepSnapshot, Waiting
+from pgconductor.exceptions import PayloadDecodeError, StepNotFound
+from pgconductor.models import Execution, Step
+from pgconductor.repositories.executor import SqlRepository
+from pgconductor.types import ExecutionState
+
+__all__ = ["OperatedExecutions", "SqlOperatedExecutions", "readable"]
+
+_STEP: Final = tuple(
+    name for name in StepSnapshot.__dataclass_fields__ if name not in {"kind", "result"}
+)
+_STEP_COLUMNS: Final = (
+    *(getattr(Step, name) for name in _STEP),
+    Step.kind,
+    cast(Step.result, Text).label("result"),
+)
+_RELATIVE: Final = tuple(name for name in Relative.__dataclass_fields__ if name != "state")
+
+
+class OperatedExecutions(Protocol):
+    """The part of :class:`~pgconductor.repositories.ExecutionRepository` that operators use."""
+
+    async def cancel(
+        self, execution_id: UUID, reason: str | None = None, *, children: bool = True
+    ) -> bool:
+        """Cancel at once what no worker holds, ask the owner of what one holds.
+
+        Args:
+            execution_id: Which one.
+            reason: Why.
+            children: Cancel the children that it waits for as well, and theirs.
+
+        Returns:
+            False if it has finished, or never was.
+        """
+        ...
+
+    async def retry(
+        self, execution_id: UUID, *, from_scratch: bool = False, from_step: str | None = None
+    ) -> bool:
+        """Make a failed or cancelled execution available again, all its attempts anew.
+
+        Recorded errors, and children that have not completed, are dropped.
+
+        Args:
+            execution_id: Which one.
+            from_scratch: Drop all of its recorded steps.
+            from_step: Drop this step, and what was recorded with it or after it.
+
+        Returns:
+            False if it is neither failed nor cancelled, or never was.
+
+        Raises:
+            StepNotFound: It has no such step.
+            DedupeConflict: An unfinished execution has its dedupe key.
+        """
+        ...
+
+    async def fork(self, execution_id: UUID, *, from_step: str | None = None) -> UUID | None:
+        """Make a new execution like another, which may be in any state.
+
+        Args:
+            execution_id: Which one.
+            from_step: Copy what was recorded before this step, but for waits and tries; None to
+                copy nothing.
+
+        Returns:
+            Its id; None if there is no execution to be like.
+
+        Raises:
+            StepNotFound: It has no such step.
+        """
+        ...
+
+    async def get_one_or_none(self, execution_id: UUID) -> ExecutionSnapshot | None:
+        """One execution, or None."""
+        ...
+
+    async def progress_or_none(self, execution_id: UUID) -> Progress | None:
+        """How far one execution is, or None; it reads no payload."""
+        ...
+
+    async def list(
+        self, where: ExecutionFilter, *, limit: int = 50, after: UUID | None = None
+    ) -> Page:
+        """A page of executions, newest first.
+
+        Args:
+            where: Which ones.
+            limit: How many a page.
+            after: ``next`` of the page before.
+        """
+        ...
+
+    async def count(self, where: ExecutionFilter) -> Mapping[ExecutionState, int]:
+        """How many executions there are in each state; every state is there."""
+        ...
+
+    async def family(self, execution_id: UUID, *, depth: int) -> Sequence[Relative]:
+        """An execution and its descendants, generation after generation.
+
+        Args:
+            execution_id: Which one.
+            depth: How many generations of descendants.
+
+        Returns:
+            At most ``MAX_FAMILY``; of each generation those first that have not finished, then in
+            the order of their ids. Empty if there is no such execution.
+        """
+        ...
+
+    async def steps_of(
+        self, execution_ids: Collection[UUID], *, limit: int, pending: bool = False
+    ) -> Sequence[StepSnapshot]:
+        """The steps of executions, in the order of their beginning.
+
+        Args:
+            execution_ids: Of which ones.
+            limit: At most so many.
+            pending: Only what is waited for.
+        """
+        ...
+
+    async def waiting(
+        self, *, queue: str | None = None, task_key: str | None = None, limit: int
+    ) -> Sequence[Waiting]:
+        """What suspended executions wait for, those first that have waited longest.
+
+        Args:
+            queue: Only of this queue.
+            task_key: Only of this task.
+            limit: At most so many.
+        """
+        ...
+
+
+def readable(text: str | None) -> Any:
+    """Decoded JSON; what cannot be decoded is shown as the text that it is."""
+    try:
+        return decode(text)
+    except PayloadDecodeError:
+        return text
+
+
+class SqlOperatedExecutions(SqlRepository):
+    """Implements what of :class:`OperatedExecutions` is for operators alone."""
+
+    async def fork(self, execution_id: UUID, *, from_step: str | None = None) -> UUID | None:
+        """See the protocol."""
+        (row,) = await self._rows(sql.FORK, {"id": execution_id, "from_step": from_step})
+        if row.found and row.id is None:
+            raise StepNotFound(execution_id, str(from_step))
+        made: UUID | None = row.id
+        return made
+
+    async def family(self, execution_id: UUID, *, depth: int) -> Sequence[Relative]:
+        """See the protocol."""
+        parameters = {"id": execution_id, "depth": depth, "limit": MAX_FAMILY}
+        return [
+            Relative(
+                **{name: getattr(row, name) for name in _RELATIVE}, state=ExecutionState(row.state)
+            )
+            for row in await self._rows(sql.FAMILY, parameters)
+        ]
+
+    async def steps_of(
+        self, execution_ids: Collection[UUID], *, limit: int, pending: bool = False
+    ) -> Sequence[StepSnapshot]:
+        """See the protocol."""
+        wanted = literal(list(execution_ids), ARRAY(Uuid))
+        query = select(*_STEP_COLUMNS).where(Step.execution_id == any_(wanted))
+        if pending:
+            query = query.where(Step.pending)
+        rows = await self._rows(query.order_by(Step.created_at, Step.key).limit(limit))
+        return [
+            StepSnapshot(
+                **{name: getattr(row, name) for name in _STEP},
+                kind=StepKind(row.kind),
+                result=readable(row.result),
+            )
+            for row in rows
+        ]
+
+    async def waiting(
+        self, *, queue: str | None = None, task_key: str | None = None, limit: int
+    ) -> Sequence[Waiting]:
+        """See the protocol."""
+        # One by one, until there are enough. The planner does not know that what is pending is of
+        # what waits, and would rather read all executions: OFFSET keeps it from that.
+        of = (
+            select(Execution.task_key, Execution.queue, Execution.state)
+            .where(Execution.id == Step.execution_id)
+            .offset(literal_column("0"))
+            .lateral("of")
+        )
+        query = (
+            select(
+                *(Step.execution_id, of.c.task_key, of.c.queue),
+                *(Step.key, Step.kind, Step.detail, Step.child_id),
+                Step.created_at.label("since"),
+                Step.wake_at.label("until"),
+            )
+            .join(of, true())
+            # As in the predicate of steps_pending_idx: always true of what is pending.
+            .where(Step.pending, Step.kind != literal_column("'step'"))
+            .where(of.c.state == literal_column("'waiting'"))
+        )
+        if queue is not None:
+            query = query.where(of.c.queue == queue)
+        if task_key is not None:
+            query = query.where(of.c.task_key == task_key)
+        rows = await self._rows(query.order_by(Step.created_at).limit(limit))
+        return [
+            Waiting(**{**dict(zip(_WAITING, row, strict=True)), "kind": StepKind(row.kind)})
+            for row in rows
+        ]
+
+
+_WAITING: Final = tuple(Waiting.__dataclass_fields__)

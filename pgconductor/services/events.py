@@ -1,0 +1,46 @@
+"""Events, from outside of executions."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from pgconductor.domain.limits import check_event
+from pgconductor.domain.payloads import DEFAULT_MAX_BYTES, encode
+from pgconductor.services.unit_of_work import Bind, unit_of_work
+
+__all__ = ["EventService"]
+
+
+class EventService:
+    """Events, over whatever session, connection or engine the caller has.
+
+    Args:
+        bind: See :func:`pgconductor.services.unit_of_work.unit_of_work`.
+        max_payload_bytes: Largest payload, as JSON.
+    """
+
+    def __init__(self, bind: Bind, *, max_payload_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self._work = unit_of_work(bind)
+        self._max_payload_bytes = max_payload_bytes
+
+    async def emit(self, name: str, payload: Any = None) -> UUID:
+        """Emit an event: executions that wait for it, now or later, take it once it has committed.
+
+        Args:
+            name: Its name.
+            payload: None, or what JSON can hold.
+
+        Returns:
+            Its id.
+
+        Raises:
+            InvalidName: It cannot name an event.
+            InvalidPayload: The payload is not strict JSON, or too large.
+            SchemaMissing: The database has no pgconductor schema.
+        """
+        check_event(name)
+        limit = self._max_payload_bytes
+        text = None if payload is None else encode(payload, max_bytes=limit)
+        async with self._work.begin() as repositories:
+            return await repositories.steps.emit(name, text)

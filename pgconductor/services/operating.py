@@ -1,0 +1,156 @@
+"""What operators do with executions: cancel, retry, fork, and see what they wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from pgconductor.domain.limits import (
+    check_count,
+    check_queue,
+    check_step_key,
+    check_task_key,
+    check_text,
+)
+from pgconductor.domain.snapshots import Page
+from pgconductor.domain.trees import MAX_DEPTH, MAX_STEPS, ExecutionTree, Waiting
+from pgconductor.exceptions import ExecutionNotFound, InvalidInput
+from pgconductor.services.unit_of_work import UnitOfWork
+
+__all__ = ["OperatedExecutions"]
+
+
+class OperatedExecutions:
+    """The part of :class:`~pgconductor.services.ExecutionService` that operators use."""
+
+    _work: UnitOfWork
+
+    async def cancel(
+        self, execution_id: UUID, *, reason: str | None = None, children: bool = True
+    ) -> bool:
+        """Cancel an execution: at once if no worker holds it, else at its next boundary.
+
+        Args:
+            execution_id: Which one.
+            reason: Why; kept with the execution.
+            children: Cancel the children that it waits for as well, and theirs.
+
+        Returns:
+            False if it has finished, or never was.
+
+        Raises:
+            InvalidInput: The reason cannot be stored.
+        """
+        if reason is not None:
+            check_text(reason, "reason")
+        async with self._work.begin() as repositories:
+            return await repositories.executions.cancel(execution_id, reason, children=children)
+
+    async def retry(
+        self, execution_id: UUID, *, from_scratch: bool = False, from_step: str | None = None
+    ) -> bool:
+        """Make a failed or cancelled execution available again, with all its attempts anew.
+
+        It resumes behind what it has on record, but for errors and for children that have failed or
+        were cancelled: these are dropped.
+
+        Args:
+            execution_id: Which one.
+            from_scratch: Drop all of its recorded steps.
+            from_step: Drop this step, and what was recorded with it or after it.
+
+        Returns:
+            False if it is neither failed nor cancelled.
+
+        Raises:
+            InvalidInput: Both are given, or the key can name no step.
+            ExecutionNotFound: There is none of that id.
+            StepNotFound: It has no such step on record.
+            DedupeConflict: An unfinished execution has its dedupe key.
+        """
+        if from_step is not None:
+            check_step_key(from_step, "from_step")
+            if from_scratch:
+                raise InvalidInput("from_step", "give it or from_scratch, not both")
+        async with self._work.begin() as repositories:
+            if await repositories.executions.retry(
+                execution_id, from_scratch=from_scratch, from_step=from_step
+            ):
+                return True
+            if await repositories.executions.get_one_or_none(execution_id) is None:
+                raise ExecutionNotFound(execution_id)
+            return False
+
+    async def fork(self, execution_id: UUID, *, from_step: str | None = None) -> UUID:
+        """Make a new execution like another one: of its task, queue, payload and limits.
+
+        It starts with what the other had on record before a step, and knows nothing of the rest.
+        What it waits for begins anew; an event is one that is emitted from now on. It has no parent
+        and no dedupe key, and the other is left as it is.
+
+        Args:
+            execution_id: Which one, in whatever state.
+            from_step: Begin at this step; None to begin at the start.
+
+        Returns:
+            The id of the new one.
+
+        Raises:
+            InvalidInput: The key can name no step.
+            ExecutionNotFound: There is none of that id.
+            StepNotFound: It has no such step on record.
+        """
+        if from_step is not None:
+            check_step_key(from_step, "from_step")
+        async with self._work.begin() as repositories:
+            made = await repositories.executions.fork(execution_id, from_step=from_step)
+        if made is None:
+            raise ExecutionNotFound(execution_id)
+        return made
+
+    async def tree(self, execution_id: UUID, *, depth: int = 3) -> ExecutionTree:
+        """An execution with its steps, what it waits for, and its descendants.
+
+        Args:
+            execution_id: Which one.
+            depth: How many generations of children, up to 20. Of all of them together, 200
+                executions are shown; what is left out is counted.
+
+        Raises:
+            InvalidInput: The depth is out of range.
+            ExecutionNotFound: There is none of that id.
+        """
+        check_count(depth, "depth", least=0, most=MAX_DEPTH)
+        async with self._work.begin() as repositories:
+            executions = repositories.executions
+            found = await executions.get_one_or_none(execution_id)
+            if found is None:
+                raise ExecutionNotFound(execution_id)
+            steps = await executions.steps_of([execution_id], limit=MAX_STEPS)
+            family = await executions.family(execution_id, depth=depth)
+            others = [one.id for one in family if one.id != execution_id]
+            waits = await executions.steps_of(others, limit=MAX_STEPS, pending=True)
+        return ExecutionTree.of(found, steps, family, waits)
+
+    async def waiting(
+        self, *, queue: str | None = None, task_key: str | None = None, limit: int = 50
+    ) -> Sequence[Waiting]:
+        """What suspended executions wait for, those first that have waited longest.
+
+        Args:
+            queue: Only of this queue.
+            task_key: Only of this task.
+            limit: At most so many, up to 1,000.
+
+        Raises:
+            InvalidInput: The limit is out of range, or a name is none.
+        """
+        Page.check_size(limit)
+        if queue is not None:
+            check_queue(queue)
+        if task_key is not None:
+            check_task_key(task_key, "task_key")
+        async with self._work.begin() as repositories:
+            return await repositories.executions.waiting(
+                queue=queue, task_key=task_key, limit=limit
+            )

@@ -1,0 +1,188 @@
+"""Executions that remember and wait, as an operator sees and handles them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from uuid import UUID
+
+import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from pgconductor.cli import ExitCode
+from pgconductor.domain.ids import new_id
+from pgconductor.domain.outcomes import Failed, Failure, Suspended
+from pgconductor.domain.steps import ChildSpec, StepKind, StepRecord, StepStart
+from pgconductor.services import ExecutionService, OrchestratorService
+from pgconductor.services.steps import StepService
+from tests.acceptance.test_cli_support import Ended, call
+from tests.support.servers import connect
+
+Command = Callable[..., Ended]
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def command(database_url: str) -> Command:
+    return partial(call, url=database_url)
+
+
+async def waiting_order(url: str) -> tuple[UUID, UUID]:
+    """An execution that has two steps on record and waits for an event and a failing child."""
+    engine = create_async_engine(url)
+    executions, steps = ExecutionService(engine), StepService(engine)
+    try:
+        owner = await OrchestratorService(engine).register()
+        await executions.invoke("checkout", {"id": 1}, queue="orders", priority=3)
+        (held,) = await executions.fetch(owner, queue="orders")
+        for key, result in (("charge", '{"charge_id": "ch_1"}'), ("book", json.dumps("x" * 500))):
+            await steps.record_many([StepRecord(held.id, held.claim, key, result)])
+        begin = partial(StepStart, execution_id=held.id, claim=held.claim)
+        packing = ChildSpec(new_id(), "packing", max_attempts=1)
+        await steps.start_many(
+            [
+                begin(key="paid", kind=StepKind.EVENT, detail="payment/paid", delay=DAY),
+                begin(key="pack", kind=StepKind.CHILD, detail="pack", child=packing),
+            ]
+        )
+        (packer,) = await executions.fetch(owner, queue="packing")
+        nap = StepStart(
+            execution_id=packer.id,
+            claim=packer.claim,
+            key="nap",
+            kind=StepKind.SLEEP,
+            delay=DAY,
+        )
+        await steps.start_many([nap])
+        broken = Failed(packer.id, packer.claim, Failure("ValueError", "no\x1b[31m box", ""), None)
+        await executions.complete([Suspended(held.id, held.claim, 0), broken])
+        return held.id, packing.id
+    finally:
+        await engine.dispose()
+
+
+@pytest.fixture
+def order(database_url: str) -> tuple[str, str]:
+    held, packing = asyncio.run(waiting_order(database_url))
+    return str(held), str(packing)
+
+
+def test_show_draws_a_tree(command: Command, order: tuple[str, str]) -> None:
+    made, packing = order
+    shown = command("show", made).succeeds().out
+    _, _, drawn = shown.partition("\n\n")
+    when = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+0000"
+    # Its parent has not been told yet.
+    expected = [
+        r'├── charge \[step\] \{"charge_id": "ch_1"\}',
+        r'├── book \[step\] "x{118}…',
+        rf"├── pack \[child\] pack waits since {when}",
+        rf"│   └── pack {packing} failed attempts 1/1 ValueError: no box",
+        rf"│       └── nap \[sleep\] waits since {when} until {when}",
+        rf"└── paid \[event\] payment/paid waits since {when} until {when}",
+    ]
+    assert re.fullmatch("\n".join(expected), drawn.rstrip()), drawn
+    cut = command("show", made, "--depth", "0").succeeds().out
+    assert "└── … 1 child not shown" in cut
+
+    found = command("show", made, "--json").succeeds().json
+    assert found["payload"] == {"id": 1}
+    keys = {one["key"]: one for one in found["steps"]}
+    assert keys["charge"]["result"] == {"charge_id": "ch_1"}
+    assert keys["paid"]["pending"] is True
+    (child,) = found["children"]
+    assert (child["key"], child["execution"]["id"]) == ("pack", packing)
+    assert child["waits"][0]["key"] == "nap"
+    assert found["hidden"] == 0
+
+
+def test_waiting(command: Command, order: tuple[str, str]) -> None:
+    made, packing = order
+    rows = command("waiting", "--json").succeeds().json
+    assert {(one["execution_id"], one["key"], one["kind"]) for one in rows} == {
+        (made, "paid", "event"),
+        (made, "pack", "child"),
+    }
+    table = command("waiting", "--queue", "orders", "--task", "checkout").succeeds().out
+    heads, *lines = table.splitlines()
+    assert heads.split() == ["ID", "TASK", "QUEUE", "KEY", "KIND", "FOR", "SINCE", "UNTIL"]
+    assert len(lines) == 2
+    assert packing in table
+    assert len(command("waiting", "--limit", "1", "--json").json) == 1
+    assert command("waiting", "--queue", "other", "--json").json == []
+    command("waiting", "--queue", "Other").fails(ExitCode.USAGE, "queue")
+
+
+def test_fork_retry_and_cancel(command: Command, order: tuple[str, str]) -> None:
+    made, packing = order
+    forked = command("fork", made, "--from-step", "book").succeeds().out.strip()
+    found = command("show", forked, "--json").succeeds().json
+    assert (found["state"], found["queue"], found["priority"]) == ("available", "orders", 3)
+    assert [one["key"] for one in found["steps"]] == ["charge"]
+    fresh = command("fork", made, "--json").succeeds().json["id"]
+    assert command("show", fresh, "--json").json["steps"] == []
+    command("fork", made, "--from-step", "bok").fails(ExitCode.NOT_FOUND, "'bok'", "show")
+    command("fork", str(new_id())).fails(ExitCode.NOT_FOUND)
+
+    command("cancel", made).succeeds()
+    command("retry", made, "--from-step", "bok").fails(ExitCode.NOT_FOUND, "'bok'")
+    command("retry", made, "--from-step", "book", "--from-scratch").fails(ExitCode.USAGE, "both")
+    command("retry", made, "--from-step", "book").succeeds()
+    kept = command("show", made, "--json").json
+    assert [one["key"] for one in kept["steps"]] == ["charge"]
+    # Its step is dropped, and it is there all the same.
+    assert [one["execution"]["id"] for one in kept["children"]] == [packing]
+
+
+@pytest.mark.parametrize(("option", "state"), [([], "cancelled"), (["--keep-children"], "waiting")])
+def test_children_are_cancelled_unless_kept(
+    command: Command, database_url: str, order: tuple[str, str], option: list[str], state: str
+) -> None:
+    made, packing = order
+    with connect(database_url) as connection:
+        connection.execute(
+            "UPDATE pgconductor.executions SET state = 'waiting', finished_at = NULL,"
+            " finished_by = NULL, finished_claim = NULL WHERE id = %s",
+            (packing,),
+        )
+    assert command("cancel", made, *option).succeeds().out == f"{made} cancelled\n"
+    found = command("show", packing, "--json").json
+    assert found["state"] == state
+    assert (found["cancel_reason"] is None) is (state == "waiting")
+
+
+def test_emit(command: Command, database_url: str) -> None:
+    made = command("emit", "payment/paid", '{"order": 1}').succeeds().out.strip()
+    again = command("emit", "paid", "--json").succeeds().json["id"]
+    piped = command("emit", "paid", "-", stdin='["ä"]').succeeds().out.strip()
+    with connect(database_url) as connection:
+        rows = connection.execute("SELECT id, name, payload, matched FROM pgconductor.events")
+        found = {str(row[0]): row[1:] for row in rows}
+    assert found == {
+        made: ("payment/paid", {"order": 1}, False),
+        again: ("paid", None, False),
+        piped: ("paid", ["ä"], False),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("1st",), ("event", "'1st'")),
+        (("a b",), ("event",)),
+        (("paid", "{"), ("no JSON",)),
+        (("paid", '"\\u0000"'), ("payload", "NUL")),
+        (("paid", "[1e999]"), ("payload", "non-finite")),
+        (("paid", json.dumps("x" * 300_000)), ("payload", "limit")),
+    ],
+)
+def test_what_cannot_be_emitted(
+    command: Command, database_url: str, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    command("emit", *arguments).fails(ExitCode.USAGE, *words)
+    with connect(database_url) as connection:
+        assert connection.execute("SELECT count(*) FROM pgconductor.events").fetchone() == (0,)

@@ -1,0 +1,308 @@
+"""What operators see and do of executions that remember and wait: trees, forks, waits."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from pgconductor.domain.claims import Fetched
+from pgconductor.domain.ids import new_id
+from pgconductor.domain.outcomes import Failure, Suspended
+from pgconductor.domain.steps import ChildSpec, StepKind, StepRecord, StepStart
+from pgconductor.domain.trees import MAX_FAMILY, Branch
+from pgconductor.exceptions import ExecutionNotFound, InvalidInput, InvalidName, StepNotFound
+from pgconductor.types import ExecutionState
+from tests.contracts.harness import Harness
+
+SECOND = timedelta(seconds=1)
+DAY = timedelta(days=1)
+NOBODY = new_id()
+
+
+async def record(
+    db: Harness,
+    held: Fetched,
+    key: str,
+    result: str | None = None,
+    *,
+    error: str | None = None,
+    kind: StepKind = StepKind.STEP,
+) -> None:
+    failure = None if error is None else Failure("ValueError", error, "stack")
+    step = StepRecord(held.id, held.claim, key, result, kind=kind, failure=failure)
+    async with db.begin() as repositories:
+        await repositories.steps.record_many([step])
+    db.advance(SECOND)
+
+
+async def start(db: Harness, held: Fetched, key: str, kind: StepKind, **more: Any) -> None:
+    begun = StepStart(execution_id=held.id, claim=held.claim, key=key, kind=kind, **more)
+    async with db.begin() as repositories:
+        await repositories.steps.start_many([begun])
+    db.advance(SECOND)
+
+
+async def child(db: Harness, held: Fetched, key: str, kind: StepKind = StepKind.CHILD) -> Any:
+    spec = ChildSpec(new_id(), "children")
+    await start(db, held, key, kind, detail="pack", child=spec)
+    return spec.id
+
+
+async def suspended(db: Harness, held: Fetched) -> None:
+    verdict = await db.report(Suspended(held.id, held.claim, 0))
+    assert verdict.state is ExecutionState.WAITING
+
+
+def shape(branches: tuple[Branch, ...]) -> list[Any]:
+    return [
+        (one.key, one.execution.state.value, [wait.key for wait in one.waits], shape(one.children))
+        for one in branches
+    ]
+
+
+# --- trees ---------------------------------------------------------------------------------------
+
+
+async def test_a_tree_has_steps_waits_and_generations(db: Harness) -> None:
+    owner, held = await db.running()
+    await record(db, held, "charge", '{"id": 1}')
+    await record(db, held, "refuse", error="no")
+    await start(db, held, "paid", StepKind.EVENT, detail="payment/paid", delay=DAY)
+    packed = await child(db, held, "pack")
+    await child(db, held, "tell", StepKind.SPAWN)
+    await suspended(db, held)
+    (first, second) = await db.fetch(owner, queue="children")
+    assert first.id == packed
+    await start(db, first, "nap", StepKind.SLEEP, delay=DAY)
+    await child(db, first, "box")
+    await suspended(db, first)
+    await db.complete(second)
+
+    tree = await db.executions.tree(held.id)
+    assert tree.execution == await db.get(held.id)
+    charge, refuse, paid, pack, tell = tree.steps
+    assert (charge.key, charge.kind, charge.result) == ("charge", StepKind.STEP, {"id": 1})
+    assert (refuse.error_type, refuse.error, refuse.pending) == ("ValueError", "no", False)
+    assert (paid.pending, paid.detail) == (True, "payment/paid")
+    assert paid.wake_at == paid.created_at + DAY
+    assert (pack.pending, pack.child_id, pack.detail) == (True, packed, "pack")
+    assert (tell.pending, tell.child_id) == (False, second.id)
+    # What has not finished comes first.
+    assert shape(tree.children) == [
+        ("pack", "waiting", ["nap", "box"], [("box", "available", [], [])]),
+        ("tell", "completed", [], []),
+    ]
+    assert tree.hidden == 0
+
+
+async def test_a_tree_is_cut_off_and_says_so(db: Harness) -> None:
+    owner, held = await db.running()
+    await child(db, held, "a")
+    (inner,) = await db.fetch(owner, queue="children")
+    await child(db, inner, "b")
+    none = await db.executions.tree(held.id, depth=0)
+    assert (none.children, none.hidden) == ((), 1)
+    (only,) = (await db.executions.tree(held.id, depth=1)).children
+    assert (only.children, only.hidden) == ((), 1)
+    many = [
+        StepStart(
+            execution_id=held.id,
+            claim=held.claim,
+            key=f"many {number}",
+            kind=StepKind.SPAWN,
+            detail="pack",
+            child=ChildSpec(new_id(), "children"),
+        )
+        for number in range(MAX_FAMILY + 9)
+    ]
+    async with db.begin() as repositories:
+        await repositories.steps.start_many(many)
+    tree = await db.executions.tree(held.id)
+    # The execution itself counts.
+    assert len(tree.children) == MAX_FAMILY - 1
+    assert tree.hidden == MAX_FAMILY + 1 - len(tree.children)
+
+
+async def test_no_tree_of_what_is_not_there(db: Harness) -> None:
+    with pytest.raises(ExecutionNotFound):
+        await db.executions.tree(NOBODY)
+    for depth in (-1, 21):
+        with pytest.raises(InvalidInput, match="depth"):
+            await db.executions.tree(NOBODY, depth=depth)
+
+
+# --- forks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["running", "waiting", "failed", "completed", "cancelled"])
+async def test_a_fork_remembers_what_came_before(db: Harness, end: str) -> None:
+    """Whatever state the other is in, which stays as it is."""
+    _, held = await db.running(payload={"a": 1}, priority=7, max_attempts=5, dedupe_key="k")
+    await record(db, held, "one", "1")
+    await record(db, held, "refused", error="no")
+    await record(db, held, "two#1", error="no", kind=StepKind.TRY)
+    await start(db, held, "nap", StepKind.SLEEP, delay=DAY)
+    await record(db, held, "two", "2")
+    await record(db, held, "three", "3")
+    match end:
+        case "waiting":
+            await suspended(db, held)
+        case "failed":
+            await db.fail(held)
+        case "completed":
+            await db.complete(held)
+        case "cancelled":
+            await db.release(held)
+            await db.executions.cancel(held.id)
+    before = await db.executions.tree(held.id)
+
+    made = await db.get(await db.executions.fork(held.id, from_step="two"))
+    assert (made.state, made.attempts, made.crashes) == (ExecutionState.AVAILABLE, 0, 0)
+    assert (made.task_key, made.queue, made.payload) == ("greet", "default", {"a": 1})
+    assert (made.priority, made.max_attempts, made.dedupe_key) == (7, 5, None)
+    tree = await db.executions.tree(made.id)
+    # Neither the wait, which begins anew, nor a try, which may be one of the step itself.
+    assert [(one.key, one.result, one.error) for one in tree.steps] == [
+        ("one", 1, None),
+        ("refused", None, "no"),
+    ]
+    assert await db.executions.tree(held.id) == before
+
+
+async def test_a_fork_from_the_start_remembers_nothing(db: Harness) -> None:
+    _, held = await db.running()
+    await record(db, held, "one", "1")
+    async with db.notifications() as sent:
+        made = await db.executions.fork(held.id)
+    assert ("pgconductor_available", "default") in sent
+    assert (await db.executions.tree(made)).steps == ()
+
+
+async def test_a_fork_goes_on_behind_what_it_remembers(db: Harness) -> None:
+    owner, held = await db.running()
+    await record(db, held, "one", "1")
+    invoked = await child(db, held, "pack", StepKind.SPAWN)
+    await record(db, held, "two", "2")
+    await db.complete(held)
+    made = await db.executions.fork(held.id, from_step="two")
+    (again,) = await db.fetch(owner)
+    assert again.id == made
+    async with db.begin() as repositories:
+        history = (await repositories.steps.histories([made]))[made]
+    assert list(history.records) == ["one", "pack"]
+    assert (history.records["pack"].child_id, history.wakes) == (invoked, 0)
+    # The child stays the other's.
+    assert (await db.get(invoked)).parent_id == held.id
+    assert (await db.executions.tree(made)).children == ()
+
+
+async def test_what_cannot_be_forked(db: Harness) -> None:
+    _, held = await db.running()
+    with pytest.raises(ExecutionNotFound):
+        await db.executions.fork(NOBODY)
+    with pytest.raises(ExecutionNotFound):
+        await db.executions.fork(NOBODY, from_step="one")
+    with pytest.raises(StepNotFound, match="one"):
+        await db.executions.fork(held.id, from_step="one")
+    with pytest.raises(InvalidName, match="from_step"):
+        await db.executions.fork(held.id, from_step="")
+    assert sum((await db.executions.count()).values()) == 1
+
+
+# --- what is waited for --------------------------------------------------------------------------
+
+
+async def test_waits_are_listed_longest_first(db: Harness) -> None:
+    owner, first = await db.running(queue="default")
+    await start(db, first, "paid", StepKind.EVENT, detail="payment/paid")
+    second = await db.invoke("other")
+    (held,) = await db.fetch(owner)
+    assert held.id == second
+    await start(db, held, "nap", StepKind.SLEEP, delay=DAY)
+    invoked = await child(db, held, "pack")
+    # A handler that has not been suspended is at work, whatever it waits for.
+    assert await db.executions.waiting() == []
+    await suspended(db, first)
+    await suspended(db, held)
+
+    found = await db.executions.waiting()
+    assert [(one.execution_id, one.key, one.kind.value, one.detail) for one in found] == [
+        (first.id, "paid", "event", "payment/paid"),
+        (second, "nap", "sleep", None),
+        (second, "pack", "child", "pack"),
+    ]
+    paid, nap, pack = found
+    assert (paid.task_key, paid.queue, paid.until) == ("greet", "default", None)
+    assert nap.until == nap.since + DAY
+    assert pack.child_id == invoked
+    assert await db.executions.waiting(limit=1) == [paid]
+    assert await db.executions.waiting(task_key="other") == [nap, pack]
+    assert await db.executions.waiting(queue="children") == []
+    await db.executions.cancel(first.id)
+    assert await db.executions.waiting() == [nap, pack]
+
+
+async def test_the_bounds_of_the_list(db: Harness) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"limit": 0},
+        {"limit": 1001},
+        {"queue": "Q"},
+        {"task_key": "1st"},
+    ]
+    for one in wrong:
+        with pytest.raises(InvalidInput, match=next(iter(one))):
+            await db.executions.waiting(**one)
+
+
+# --- retries -------------------------------------------------------------------------------------
+
+
+async def test_a_retry_from_a_step_drops_it_and_what_came_later(db: Harness) -> None:
+    owner, held = await db.running()
+    for key in ("one", "two", "three"):
+        await record(db, held, key, f'"{key}"')
+    await db.fail(held)
+    with pytest.raises(StepNotFound, match="four"):
+        await db.executions.retry(held.id, from_step="four")
+    with pytest.raises(InvalidInput, match="not both"):
+        await db.executions.retry(held.id, from_scratch=True, from_step="one")
+    assert await db.executions.retry(held.id, from_step="two")
+    assert [one.key for one in (await db.executions.tree(held.id)).steps] == ["one"]
+    assert len(await db.fetch(owner)) == 1
+
+
+async def test_a_cancellation_that_keeps_children(db: Harness) -> None:
+    for keep in (True, False):
+        _, held = await db.running()
+        invoked = await child(db, held, "pack")
+        await suspended(db, held)
+        assert await db.executions.cancel(held.id, children=not keep)
+        expected = ExecutionState.AVAILABLE if keep else ExecutionState.CANCELLED
+        assert (await db.get(invoked)).state is expected
+
+
+# --- events --------------------------------------------------------------------------------------
+
+
+async def test_old_events_are_removed_once_they_have_been_looked_at(db: Harness) -> None:
+    async def looked_at() -> set[Any]:
+        async with db.begin() as repositories:
+            return set((await repositories.steps.due(limit=9)).event_ids)
+
+    async with db.begin() as repositories:
+        old = [await repositories.steps.emit("paid", None) for _ in range(3)]
+        unseen = await repositories.steps.emit("paid", None)
+        await repositories.steps.mark_matched(old)
+    hair = timedelta(microseconds=1)
+    assert await db.retention.remove_events() == 0
+    db.advance(SECOND)
+    assert await db.retention.remove_events(hair, limit=2) == 2
+    assert await db.retention.remove_events(hair, limit=2) == 1
+    assert await db.retention.remove_events(hair) == 0
+    assert await looked_at() == {unseen}
+    wrong: list[dict[str, Any]] = [{"retain": timedelta(0)}, {"limit": 0}]
+    for one in wrong:
+        with pytest.raises(InvalidInput, match=next(iter(one))):
+            await db.retention.remove_events(**one)
