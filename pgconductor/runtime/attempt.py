@@ -135,18 +135,20 @@ class Attempt:
         self._task: asyncio.Task[None] | None = None
         self._thread: asyncio.Future[Any] | None = None
         self._limit: asyncio.Timeout | None = None
+        # What was left of it when the slot was given up.
+        self._left: float | None = None
 
     def _make_tools(self) -> Tools:
-        durability, task, room = self._durability, self._task, self.room
-        if durability is None or task is None or room is None:
+        durability, task = self._durability, self._task
+        if durability is None or task is None:
             raise ConfigurationError("there is no database to record steps in")
         handler = self._runnable.handler
         record = Record(self.fetched, durability.memory, task if handler.is_async else None)
         waits = Waits(
             self.fetched.id,
             durability.sentry,
-            park=partial(room.park, self),
-            resume=partial(room.resume, self),
+            park=self._park,
+            resume=self._resume,
             # Nothing else starts beside a suspect, its children for instance.
             patience=0.0 if self.fetched.alone else durability.suspend_after,
             known=lambda: record.tasks,
@@ -244,15 +246,37 @@ class Attempt:
             self._limit = asyncio.timeout(limit.total_seconds())
             async with self._limit:
                 result = await self._call(arguments)
-        if self._tools is not None and self._tools.waits.suspended_by is not None:
-            raise SuspensionSwallowed(self._tools.waits.suspended_by)
-        if self._tools is not None and self._tools.record.completed:
-            # If it was committed, the database knows better.
-            raise CompletionNotCommitted(self.fetched.id)
+        if self._tools is not None:
+            self._check_end(self._tools)
         text = self._encode_result(result)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("completed", extra=logger_fields(self.fetched))
         return Completed(self.fetched.id, self.fetched.claim, text)
+
+    def _check_end(self, tools: Tools) -> None:
+        """A handler that has returned may not have been entitled to."""
+        if tools.waits.suspended_by is not None:
+            raise SuspensionSwallowed(tools.waits.suspended_by)
+        if tools.record.broken is not None:
+            raise tools.record.broken
+        if tools.record.completed:
+            # If it was committed, the database knows better.
+            raise CompletionNotCommitted(self.fetched.id)
+
+    def _park(self) -> None:
+        """Only waits are left: others get the slot, and the time limit stands still."""
+        if self._limit is not None and self._limit.when() is not None:
+            self._left = (self._limit.when() or 0.0) - asyncio.get_running_loop().time()
+            self._limit.reschedule(None)
+        if self.room is not None:
+            self.room.park(self)
+
+    async def _resume(self) -> None:
+        if self.room is not None:
+            await self.room.resume(self)
+        if self._limit is not None and self._left is not None and not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time() + self._left)
+            self._left = None
 
     def _call(self, arguments: tuple[Any, ...]) -> Awaitable[Any]:
         handler = self._runnable.handler

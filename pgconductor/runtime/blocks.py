@@ -157,9 +157,10 @@ class Transaction(Generic[R]):
             fetched = self._record.fetched
             step = StepRecord(fetched.id, fetched.claim, self._key, text, place=self._place)
             # What ends with the execution needs no record.
-            found = await self._record.memory.commit(
-                transaction, None if self._record.completed else step
-            )
+            with self._record.unbroken():
+                found = await self._record.memory.commit(
+                    transaction, None if self._record.completed else step
+                )
         except BaseException as failed:
             self._record.astray()
             self._explain(failed)

@@ -8,7 +8,7 @@ from asyncio import taskgroups, tasks
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-__all__ = ["all_wait"]
+__all__ = ["joints"]
 
 #: Where a coroutine of asyncio waits for tasks that it was given, and what they are called there.
 _GIVEN: Final = {
@@ -19,8 +19,10 @@ _GIVEN: Final = {
 }
 
 
-def all_wait(known: Iterable[asyncio.Task[Any]], waits: Callable[[Any], bool]) -> bool:
-    """Whether tasks wait durably, or for tasks that do.
+def joints(
+    known: Iterable[asyncio.Task[Any]], waits: Callable[[Any], bool]
+) -> list[asyncio.Future[Any]] | None:
+    """Whether tasks wait durably, or for tasks that do, and where their branches are joined.
 
     What ``asyncio.gather``, ``asyncio.wait`` and ``TaskGroup`` wait for is looked at in turn. A
     task that waits for anything else, a socket for instance, is at work: it must not be cut off.
@@ -28,45 +30,62 @@ def all_wait(known: Iterable[asyncio.Task[Any]], waits: Callable[[Any], bool]) -
     Args:
         known: The tasks.
         waits: Whether a task or future is a durable wait.
+
+    Returns:
+        What ``gather`` and ``wait`` wait for: where an error of a branch is a value, it would not
+        end whoever waits there. None if some task is at work.
     """
-    seen: set[int] = set()
-    return all(_waits(task, waits, seen) for task in known)
+    look = _Look(waits)
+    return look.joints if all(look.waits(task) for task in known) else None
 
 
-def _waits(one: Any, waits: Callable[[Any], bool], seen: set[int]) -> bool:
-    if id(one) in seen or one.done() or waits(one):
-        return True
-    seen.add(id(one))
-    children = _waited_for(one)
-    # Whoever waits for nothing that is known is at work.
-    return bool(children) and all(_waits(child, waits, seen) for child in children)
+class _Look:
+    """One look at all branches."""
 
+    def __init__(self, waits: Callable[[Any], bool]) -> None:
+        self.joints: list[asyncio.Future[Any]] = []
+        self._is_wait = waits
+        self._seen: set[int] = set()
 
-def _waited_for(one: Any) -> list[Any]:
-    """What a task or a gathering waits for; nothing where that cannot be told."""
-    if not _is_task(one):
-        return [*getattr(one, "_children", ())]
-    future: Any = getattr(one, "_fut_waiter", None)
-    if future is None or future.done():
-        return []
-    if _is_task(future) or hasattr(future, "_children"):
-        return [future]
-    given = _given(one)
-    return given if given is not None else [future]
+    def waits(self, one: Any) -> bool:
+        """Whether a task, or what it waits for, waits durably."""
+        if id(one) in self._seen or one.done() or self._is_wait(one):
+            return True
+        self._seen.add(id(one))
+        children = self._waited_for(one)
+        # Whoever waits for nothing that is known is at work.
+        return bool(children) and all(self.waits(child) for child in children)
+
+    def _waited_for(self, one: Any) -> list[Any]:
+        """What a task or a gathering waits for; nothing where that cannot be told."""
+        if not _is_task(one):
+            children = [*getattr(one, "_children", ())]
+            if children:
+                self.joints.append(one)
+            return children
+        future: Any = getattr(one, "_fut_waiter", None)
+        if future is None or future.done():
+            return []
+        if _is_task(future) or hasattr(future, "_children"):
+            return [future]
+        name, given = _given(one)
+        if name == "fs":
+            self.joints.append(future)
+        return [future] if given is None else given
 
 
 def _is_task(one: object) -> bool:
     return isinstance(one, asyncio.Task)
 
 
-def _given(task: asyncio.Task[Any]) -> list[Any] | None:
-    """The tasks that a coroutine of asyncio waits for on behalf of this one, or None."""
+def _given(task: asyncio.Task[Any]) -> tuple[str | None, list[Any] | None]:
+    """What a coroutine of asyncio calls the tasks that it waits for on behalf of this one."""
     coroutine: Any = task.get_coro()
     while inspect.iscoroutine(getattr(coroutine, "cr_await", None)):
         coroutine = coroutine.cr_await
     code = getattr(coroutine, "cr_code", None)
     name = code and _GIVEN.get((code.co_filename, code.co_name))
     if not name or coroutine.cr_frame is None:
-        return None
+        return None, None
     found = coroutine.cr_frame.f_locals.get(name)
-    return [found] if _is_task(found) else [*getattr(found, "_tasks", found or ())]
+    return name, [found] if _is_task(found) else [*getattr(found, "_tasks", found or ())]

@@ -126,15 +126,10 @@ class Durable:
                 await self._waits.active()
                 fetched = self._record.fetched
                 new = not await self._record.beyond()
-                found = await self._record.memory.record(
-                    StepRecord(
-                        fetched.id,
-                        fetched.claim,
-                        name,
-                        "true" if new else "false",
-                        kind=StepKind.PATCH,
-                    )
-                )
+                answer = "true" if new else "false"
+                step = StepRecord(fetched.id, fetched.claim, name, answer, kind=StepKind.PATCH)
+                with self._record.unbroken():
+                    found = await self._record.memory.record(step)
             return bool(decoded(self._record, _PLAIN, found))
 
     async def complete_in(self, session: Any, result: Any) -> None:
@@ -142,7 +137,7 @@ class Durable:
         self._record.check_open()
         fetched = self._record.fetched
         outcome = Completed(fetched.id, fetched.claim, self._encode_result(result))
-        with self._waits.at_work():
+        with self._waits.at_work(), self._record.unbroken():
             if not await self._record.memory.complete_in(session, outcome):
                 raise Interrupted
         self._record.completed = True
@@ -181,7 +176,8 @@ class Durable:
                 )
                 if make is not None:
                     start = _with_child(start, make())
-                started = await self._record.memory.start(start)
+                with self._record.unbroken():
+                    started = await self._record.memory.start(start)
             except BaseException:
                 self._record.astray()
                 raise

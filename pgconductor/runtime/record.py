@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 from weakref import WeakSet
@@ -19,7 +20,7 @@ from pgconductor.domain.steps import (
     StepRecord,
     StepStart,
 )
-from pgconductor.exceptions import DuplicateStep, PayloadDecodeError, ReplayMismatch
+from pgconductor.exceptions import DuplicateStep, OwnershipLost, PayloadDecodeError, ReplayMismatch
 from pgconductor.runtime.handler import Codec
 from pgconductor.runtime.suspension import Interrupted, Suspension
 from pgconductor.runtime.waits import Waits
@@ -90,6 +91,8 @@ class Record:
         self.waits: Waits | None = None
         self.ended = False
         self.completed = False
+        #: What nothing can be begun after: ownership was lost, or the record does not match.
+        self.broken: OwnershipLost | ReplayMismatch | None = None
         self._main = main
         self._keys: set[str] = set()
         self._numbers: dict[str, int] = {}
@@ -119,7 +122,11 @@ class Record:
         Raises:
             Suspension: It is.
             Interrupted: It has.
+            OwnershipLost: It was lost before: whoever caught that must not undo what is another's.
+            ReplayMismatch: Likewise, the record did not match.
         """
+        if self.broken is not None:
+            raise self.broken
         if self.waits is not None and self.waits.suspended_by is not None:
             raise Suspension
         if self.ended or self.completed:
@@ -192,21 +199,31 @@ class Record:
             for key, one in history.records.items()
         )
 
+    @contextmanager
+    def unbroken(self) -> Generator[None]:
+        """Inside, something is written for the owner: take note if that is lost."""
+        try:
+            yield
+        except OwnershipLost as lost:
+            self.broken = lost
+            raise
+
+    def mismatch(self, expected: str, found: str) -> ReplayMismatch:
+        """The error that the handler does not do what is on record; take note of it."""
+        self.broken = ReplayMismatch(self.fetched.id, expected, found)
+        return self.broken
+
     def _compare(self, wanted: Recorded, found: Recorded | None) -> None:
         if found is not None and (found.kind, found.detail) != (wanted.kind, wanted.detail):
-            raise ReplayMismatch(self.fetched.id, _shown(found), _shown(wanted))
+            raise self.mismatch(_shown(found), _shown(wanted))
         if wanted.place is None:
             return
         there = self._by_place.get(wanted.place)
         if there is not None and there.key != wanted.key:
-            raise ReplayMismatch(
-                self.fetched.id, f"{_shown(there)} as number {there.place}", _shown(wanted)
-            )
+            raise self.mismatch(f"{_shown(there)} as number {there.place}", _shown(wanted))
         if found is not None and found.place not in (None, wanted.place):
-            raise ReplayMismatch(
-                self.fetched.id,
-                f"{_shown(found)} as number {found.place}",
-                f"it as number {wanted.place}",
+            raise self.mismatch(
+                f"{_shown(found)} as number {found.place}", f"it as number {wanted.place}"
             )
 
 
@@ -224,6 +241,4 @@ def decoded(record: Record, codec: Codec, found: Recorded) -> Any:
     try:
         return codec.decode(found.result)
     except PayloadDecodeError as error:
-        raise ReplayMismatch(
-            record.fetched.id, f"{_shown(found)} with its result", f"that it {error}"
-        ) from error
+        raise record.mismatch(f"{_shown(found)} with its result", f"that it {error}") from error

@@ -120,7 +120,9 @@ class Steps:
                         raise failure from error
                 else:
                     step = self._ended(key, codec, result, place)
-                    return self._known(codec, await self._record.memory.record(step), fresh=True)
+                    with self._record.unbroken():
+                        recorded = await self._record.memory.record(step)
+                    return self._known(codec, recorded, fresh=True)
             await self._tried(key, number)
             number += 1
 
@@ -166,21 +168,21 @@ class Steps:
         failure = Failure.from_exception(error)
         delay = options.retry.decide(error, number)
         if delay is not None and number < options.max_attempts:
-            started = await self._record.memory.start(
-                StepStart(
-                    execution_id=fetched.id,
-                    claim=fetched.claim,
-                    key=_try(key, number),
-                    kind=StepKind.TRY,
-                    delay=delay,
-                    failure=failure,
-                )
+            start = StepStart(
+                execution_id=fetched.id,
+                claim=fetched.claim,
+                key=_try(key, number),
+                kind=StepKind.TRY,
+                delay=delay,
+                failure=failure,
             )
+            with self._record.unbroken():
+                started = await self._record.memory.start(start)
             self._tries[_try(key, number)] = started.recorded
             return None
-        found = await self._record.memory.record(
-            StepRecord(fetched.id, fetched.claim, key, place=place, failure=failure)
-        )
+        step = StepRecord(fetched.id, fetched.claim, key, place=place, failure=failure)
+        with self._record.unbroken():
+            found = await self._record.memory.record(step)
         return StepFailed(key, found.error_type or failure.type, found.error or "")
 
     async def _tried(self, key: str, number: int) -> bool:
@@ -209,10 +211,11 @@ class Steps:
         except BaseException:
             self._record.astray()
             raise
-        written = asyncio.run_coroutine_threadsafe(
-            self._record.memory.record(self._ended(key, codec, result, place)), self._loop
-        )
-        return self._known(codec, written.result(), fresh=True)
+        step = self._ended(key, codec, result, place)
+        with self._record.unbroken():
+            written = asyncio.run_coroutine_threadsafe(self._record.memory.record(step), self._loop)
+            recorded = written.result()
+        return self._known(codec, recorded, fresh=True)
 
     def here(self, awaitable: Coroutine[Any, Any, R]) -> R:
         """What a coroutine of the attempt returns, in a plain handler's thread."""
@@ -237,7 +240,8 @@ class Steps:
                 return self._ended(key, codec, await function(session, *args, **kwargs), place)
 
             try:
-                return codec.decode(await self._record.memory.transact(work))
+                with self._record.unbroken():
+                    return codec.decode(await self._record.memory.transact(work))
             except BaseException:
                 self._record.astray()
                 raise

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 from uuid import UUID
 
 from pgconductor.domain.steps import Recorded, Settled, StepKind
-from pgconductor.runtime.branches import all_wait
+from pgconductor.runtime.branches import joints
 from pgconductor.runtime.suspension import Suspension
 
 __all__ = ["Sentry", "Waits"]
@@ -244,12 +244,13 @@ class Waits:
         if not self._idle or self._closed:
             return False
         waiting = {wait.ended for wait in self._waiting.values()}
-        if not all_wait(self._known(), waiting.__contains__):
+        joined = joints(self._known(), waiting.__contains__)
+        if joined is None:
             return False
         self._stay()
         self.suspended_by = next(iter(self._waiting))
-        for wait in self._waiting.values():
-            wait.ended.set_exception(Suspension())
+        for future in (*joined, *waiting):
+            future.set_exception(Suspension())
         return True
 
     def close(self) -> None:

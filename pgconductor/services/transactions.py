@@ -50,8 +50,7 @@ class OpenTransaction:
 
     async def begin(self) -> AsyncSession:
         """Begin, and give the session."""
-        transaction = self.session.begin()
-        await transaction.start()
+        self._begun = await self.session.begin()
         return self.session
 
     async def commit(self, step: StepRecord | None) -> str | None:

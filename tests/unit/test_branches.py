@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pgconductor.runtime.branches import all_wait
+from pgconductor.runtime.branches import joints
 
 Wait = Callable[[], Awaitable[None]]
 Handler = Callable[[Wait], Coroutine[Any, Any, None]]
@@ -77,7 +77,7 @@ async def verdict(handler: Handler, *, end_one: bool = False) -> bool:
     if end_one:
         waits[0].set_result(None)
     try:
-        return all_wait([task], lambda one: one in waits and not one.done())
+        return joints([task], lambda one: one in waits and not one.done()) is not None
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -106,4 +106,4 @@ async def test_what_has_ended_does_not_matter() -> None:
 
     task = asyncio.create_task(nothing())
     await task
-    assert all_wait([task], lambda _: False)
+    assert joints([task], lambda _: False) == []
