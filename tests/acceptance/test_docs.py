@@ -3,7 +3,8 @@
 A comment before a block says what is to be done with it, beside compiling:
 ``<!-- test: file NAME -->`` writes it where later blocks of the page can import it, ``execute``
 after that executes it and ``pytest`` has pytest execute it; ``<!-- test: sql -->`` executes SQL in
-a transaction that is rolled back; ``<!-- signature: dotted.path -->`` compares a ``def``.
+a transaction that is rolled back; ``<!-- signature: dotted.path -->`` compares a ``def``;
+``<!-- quote: path -->`` says that the block stands in that file, word for word.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def blocks_of(page: Path) -> Iterator[Block]:
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 SQL = [block for block in BLOCKS if block.words == ["sql"]]
 PROGRAMS = [page for page in PAGES if any("file" in block.words for block in blocks_of(page))]
+QUOTES = [block for block in BLOCKS if block.directive.startswith("quote: ")]
 SIGNATURES = [block for block in BLOCKS if block.directive.startswith("signature: ")]
 
 
@@ -99,12 +101,19 @@ def test_sql_executes(block: Block, database_url: str) -> None:
         connection.execute(block.code.encode())
 
 
+@pytest.mark.parametrize("block", QUOTES, ids=str)
+def test_quotes_are_word_for_word(block: Block) -> None:
+    quoted = ROOT / block.directive.partition(": ")[2]
+    assert block.code in quoted.read_text(encoding="utf-8")
+
+
 def test_every_directive_is_understood() -> None:
-    known = re.compile(r"test: (file [\w.]+( execute| pytest)?|sql)|signature: [\w.]+")
+    known = re.compile(r"test: (file [\w.]+( execute| pytest)?|sql)|signature: [\w.]+|quote: [\w./]+")
     assert not [str(one) for one in BLOCKS if one.directive and not known.fullmatch(one.directive)]
     assert SQL
     assert PROGRAMS
     assert SIGNATURES
+    assert QUOTES
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -262,12 +271,9 @@ def test_signatures(block: Block) -> None:
 
 
 def public_methods(owner: type) -> set[str]:
-    return {
-        name
-        for base in owner.__mro__
-        for name, value in vars(base).items()
-        if not name.startswith("_") and inspect.isfunction(value)
-    }
+    """Its own and those of the parts that it is made of."""
+    found = inspect.getmembers(owner, inspect.isfunction)
+    return {name for name, _ in found if not name.startswith("_")}
 
 
 def test_nothing_public_is_left_out() -> None:
@@ -281,7 +287,7 @@ def test_nothing_public_is_left_out() -> None:
     ):
         held = {path.rpartition(".")[2] for path in documented if f".{owner.__name__}." in path}
         # What the conductor offers to its tasks and handles is not for users.
-        inner = {"write", "write_sync", "watch", "check_queue_known"}
+        inner = {"write", "write_sync", "watch", "check_queue_known", "emit_text"}
         assert public_methods(owner) - inner == held, owner.__name__
     for name in (*pgconductor.__all__, "Orchestrator", *models.__all__[2:]):
         assert f"`{name}`" in page, name
