@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 
 __all__ = ["matches"]
 
@@ -36,9 +36,9 @@ def _contains(whole: Any, part: Any) -> bool:
     if type(whole) is not type(part):
         return False
     if isinstance(part, dict):
-        fields = cast("dict[str, Any]", part)
+        fields: dict[str, Any] = part
         return all(key in whole and _contains(whole[key], fields[key]) for key in fields)
     if isinstance(part, list):
-        items = cast("list[Any]", part)
+        items: list[Any] = part
         return all(any(_contains(one, other) for one in whole) for other in items)
     return bool(whole == part)
