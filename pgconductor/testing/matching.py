@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
-from typing import Any
+from typing import TypeAlias
 
 __all__ = ["matches"]
+
+_Json: TypeAlias = dict[str, "_Json"] | list["_Json"] | str | Decimal | bool | None
 
 
 def matches(payload: str | None, match: str | None) -> bool:
@@ -27,18 +29,15 @@ def matches(payload: str | None, match: str | None) -> bool:
     return _contains(whole, part)
 
 
-def _decoded(text: str) -> Any:
+def _decoded(text: str) -> _Json:
     # Decimals compare as jsonb's numbers do.
-    return json.loads(text, parse_float=Decimal, parse_int=Decimal)
+    value: _Json = json.loads(text, parse_float=Decimal, parse_int=Decimal)
+    return value
 
 
-def _contains(whole: Any, part: Any) -> bool:
-    if type(whole) is not type(part):
-        return False
-    if isinstance(part, dict):
-        fields: dict[str, Any] = part
-        return all(key in whole and _contains(whole[key], fields[key]) for key in fields)
-    if isinstance(part, list):
-        items: list[Any] = part
-        return all(any(_contains(one, other) for one in whole) for other in items)
-    return bool(whole == part)
+def _contains(whole: _Json, part: _Json) -> bool:
+    if isinstance(whole, dict) and isinstance(part, dict):
+        return all(key in whole and _contains(whole[key], part[key]) for key in part)
+    if isinstance(whole, list) and isinstance(part, list):
+        return all(any(_contains(one, other) for one in whole) for other in part)
+    return type(whole) is type(part) and whole == part
