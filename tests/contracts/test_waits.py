@@ -28,7 +28,7 @@ from tests.contracts.waits import (
     start,
 )
 
-TIMEOUT = {"error_type": "(timeout)", "error": "it did not come in time"}
+TIMEOUT: dict[str, Any] = {"error_type": "(timeout)", "error": "it did not come in time"}
 CHILD: dict[str, Any] = {"key": "child", "kind": StepKind.CHILD, "detail": "work"}
 
 
@@ -160,7 +160,7 @@ async def test_a_child_that_fails(db: Harness) -> None:
     assert await ended(db, parent) == {}, "it is tried again"
     (again,) = await db.fetch(await db.register(), queue="children")
     await db.fail(again)
-    error = {"error_type": FAILURE.type, "error": FAILURE.message}
+    error: dict[str, Any] = {"error_type": FAILURE.type, "error": FAILURE.message}
     assert await ended(db, parent) == {"child": Recorded(**CHILD, child_id=made.id, **error)}
 
 
@@ -170,7 +170,7 @@ async def test_a_child_that_is_cancelled(db: Harness, reason: str | None) -> Non
     await db.executions.cancel(made.id, reason=reason)
     assert await ended(db, parent) == {}, "its handler is still to end"
     await db.release(made)
-    error = {"error_type": "(cancelled)", "error": reason or ""}
+    error: dict[str, Any] = {"error_type": "(cancelled)", "error": reason or ""}
     assert await ended(db, parent) == {"child": Recorded(**CHILD, child_id=made.id, **error)}
 
 
