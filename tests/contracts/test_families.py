@@ -18,11 +18,13 @@ from tests.contracts.waits import (
     HOUR,
     begin,
     begin_child,
+    cancel_alone,
     emit,
     ended,
     event,
     history,
     parent_and_child,
+    retry_from,
     settle,
     sleep,
     start,
@@ -73,7 +75,7 @@ async def test_children_are_cancelled_with_their_parent(db: Harness) -> None:
 
 async def test_children_may_be_left_alone(db: Harness) -> None:
     _, (first, second, third) = await generations(db)
-    assert await db.executions.cancel(second.id, children=False)
+    assert await cancel_alone(db, second.id)
     assert await states(db, first.id, second.id, third.id) == [WAITING, CANCELLED, RUNNING]
     await db.complete(third)
     await db.steps.settle_due()
@@ -115,7 +117,7 @@ async def test_what_has_finished_takes_no_children_with_it(db: Harness) -> None:
 async def test_children_of_what_is_already_asked_to_end(db: Harness) -> None:
     """The second time with its children."""
     parent, made = await parent_and_child(db)
-    assert await db.executions.cancel(parent.id, children=False)
+    assert await cancel_alone(db, parent.id)
     assert (await db.get(made.id)).cancel_requested_at is None
     assert await db.executions.cancel(parent.id)
     assert (await db.get(made.id)).cancel_requested_at is not None
@@ -190,7 +192,7 @@ async def test_a_taken_event_is_kept_and_a_dropped_wait_gives_it_back(db: Harnes
         db.advance(SECOND)
     await settle(db, held)
     await db.fail(held)
-    await db.executions.retry(held.id, from_step="b")
+    await retry_from(db, held.id, "b")
     (again,) = await db.fetch(owner)
     await begin(db, event(again, "c"))
     await settle(db, again)
@@ -211,7 +213,7 @@ async def test_a_retry_may_go_back_to_a_step(db: Harness, first: str, kept: list
             await begin(db, sleep(held, "wait"))
         db.advance(SECOND)
     await db.fail(held)
-    assert await db.executions.retry(held.id, from_step=first)
+    assert await retry_from(db, held.id, first)
     expected = set(kept) | ({"c"} if "b" in kept else set())
     assert set(await history(db, held)) == expected
 
@@ -221,14 +223,13 @@ async def test_a_retry_from_an_unknown_step_changes_nothing(db: Harness) -> None
     await db.steps.record_many([StepRecord(held.id, held.claim, "a", failure=FAILURE)])
     await db.fail(held)
     before = await db.get(held.id)
-    async with db.begin() as repositories:
-        with pytest.raises(StepNotFound) as caught:
-            await repositories.executions.retry(held.id, from_step="b")
+    with pytest.raises(StepNotFound) as caught:
+        await retry_from(db, held.id, "b")
     assert caught.value.execution_id == held.id
     assert (await db.get(held.id), set(await history(db, held))) == (before, {"a"})
     # It is not failed any more: no step is looked for.
     assert await db.executions.retry(held.id)
-    assert not await db.executions.retry(held.id, from_step="b")
+    assert not await retry_from(db, held.id, "b")
 
 
 async def test_a_parent_hears_of_the_retry_that_it_has_not_missed(db: Harness) -> None:

@@ -83,3 +83,14 @@ async def fetched_again(db: Harness, owner: Registration, held: Fetched) -> Fetc
     (again,) = await db.fetch(owner)
     assert again.id == held.id
     return again
+
+
+async def cancel_alone(db: Harness, execution_id: UUID) -> bool:
+    """Without its children."""
+    async with db.begin() as repositories:
+        return await repositories.executions.cancel(execution_id, children=False)
+
+
+async def retry_from(db: Harness, execution_id: UUID, step: str) -> bool:
+    async with db.begin() as repositories:
+        return await repositories.executions.retry(execution_id, from_step=step)
