@@ -2,8 +2,9 @@
 -- cancelled at its next boundary. Its children that it waits for, and theirs, are cancelled with it
 -- unless p_children is false. False if it has finished or never was.
 --
--- All are locked in the order of their ids, as completing does. No child comes after the lock:
--- whoever makes one holds its parent's row in share mode, and looks for a cancellation.
+-- All are locked in the order of their ids, as completing does, hence the look at the children before
+-- there is a lock. No child comes after it: whoever makes one holds its parent's row in share mode,
+-- and looks for a cancellation.
 CREATE FUNCTION pgconductor.cancel_execution(
     p_execution_id uuid, p_reason text DEFAULT NULL, p_children boolean DEFAULT true
 )
@@ -12,29 +13,40 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_all uuid[] := ARRAY[p_execution_id];
+    v_all uuid[] := '{}';
     v_more uuid[];
-    v_done boolean := false;
     v_row record;
 BEGIN
     LOOP
+        v_more := ARRAY(
+            WITH RECURSIVE family AS (
+                SELECT e.id
+                FROM pgconductor.executions e
+                WHERE e.id = p_execution_id AND e.finished_at IS NULL
+                UNION
+                SELECT c.id
+                FROM family f
+                JOIN pgconductor.executions c ON c.parent_id = f.id
+                WHERE p_children AND c.parent_key IS NOT NULL AND c.finished_at IS NULL
+            )
+            SELECT f.id FROM family f WHERE f.id <> ALL (v_all)
+        );
+        EXIT WHEN cardinality(v_more) = 0;
+        v_all := v_all || v_more;
         PERFORM 1
         FROM pgconductor.executions e
         WHERE e.id = ANY (v_all)
         ORDER BY e.id
         FOR NO KEY UPDATE OF e;
-        EXIT WHEN p_children IS NOT TRUE;
-        v_more := ARRAY(
-            SELECT c.id
-            FROM pgconductor.executions c
-            WHERE c.parent_id = ANY (v_all)
-              AND c.parent_key IS NOT NULL
-              AND c.finished_at IS NULL
-              AND c.id <> ALL (v_all)
-        );
-        EXIT WHEN cardinality(v_more) = 0;
-        v_all := v_all || v_more;
     END LOOP;
+
+    -- It may have finished while its lock was waited for: then its children go on.
+    PERFORM 1
+    FROM pgconductor.executions e
+    WHERE e.id = p_execution_id AND e.finished_at IS NULL;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
 
     FOR v_row IN
         UPDATE pgconductor.executions e
@@ -49,7 +61,6 @@ BEGIN
           AND e.state IN ('available', 'running', 'waiting')
         RETURNING e.id, e.locked_by, e.awaited, e.parent_key
     LOOP
-        v_done := v_done OR v_row.id = p_execution_id;
         IF v_row.locked_by IS NOT NULL THEN
             PERFORM pg_notify('pgconductor_control', v_row.locked_by::text);
         ELSIF v_row.awaited THEN
@@ -59,6 +70,6 @@ BEGIN
             PERFORM pg_notify('pgconductor_waits', '');
         END IF;
     END LOOP;
-    RETURN v_done;
+    RETURN true;
 END
 $$

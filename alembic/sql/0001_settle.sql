@@ -2,9 +2,9 @@
 -- that were suspended. Anybody may call it, at any time, and as often as they like.
 --
 -- The executions are locked first, in the order of their ids. What is decided is decided by later
--- statements, which see what was committed while the locks were waited for. Each end of a wait is
--- counted in wakes: a handler that is just being suspended says how many it has seen, and if there
--- are more, it is not suspended.
+-- statements, which see what was committed while the locks were waited for. Each call that ends
+-- waits of an execution is counted in wakes: a handler that is just being suspended says how many it
+-- has seen, and if there are more, it is not suspended.
 --
 -- p_seen is the number of wakes that the caller knows of, for each execution, or NULL where the
 -- caller is not its owner; such an owner is notified. Ends of waits beyond it come back.
@@ -28,7 +28,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    v_told bigint;
+    v_left bigint;
 BEGIN
     PERFORM 1
     FROM pgconductor.executions e
@@ -36,91 +36,102 @@ BEGIN
     ORDER BY e.id
     FOR NO KEY UPDATE OF e;
 
-    WITH found AS (
-        SELECT
-            s.execution_id, s.key, s.kind, s.created_at,
-            v.id AS event_id,
-            c.id IS NOT NULL AS ended,
-            s.wake_at <= pgconductor.clock() AS due,
-            CASE WHEN c.state = 'completed' THEN c.result WHEN c.id IS NULL THEN v.payload END
-                AS result,
-            CASE
-                WHEN c.state = 'failed' THEN coalesce(c.last_error_type, 'Exception')
-                WHEN c.state = 'cancelled' THEN '(cancelled)'
-            END AS error_type,
-            CASE
-                WHEN c.state = 'failed' THEN coalesce(c.last_error, '')
-                WHEN c.state = 'cancelled' THEN coalesce(c.cancel_reason, '')
-            END AS error
-        FROM pgconductor.steps s
-        JOIN pgconductor.executions e ON e.id = s.execution_id
-        LEFT JOIN pgconductor.executions c ON c.id = s.child_id AND c.finished_at IS NOT NULL
-        LEFT JOIN LATERAL (
-            SELECT x.id, x.payload
-            FROM pgconductor.events x
-            WHERE s.kind = 'event'
-              AND x.name = s.detail
-              AND x.emitted_at >= e.created_at
-              AND (s.match IS NULL OR x.payload @> s.match)
-              AND NOT EXISTS (
-                  SELECT 1
-                  FROM pgconductor.steps t
-                  WHERE t.execution_id = s.execution_id AND t.event_id = x.id
-              )
-            ORDER BY x.emitted_at, x.id
-            LIMIT 1
-        ) AS v ON true
-        WHERE s.execution_id = ANY (p_ids)
-          AND s.pending
-          AND (c.id IS NOT NULL OR v.id IS NOT NULL OR s.wake_at <= pgconductor.clock())
-    ),
-    -- Of two waits for the same event, the older one gets it; the other looks again.
-    chosen AS (
-        SELECT DISTINCT ON (f.execution_id, coalesce(CAST(f.event_id AS text), 'key ' || f.key)) f.*
-        FROM found f
-        ORDER BY
-            f.execution_id, coalesce(CAST(f.event_id AS text), 'key ' || f.key), f.created_at, f.key
-    ),
-    timed AS (
-        SELECT c.*, c.kind IN ('child', 'event') AND NOT c.ended AND c.event_id IS NULL AS late
-        FROM chosen c
-    ),
-    changed AS (
-        UPDATE pgconductor.steps s
-        SET pending = false,
-            result = t.result,
-            error_type = CASE
-                WHEN t.kind = 'try' THEN s.error_type
-                WHEN t.late THEN '(timeout)'
-                ELSE t.error_type
-            END,
-            error = CASE
-                WHEN t.kind = 'try' THEN s.error
-                WHEN t.late THEN 'it did not come in time'
-                ELSE t.error
-            END,
-            event_id = t.event_id,
-            woke = e.wakes + 1,
-            ended_at = pgconductor.wall_clock()
-        FROM timed t
-        JOIN pgconductor.executions e ON e.id = t.execution_id
-        WHERE s.execution_id = t.execution_id AND s.key = t.key AND s.pending
-        RETURNING s.execution_id
-    ),
-    woken AS (
+    LOOP
+        WITH found AS MATERIALIZED (
+            SELECT
+                s.execution_id, s.key, s.kind, s.created_at,
+                v.id AS event_id,
+                c.id IS NOT NULL AS ended,
+                CASE WHEN c.state = 'completed' THEN c.result WHEN c.id IS NULL THEN v.payload END
+                    AS result,
+                CASE
+                    WHEN c.state = 'failed' THEN coalesce(c.last_error_type, 'Exception')
+                    WHEN c.state = 'cancelled' THEN '(cancelled)'
+                END AS error_type,
+                CASE
+                    WHEN c.state = 'failed' THEN coalesce(c.last_error, '')
+                    WHEN c.state = 'cancelled' THEN coalesce(c.cancel_reason, '')
+                END AS error
+            FROM pgconductor.steps s
+            JOIN pgconductor.executions e ON e.id = s.execution_id
+            LEFT JOIN pgconductor.executions c ON c.id = s.child_id AND c.finished_at IS NOT NULL
+            LEFT JOIN LATERAL (
+                SELECT x.id, x.payload
+                FROM pgconductor.events x
+                WHERE s.kind = 'event'
+                  AND x.name = s.detail
+                  AND x.emitted_at >= e.created_at
+                  AND (s.match IS NULL OR x.payload @> s.match)
+                  AND NOT EXISTS (
+                      SELECT 1
+                      FROM pgconductor.steps t
+                      WHERE t.execution_id = s.execution_id AND t.event_id = x.id
+                  )
+                ORDER BY x.emitted_at, x.id
+                LIMIT 1
+            ) AS v ON true
+            WHERE s.execution_id = ANY (p_ids)
+              AND s.pending
+              AND (c.id IS NOT NULL OR v.id IS NOT NULL OR s.wake_at <= pgconductor.clock())
+        ),
+        -- Of the waits that an event has come for, the oldest takes its own, and the others look
+        -- again: it may have been theirs, too.
+        chosen AS (
+            SELECT DISTINCT ON (f.execution_id, CASE WHEN f.event_id IS NULL THEN f.key END) f.*
+            FROM found f
+            ORDER BY
+                f.execution_id, CASE WHEN f.event_id IS NULL THEN f.key END, f.created_at, f.key
+        ),
+        timed AS (
+            SELECT c.*, c.kind IN ('child', 'event') AND NOT c.ended AND c.event_id IS NULL AS late
+            FROM chosen c
+        ),
+        changed AS (
+            UPDATE pgconductor.steps s
+            SET pending = false,
+                result = t.result,
+                error_type = CASE
+                    WHEN t.kind = 'try' THEN s.error_type
+                    WHEN t.late THEN '(timeout)'
+                    ELSE t.error_type
+                END,
+                error = CASE
+                    WHEN t.kind = 'try' THEN s.error
+                    WHEN t.late THEN 'it did not come in time'
+                    ELSE t.error
+                END,
+                event_id = t.event_id,
+                woke = e.wakes + 1,
+                ended_at = pgconductor.wall_clock()
+            FROM timed t
+            JOIN pgconductor.executions e ON e.id = t.execution_id
+            WHERE s.execution_id = t.execution_id AND s.key = t.key AND s.pending
+            RETURNING 1
+        )
+        SELECT (SELECT count(*) FROM found) - (SELECT count(*) FROM changed) INTO v_left;
+        EXIT WHEN v_left = 0;
+    END LOOP;
+
+    WITH woken AS (
         UPDATE pgconductor.executions e
         SET wakes = e.wakes + 1,
             state = CASE WHEN e.state = 'waiting' THEN 'available' ELSE e.state END,
             run_at = CASE WHEN e.state = 'waiting' THEN pgconductor.clock() ELSE e.run_at END
-        WHERE e.id IN (SELECT c.execution_id FROM changed c)
+        WHERE e.id = ANY (p_ids)
+          AND EXISTS (
+              SELECT 1 FROM pgconductor.steps s WHERE s.execution_id = e.id AND s.woke > e.wakes
+          )
         RETURNING e.id, e.state, e.queue, e.run_at, e.locked_by
     ),
-    told AS (
+    told AS MATERIALIZED (
         SELECT pg_notify('pgconductor_available', due.queue)
         FROM (
-            SELECT DISTINCT w.queue
-            FROM woken w
-            WHERE w.state = 'available' AND w.run_at <= pgconductor.clock()
+            SELECT w.queue FROM woken w WHERE w.state = 'available' AND w.run_at <= pgconductor.clock()
+            UNION
+            -- A fetch that was woken for it may have passed it over because this locked it.
+            SELECT e.queue
+            FROM pgconductor.executions e
+            WHERE e.id = ANY (p_ids) AND e.state = 'available' AND e.run_at <= pgconductor.clock()
         ) AS due
         UNION ALL
         SELECT pg_notify('pgconductor_control', CAST(w.locked_by AS text))
@@ -128,14 +139,21 @@ BEGIN
         JOIN unnest(p_ids, p_seen) AS k (id, seen) ON k.id = w.id
         WHERE w.state = 'running' AND k.seen IS NULL
     )
-    SELECT count(*) FROM told INTO v_told;
+    SELECT count(*) FROM told INTO v_left;
 
+    -- A child that has finished since its parent was looked at is not told of yet.
     UPDATE pgconductor.executions c
     SET awaited = false
     WHERE c.parent_id = ANY (p_ids)
       AND c.parent_key IS NOT NULL
       AND c.awaited
-      AND c.finished_at IS NOT NULL;
+      AND c.finished_at IS NOT NULL
+      AND NOT EXISTS (
+          SELECT 1
+          FROM pgconductor.steps s
+          WHERE s.execution_id = c.parent_id AND s.key = c.parent_key
+            AND s.child_id = c.id AND s.pending
+      );
 
     RETURN QUERY
     SELECT
@@ -144,6 +162,7 @@ BEGIN
     FROM unnest(p_ids, p_seen) AS k (id, seen)
     JOIN pgconductor.executions e ON e.id = k.id
     LEFT JOIN pgconductor.steps s ON s.execution_id = e.id AND s.woke > k.seen
-    WHERE k.seen IS NOT NULL;
+    WHERE k.seen IS NOT NULL
+    ORDER BY e.id, s.created_at, s.key;
 END
 $$

@@ -55,6 +55,7 @@ _KINDS: Final[Mapping[type[Outcome], str]] = {
 }
 _COMPLETED: Final = (Disposition.RECORDED, ExecutionState.COMPLETED)
 _by_id: Final = attrgetter("execution_id")
+_RETRIABLE: Final = (ExecutionState.FAILED.value, ExecutionState.CANCELLED.value)
 _UNIQUE_VIOLATION: Final = "23505"
 _PLAIN: Final = tuple(
     name
@@ -218,6 +219,13 @@ class SqlExecutionRepository(SqlOperatedExecutions):
     ) -> bool:
         """See the protocol."""
         parameters = {"id": execution_id, "from_scratch": from_scratch, "from_step": from_step}
+        # By a statement of its own: somebody may be ending its waits just now, and what they end
+        # with is seen by a statement that begins afterwards.
+        await self._rows(
+            select(Execution.id)
+            .where(Execution.id == execution_id, Execution.state.in_(_RETRIABLE))
+            .with_for_update(key_share=True)
+        )
         try:
             (row,) = await self._rows(sql.RETRY, parameters)
         except (IntegrityError, UniqueViolationError) as error:

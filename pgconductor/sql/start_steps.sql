@@ -79,7 +79,7 @@ invoked AS (
 ),
 emitted AS (
     INSERT INTO pgconductor.events (id, name, payload)
-    SELECT pgconductor.uuidv7(), s.detail, CAST(s.content AS jsonb)
+    SELECT pgconductor.uuidv7(), s.detail, nullif(CAST(s.content AS jsonb), 'null')
     FROM step s
     JOIN made m ON m.execution_id = s.execution_id AND m.key = s.key
     WHERE s.kind = 'emit'

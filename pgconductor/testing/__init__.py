@@ -7,12 +7,13 @@ from pgconductor.testing.database_clock import DatabaseClock
 from pgconductor.testing.executions import FakeExecutionRepository
 from pgconductor.testing.orchestrators import FakeOrchestratorRepository, FakeSchemaRepository
 from pgconductor.testing.retention import FakeRetentionRepository
-from pgconductor.testing.rows import ExecutionRow, StepRow
+from pgconductor.testing.rows import EventRow, ExecutionRow, StepRow
 from pgconductor.testing.steps import FakeStepRepository
 from pgconductor.testing.unit_of_work import FakeUnitOfWork, fake_repositories
 
 __all__ = [
     "DatabaseClock",
+    "EventRow",
     "ExecutionRow",
     "FakeDatabase",
     "FakeExecutionRepository",

@@ -13,7 +13,7 @@ from pgconductor.domain.orchestrators import OrchestratorSnapshot
 from pgconductor.domain.revisions import KNOWN_REVISION, SchemaStatus
 from pgconductor.exceptions import SchemaMissing
 from pgconductor.testing.clock import VirtualClock
-from pgconductor.testing.rows import ExecutionRow, StepRow, Tables
+from pgconductor.testing.rows import EventRow, ExecutionRow, StepRow, Tables
 from pgconductor.testing.turns import Turns
 
 __all__ = ["FakeDatabase", "FakeTransaction"]
@@ -75,6 +75,11 @@ class FakeDatabase:
     def steps(self) -> Mapping[tuple[UUID, str], StepRow]:
         """The committed steps by execution and key, as they are now."""
         return MappingProxyType(self._store.committed.steps)
+
+    @property
+    def events(self) -> Mapping[UUID, EventRow]:
+        """The committed events by id, as they are now."""
+        return MappingProxyType(self._store.committed.events)
 
     def listen(self, on_notify: Callable[[str, str], None]) -> Callable[[], None]:
         """Have each notification reported, as its transaction commits.

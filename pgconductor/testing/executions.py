@@ -4,42 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
 from pgconductor.domain.claims import Claim, Fetched, Position
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.domain.limits import MAX_BATCH, check_count
 from pgconductor.domain.orchestrators import Recovery
-from pgconductor.domain.outcomes import (
-    Completed,
-    Disposition,
-    Failed,
-    Outcome,
-    Released,
-    Verdict,
-)
+from pgconductor.domain.outcomes import Disposition, Outcome, Verdict
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page, Progress
-from pgconductor.exceptions import DedupeConflict
 from pgconductor.testing.database import FakeTransaction
-from pgconductor.testing.invoking import check_json, invoke_into, unfinished
-from pgconductor.testing.rows import ExecutionRow, Tables
+from pgconductor.testing.ending import ended, taken_back, tell
+from pgconductor.testing.invoking import invoke_into
+from pgconductor.testing.operating import cancel_in, retry_in
+from pgconductor.testing.rows import ExecutionRow, Tables, holds
 from pgconductor.types import ExecutionState
 
-__all__ = ["FakeExecutionRepository", "holds"]
+__all__ = ["FakeExecutionRepository"]
 
 _AVAILABLE = ExecutionState.AVAILABLE
 _RUNNING = ExecutionState.RUNNING
 _CANCELLED = ExecutionState.CANCELLED
-_NO_OWNER: Mapping[str, Any] = {"locked_by": None, "locked_at": None, "claim_number": None}
-
-
-def holds(row: ExecutionRow | None, claim: Claim) -> bool:
-    """Whether that owner, and no earlier claim of the same orchestrator, holds the row (I1)."""
-    return (
-        row is not None and row.held_by(claim.orchestrator_id) and row.claim_number == claim.number
-    )
 
 
 class FakeExecutionRepository:
@@ -150,37 +134,10 @@ class FakeExecutionRepository:
             if row is None or not known:
                 return Verdict(outcome.execution_id, Disposition.LOST, None)
             return Verdict(row.id, Disposition.KNOWN, row.state)
-        changed = self._ended(row, outcome)
+        changed = ended(row, outcome, self._transaction.now())
         tables.executions[row.id] = changed
-        self._tell(changed)
+        tell(self._transaction, changed)
         return Verdict(row.id, Disposition.RECORDED, changed.state)
-
-    def _ended(self, row: ExecutionRow, outcome: Outcome) -> ExecutionRow:
-        now = self._transaction.now()
-        state = _state_after(row, outcome)
-        values: dict[str, Any] = {"state": state, **_NO_OWNER}
-        if isinstance(outcome, Failed):
-            values["last_error"] = outcome.failure.message
-            values["last_error_type"] = outcome.failure.type
-            values["last_error_traceback"] = outcome.failure.traceback
-            if state is _AVAILABLE:
-                values["run_at"] = now + (outcome.retry_after or timedelta(0))
-        if isinstance(outcome, Released):
-            values["attempts"] = max(row.attempts - 1, 0)
-        if isinstance(outcome, Completed) and state is ExecutionState.COMPLETED:
-            check_json(outcome.result, "result")
-            values["result"] = outcome.result
-        if state.finished:
-            values["finished_at"] = now
-            values["finished_by"] = outcome.claim.orchestrator_id
-            values["finished_claim"] = outcome.claim.number
-        return replace(row, **values)
-
-    def _tell(self, row: ExecutionRow) -> None:
-        if row.state.finished and row.awaited:
-            self._transaction.notify("pgconductor_finished", row.id)
-        if row.state is _AVAILABLE and row.run_at <= self._transaction.now():
-            self._transaction.notify("pgconductor_available", row.queue)
 
     async def take_back(self, orchestrator_id: UUID, *, limit: int, crashed: bool) -> Recovery:
         """See the protocol."""
@@ -188,34 +145,15 @@ class FakeExecutionRepository:
         held = [row for row in tables.executions.values() if row.held_by(orchestrator_id)]
         counts = dict.fromkeys(ExecutionState, 0)
         for row in sorted(held, key=lambda one: one.id)[:limit]:
-            changed = self._taken_back(row, crashed)
+            changed = taken_back(row, crashed, self._transaction.now())
             tables.executions[row.id] = changed
             counts[changed.state] += 1
-            self._tell(changed)
+            tell(self._transaction, changed)
         return Recovery(
             available=counts[_AVAILABLE],
             failed=counts[ExecutionState.FAILED],
             cancelled=counts[_CANCELLED],
         )
-
-    def _taken_back(self, row: ExecutionRow, crashed: bool) -> ExecutionRow:
-        crashes = row.crashes + crashed
-        values: dict[str, Any] = {
-            "state": _AVAILABLE,
-            "crashes": crashes,
-            "attempts": max(row.attempts - 1, 0),
-            **_NO_OWNER,
-        }
-        if row.cancel_requested_at is not None:
-            values["state"] = _CANCELLED
-        elif crashed and crashes >= row.max_crashes:
-            values["state"] = ExecutionState.FAILED
-            values["last_error"] = f"crashed its process {crashes} times"
-            values["last_error_type"] = "ProcessCrashed"
-            values["last_error_traceback"] = None
-        if values["state"].finished:
-            values["finished_at"] = self._transaction.now()
-        return replace(row, **values)
 
     async def orphan_owners(self) -> list[UUID]:
         """See the protocol."""
@@ -223,53 +161,24 @@ class FakeExecutionRepository:
         owners = {row.locked_by for row in tables.executions.values()}
         return [one for one in owners if one is not None and one not in tables.orchestrators]
 
-    async def cancel(self, execution_id: UUID, reason: str | None = None) -> bool:
+    async def cancel(
+        self, execution_id: UUID, reason: str | None = None, *, children: bool = True
+    ) -> bool:
         """See the protocol."""
         tables = await self._transaction.write()
-        row = tables.executions.get(execution_id)
-        if row is None or row.state.finished:
-            return False
-        now = self._transaction.now()
-        values: dict[str, Any] = {
-            "cancel_requested_at": row.cancel_requested_at or now,
-            "cancel_reason": reason if row.cancel_reason is None else row.cancel_reason,
-        }
-        if row.state is not _RUNNING:
-            values |= {"state": _CANCELLED, "finished_at": now}
-        changed = replace(row, **values)
-        tables.executions[row.id] = changed
-        if row.locked_by is not None:
-            self._transaction.notify("pgconductor_control", row.locked_by)
-        else:
-            self._tell(changed)
-        return True
+        return cancel_in(self._transaction, tables, execution_id, reason, children=children)
 
-    async def retry(self, execution_id: UUID, *, from_scratch: bool = False) -> bool:
+    async def retry(
+        self, execution_id: UUID, *, from_scratch: bool = False, from_step: str | None = None
+    ) -> bool:
         """See the protocol."""
-        tables = await self._transaction.write()
-        row = tables.executions.get(execution_id)
-        if row is None or row.state not in (ExecutionState.FAILED, _CANCELLED):
-            return False
-        if unfinished(tables, row.dedupe) is not None:
-            raise DedupeConflict(execution_id)
-        if from_scratch:
-            for key in [key for key in tables.steps if key[0] == execution_id]:
-                del tables.steps[key]
-        tables.executions[row.id] = changed = replace(
-            row,
-            state=_AVAILABLE,
-            run_at=self._transaction.now(),
-            attempts=0,
-            crashes=0,
-            cancel_requested_at=None,
-            cancel_reason=None,
-            awaited=False,
-            finished_at=None,
-            finished_by=None,
-            finished_claim=None,
+        return retry_in(
+            self._transaction,
+            await self._transaction.write(),
+            execution_id,
+            from_scratch=from_scratch,
+            from_step=from_step,
         )
-        self._tell(changed)
-        return True
 
     async def get_one_or_none(self, execution_id: UUID) -> ExecutionSnapshot | None:
         """See the protocol."""
@@ -318,17 +227,3 @@ class FakeExecutionRepository:
         tables.executions[row.id] = replace(row, awaited=True)
         if row.state is _AVAILABLE and row.run_at <= self._transaction.now():
             self._transaction.notify("pgconductor_available", row.queue)
-
-
-def _state_after(row: ExecutionRow, outcome: Outcome) -> ExecutionState:
-    """A cancellation that was asked for wins over whatever the handler did."""
-    if row.cancel_requested_at is not None:
-        return _CANCELLED
-    match outcome:
-        case Completed():
-            return ExecutionState.COMPLETED
-        case Released():
-            return _AVAILABLE
-        case Failed(retry_after=delay):
-            again = delay is not None and row.attempts < row.max_attempts
-            return _AVAILABLE if again else ExecutionState.FAILED

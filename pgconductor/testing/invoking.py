@@ -12,7 +12,7 @@ from pgconductor.domain.limits import DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_CRASHES
 from pgconductor.exceptions import InvalidInput, InvalidPayload
 from pgconductor.testing.rows import ExecutionRow, Tables
 
-__all__ = ["check_json", "invoke_into", "unfinished"]
+__all__ = ["check_json", "execution_row", "invoke_into", "unfinished"]
 
 
 def unfinished(tables: Tables, dedupe: tuple[str, str, str | None]) -> ExecutionRow | None:
@@ -43,7 +43,7 @@ def invoke_into(
             there = unfinished(tables, _dedupe(invocation))
             found = there.id if there else None
         if found is None:
-            row = _row(tables, invocation, now)
+            row = execution_row(tables, invocation, now)
             tables.executions[row.id] = row
             made.append(row)
         answers.append(Invoked(found or invocation.id, created=found is None))
@@ -69,7 +69,13 @@ def _retained(tables: Tables, invocation: Invocation) -> UUID | None:
     return max(finished)[1] if finished else None
 
 
-def _row(tables: Tables, invocation: Invocation, now: datetime) -> ExecutionRow:
+def execution_row(tables: Tables, invocation: Invocation, now: datetime) -> ExecutionRow:
+    """The row that an invocation makes.
+
+    Raises:
+        InvalidInput: An execution of the same id is there already.
+        InvalidPayload: The payload is no JSON.
+    """
     if invocation.id in tables.executions:
         raise InvalidInput("invocations", "an execution of the same id is there already")
     check_json(invocation.payload, "payload")

@@ -72,4 +72,6 @@ def _kept(tables: Tables, retention: Retention, row: ExecutionRow) -> timedelta 
 
 
 def _expired(row: ExecutionRow, kept: timedelta | None, now: datetime) -> bool:
-    return row.finished_at is not None and kept is not None and row.finished_at < now - kept
+    if row.untold or kept is None:
+        return False
+    return row.finished_at is not None and row.finished_at < now - kept

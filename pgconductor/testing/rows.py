@@ -8,14 +8,16 @@ from typing import Any
 from uuid import UUID
 
 from pgconductor.domain.claims import Claim, Fetched
+from pgconductor.domain.limits import MAX_KEY_BYTES
 from pgconductor.domain.orchestrators import OrchestratorSnapshot
 from pgconductor.domain.payloads import decode
 from pgconductor.domain.snapshots import ExecutionSnapshot, Progress
+from pgconductor.domain.steps import Recorded, StepKind
 from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import PayloadDecodeError
 from pgconductor.types import ExecutionState
 
-__all__ = ["ExecutionRow", "StepRow", "Tables", "WalkRow"]
+__all__ = ["EventRow", "ExecutionRow", "StepRow", "Tables", "WalkRow", "holds"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,8 @@ class ExecutionRow:
     cancel_reason: str | None = None
     awaited: bool = False
     parent_id: UUID | None = None
+    parent_key: str | None = None
+    wakes: int = 0
     created_at: datetime
     finished_at: datetime | None = None
 
@@ -68,6 +72,8 @@ class ExecutionRow:
             and (self.state is not ExecutionState.CANCELLED or self.cancel_requested_at is not None)
             and 0 <= self.attempts <= self.max_attempts
             and 0 <= self.crashes <= self.max_crashes
+            and self.wakes >= 0
+            and (self.parent_key is None or self.parent_id is not None)
         )
 
     @property
@@ -84,6 +90,11 @@ class ExecutionRow:
     def dedupe(self) -> tuple[str, str, str | None]:
         """What a dedupe key is unique in."""
         return (self.task_key, self.queue, self.dedupe_key)
+
+    @property
+    def untold(self) -> bool:
+        """A child that its parent waits for, and has not been told of yet."""
+        return self.parent_key is not None and self.awaited
 
     def held_by(self, orchestrator_id: UUID) -> bool:
         """Whether that orchestrator holds it."""
@@ -104,6 +115,7 @@ class ExecutionRow:
             priority=self.priority,
             run_at=self.run_at,
             created_at=self.created_at,
+            parent_id=None if self.parent_key is None else self.parent_id,
         )
 
     def snapshot(self) -> ExecutionSnapshot:
@@ -128,14 +140,77 @@ def _readable(text: str | None) -> Any:
         return text
 
 
-@dataclass(frozen=True, slots=True)
+def holds(row: ExecutionRow | None, claim: Claim) -> bool:
+    """Whether that owner, and no earlier claim of the same orchestrator, holds the row (I1)."""
+    return (
+        row is not None and row.held_by(claim.orchestrator_id) and row.claim_number == claim.number
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepRow:
-    """A row of ``steps``."""
+    """A row of ``steps``, with the columns and the constraints of the real table."""
 
     execution_id: UUID
     key: str
-    result: str | None
+    kind: StepKind = StepKind.STEP
+    place: int | None = None
+    pending: bool = False
+    result: str | None = None
+    error_type: str | None = None
+    error: str | None = None
+    detail: str | None = None
+    wake_at: datetime | None = None
+    match: str | None = None
+    child_id: UUID | None = None
+    event_id: UUID | None = None
+    woke: int | None = None
     created_at: datetime
+    ended_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if not self._consistent():
+            raise ValueError(f"the row violates steps_life_check: {self}")
+
+    def _consistent(self) -> bool:
+        nothing_came = self.result is None and self.ended_at is None and self.event_id is None
+        return (
+            1 <= len(self.key.encode()) <= MAX_KEY_BYTES
+            and (not self.pending or (self.kind.waits and nothing_came))
+            and (self.error is None) is (self.error_type is None)
+            and (self.error is None or self.result is None)
+        )
+
+    @property
+    def order(self) -> tuple[datetime, str]:
+        """What a history is sorted by."""
+        return (self.created_at, self.key)
+
+    def recorded(self, now: datetime) -> Recorded:
+        """The row as a history has it."""
+        return Recorded(
+            key=self.key,
+            kind=self.kind,
+            pending=self.pending,
+            place=self.place,
+            result=self.result,
+            error_type=self.error_type,
+            error=self.error,
+            detail=self.detail,
+            child_id=self.child_id,
+            remaining=None if self.wake_at is None else self.wake_at - now,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
+    """A row of ``events``."""
+
+    id: UUID
+    name: str
+    payload: str | None = None
+    matched: bool = False
+    emitted_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +234,20 @@ class Tables:
     steps: dict[tuple[UUID, str], StepRow] = field(default_factory=dict[tuple[UUID, str], StepRow])
     tasks: dict[str, TaskOptions] = field(default_factory=dict[str, TaskOptions])
     queues: set[str] = field(default_factory=set[str])
+    events: dict[UUID, EventRow] = field(default_factory=dict[UUID, EventRow])
     retention_walk: WalkRow = WalkRow()
+
+    def steps_of(self, execution_id: UUID) -> list[StepRow]:
+        """The steps of an execution, in the order in which they began."""
+        mine = [row for row in self.steps.values() if row.execution_id == execution_id]
+        return sorted(mine, key=lambda row: row.order)
+
+    def waits_for(self, child: ExecutionRow) -> bool:
+        """Whether the parent of a child still waits for it."""
+        if child.parent_id is None or child.parent_key is None:
+            return False
+        wait = self.steps.get((child.parent_id, child.parent_key))
+        return wait is not None and wait.pending and wait.child_id == child.id
 
     def copy(self) -> Tables:
         """Tables that may be changed without changing these."""
@@ -169,5 +257,6 @@ class Tables:
             dict(self.steps),
             dict(self.tasks),
             set(self.queues),
+            dict(self.events),
             self.retention_walk,
         )

@@ -1,17 +1,30 @@
-"""Recorded steps, in memory."""
+"""Steps and waits, in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from uuid import UUID
 
-from pgconductor.domain.claims import Claim
-from pgconductor.domain.steps import StepRecord
+from pgconductor.domain.ids import new_id
+from pgconductor.domain.invocations import Invocation
+from pgconductor.domain.limits import check_task_key
+from pgconductor.domain.steps import (
+    Due,
+    History,
+    Recorded,
+    Settled,
+    Started,
+    StepKind,
+    StepRecord,
+    StepStart,
+)
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.testing.database import FakeTransaction
-from pgconductor.testing.executions import holds
-from pgconductor.testing.invoking import check_json
-from pgconductor.testing.rows import StepRow
+from pgconductor.testing.invoking import check_json, execution_row
+from pgconductor.testing.rows import EventRow, ExecutionRow, StepRow, Tables, holds
+from pgconductor.testing.settling import due_in, settle_in
 
 __all__ = ["FakeStepRepository"]
 
@@ -22,37 +35,169 @@ class FakeStepRepository:
     def __init__(self, transaction: FakeTransaction) -> None:
         self._transaction = transaction
 
-    async def record(
-        self, execution_id: UUID, claim: Claim, key: str, result: str | None
-    ) -> str | None:
+    async def record(self, step: StepRecord) -> str | None:
         """See the protocol."""
-        tables = await self._transaction.write()
-        if not holds(tables.executions.get(execution_id), claim):
-            raise OwnershipLost(execution_id)
-        check_json(result, "result")
-        row = StepRow(execution_id, key, result, self._transaction.now())
-        return tables.steps.setdefault((execution_id, key), row).result
+        # Like the statement, it records what has returned, and nothing else.
+        plain = replace(step, kind=StepKind.STEP, failure=None)
+        return self._record(await self._transaction.write(), plain).result
 
-    async def record_many(self, steps: Sequence[StepRecord]) -> list[str | OwnershipLost | None]:
+    async def record_many(self, steps: Sequence[StepRecord]) -> list[Recorded | OwnershipLost]:
         """See the protocol."""
-        answers: list[str | OwnershipLost | None] = []
+        _one_owner(steps)
+        tables = await self._transaction.write()
+        answers: list[Recorded | OwnershipLost] = []
         for one in steps:
             try:
-                answers.append(await self.record(one.execution_id, one.claim, one.key, one.result))
+                row = self._record(tables, one)
             except OwnershipLost as lost:
                 answers.append(lost)
+                continue
+            answers.append(
+                Recorded(
+                    key=row.key,
+                    kind=row.kind,
+                    result=row.result,
+                    error_type=row.error_type,
+                    error=row.error,
+                )
+            )
         return answers
 
-    async def results_of(
-        self, execution_ids: Collection[UUID]
-    ) -> Mapping[UUID, Mapping[str, str | None]]:
-        """See the protocol."""
-        found = {one: await self.results(one) for one in execution_ids}
-        return {one: results for one, results in found.items() if results}
+    def _record(self, tables: Tables, step: StepRecord) -> StepRow:
+        if not holds(tables.executions.get(step.execution_id), step.claim):
+            raise OwnershipLost(step.execution_id)
+        check_json(step.result, "result")
+        row = StepRow(
+            execution_id=step.execution_id,
+            key=step.key,
+            kind=step.kind,
+            place=step.place,
+            result=step.result,
+            error_type=step.failure.type if step.failure else None,
+            error=step.failure.message if step.failure else None,
+            created_at=self._transaction.now(),
+        )
+        return tables.steps.setdefault((step.execution_id, step.key), row)
 
-    async def results(self, execution_id: UUID) -> Mapping[str, str | None]:
+    async def start_many(self, starts: Sequence[StepStart]) -> list[Started]:
         """See the protocol."""
-        rows = self._transaction.read().steps.values()
-        mine = [one for one in rows if one.execution_id == execution_id]
-        mine.sort(key=lambda one: (one.created_at, one.key))
-        return {one.key: one.result for one in mine}
+        _one_owner(starts)
+        tables = await self._transaction.write()
+        return [self._start(tables, one) for one in starts]
+
+    def _start(self, tables: Tables, start: StepStart) -> Started:
+        execution = tables.executions.get(start.execution_id)
+        if execution is None or not holds(execution, start.claim):
+            return Started(False, None)
+        now = self._transaction.now()
+        there = tables.steps.get((start.execution_id, start.key))
+        if there is not None:
+            return Started(True, there.recorded(now))
+        if start.child is not None and execution.cancel_requested_at is not None:
+            return Started(True, None)
+        check_json(start.text, "payload")
+        row = _step_row(start, now)
+        tables.steps[row.execution_id, row.key] = row
+        if start.child is not None:
+            self._invoke(tables, start)
+        if start.kind is StepKind.EMIT:
+            self._emit(tables, str(start.detail), start.text)
+        return Started(True, row.recorded(now))
+
+    def _invoke(self, tables: Tables, start: StepStart) -> None:
+        child = _child_row(tables, start, self._transaction.now())
+        tables.executions[child.id] = child
+        if child.run_at <= self._transaction.now():
+            self._transaction.notify("pgconductor_available", child.queue)
+
+    async def histories(self, execution_ids: Collection[UUID]) -> Mapping[UUID, History]:
+        """See the protocol."""
+        tables = self._transaction.read()
+        now = self._transaction.now()
+        return {
+            one: History(
+                {step.key: step.recorded(now) for step in tables.steps_of(one)},
+                tables.executions[one].wakes,
+            )
+            for one in execution_ids
+            if one in tables.executions
+        }
+
+    async def settle(self, seen: Mapping[UUID, int | None]) -> list[Settled]:
+        """See the protocol."""
+        return settle_in(self._transaction, await self._transaction.write(), seen)
+
+    async def due(self, *, limit: int) -> Due:
+        """See the protocol."""
+        return due_in(self._transaction.read(), self._transaction.now(), limit=limit)
+
+    async def mark_matched(self, event_ids: Collection[UUID]) -> None:
+        """See the protocol."""
+        tables = await self._transaction.write()
+        for one in event_ids:
+            if one in tables.events:
+                tables.events[one] = replace(tables.events[one], matched=True)
+
+    async def emit(self, name: str, payload: str | None) -> UUID:
+        """See the protocol."""
+        check_json(payload, "payload")
+        return self._emit(await self._transaction.write(), name, payload)
+
+    def _emit(self, tables: Tables, name: str, payload: str | None) -> UUID:
+        row = EventRow(
+            id=new_id(),
+            # Events are named as tasks are.
+            name=check_task_key(name, "event"),
+            payload=None if payload is None or payload.strip() == "null" else payload,
+            emitted_at=self._transaction.now(),
+        )
+        tables.events[row.id] = row
+        self._transaction.notify("pgconductor_waits", "")
+        return row.id
+
+
+def _one_owner(writes: Sequence[StepRecord] | Sequence[StepStart]) -> None:
+    owners = {one.claim.orchestrator_id for one in writes}
+    if len(owners) != 1:
+        raise ValueError(f"one orchestrator at a time, not {len(owners)}")
+
+
+def _step_row(start: StepStart, now: datetime) -> StepRow:
+    wake_at = start.until or (None if start.delay is None else now + start.delay)
+    return StepRow(
+        execution_id=start.execution_id,
+        key=start.key,
+        kind=start.kind,
+        place=start.place,
+        pending=start.kind.waits,
+        error_type=start.failure.type if start.failure else None,
+        error=start.failure.message if start.failure else None,
+        detail=start.detail,
+        wake_at=None if start.kind is StepKind.SPAWN else wake_at,
+        match=start.text if start.kind is StepKind.EVENT else None,
+        child_id=start.child.id if start.child else None,
+        created_at=now,
+    )
+
+
+def _child_row(tables: Tables, start: StepStart, now: datetime) -> ExecutionRow:
+    child, waits = start.child, start.kind.waits
+    assert child is not None  # noqa: S101 - by the caller
+    invocation = Invocation(
+        task_key=str(start.detail),
+        id=child.id,
+        queue=child.queue,
+        payload=start.text,
+        priority=child.priority,
+        # How long a child is waited for says nothing about when it is due.
+        run_at=None if waits else start.until,
+        delay=None if waits or start.until is not None else start.delay,
+        max_attempts=child.max_attempts,
+        max_crashes=child.max_crashes,
+    )
+    return replace(
+        execution_row(tables, invocation, now),
+        parent_id=start.execution_id,
+        parent_key=start.key if waits else None,
+        awaited=waits,
+    )

@@ -21,10 +21,19 @@ from pgconductor import sql
 from pgconductor.domain.claims import Fetched, Registration
 from pgconductor.domain.ids import new_id
 from pgconductor.domain.orchestrators import StaleObserver
-from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released, Verdict
+from pgconductor.domain.outcomes import (
+    Completed,
+    Failed,
+    Failure,
+    Outcome,
+    Released,
+    Suspended,
+    Verdict,
+)
 from pgconductor.domain.retention import Retention
 from pgconductor.domain.revisions import SchemaStatus
 from pgconductor.domain.snapshots import ExecutionSnapshot
+from pgconductor.domain.steps import History
 from pgconductor.models import Execution, Orchestrator, SchemaGate
 from pgconductor.repositories import Repositories, sql_repositories
 from pgconductor.services import (
@@ -34,12 +43,18 @@ from pgconductor.services import (
     UnitOfWork,
     unit_of_work,
 )
+from pgconductor.services.steps import StepService
 from pgconductor.testing import DatabaseClock, FakeDatabase, FakeUnitOfWork
 from pgconductor.types import ExecutionState
 from tests.support.waiting import eventually
 
 T = TypeVar("T")
-CHANNELS = ("pgconductor_available", "pgconductor_control", "pgconductor_finished")
+CHANNELS = (
+    "pgconductor_available",
+    "pgconductor_control",
+    "pgconductor_finished",
+    "pgconductor_waits",
+)
 FAILURE = Failure("ValueError", "no good", "Traceback: …")
 WAITERS = """
     SELECT count(*) FROM pg_stat_activity
@@ -61,6 +76,7 @@ class Harness(ABC):
         self.executions = ExecutionService(work)
         self.orchestrators = OrchestratorService(work)
         self.retention = RetentionService(work)
+        self.steps = StepService(work)
 
     # --- behind the services' back ---------------------------------------------------------------
 
@@ -146,9 +162,7 @@ class Harness(ABC):
                 await self.release(fetched)
                 await self.executions.cancel(fetched.id)
             case ExecutionState.WAITING:
-                # Suspending is not built yet: written by hand.
-                await self.release(fetched)
-                await self.set_columns(fetched.id, state=state)
+                await self.report(Suspended(fetched.id, fetched.claim, 0))
             case ExecutionState.RUNNING:
                 pass
         assert (await self.get(fetched.id)).state is state
@@ -170,6 +184,11 @@ class Harness(ABC):
 
     async def get(self, execution_id: UUID) -> ExecutionSnapshot:
         return await self.executions.get(execution_id)
+
+    async def results(self, execution_id: UUID) -> dict[str, str | None]:
+        """The recorded results of an execution, as JSON text."""
+        found = (await self.steps.histories([execution_id])).get(execution_id, History())
+        return {key: one.result for key, one in found.records.items()}
 
     async def walk(self, retention: Retention | None = None, *, limit: int = 1_000) -> int:
         """A whole walk of retention's, which must be due; how many executions it has removed."""

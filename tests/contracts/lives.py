@@ -26,6 +26,7 @@ from pgconductor.domain.invocations import DedupeScope, Invocation
 from pgconductor.domain.orchestrators import Recovery, StaleObserver
 from pgconductor.domain.outcomes import Completed, Failed, Outcome, Released
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot
+from pgconductor.domain.steps import StepRecord
 from pgconductor.exceptions import DedupeConflict, NotRegistered, OwnershipLost
 from pgconductor.types import ExecutionState
 from tests.contracts.harness import FAILURE, STALE_AFTER, Harness
@@ -235,15 +236,11 @@ class Lives(RuleBasedStateMachine):
         except OwnershipLost:
             found = None
         assert found == expected
-        assert self.do(self._results(held.id)) == self.model.rows[held.id].steps
+        assert self.do(self.db.results(held.id)) == self.model.rows[held.id].steps
 
     async def _record(self, held: Fetched, key: str, result: str) -> str | None:
         async with self.db.begin() as repositories:
-            return await repositories.steps.record(held.id, held.claim, key, result)
-
-    async def _results(self, execution: UUID) -> dict[str, str | None]:
-        async with self.db.begin() as repositories:
-            return dict(await repositories.steps.results(execution))
+            return await repositories.steps.record(StepRecord(held.id, held.claim, key, result))
 
     # --- orchestrators ---------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session
 
 from pgconductor.domain.outcomes import Completed
+from pgconductor.domain.steps import StepRecord
 from pgconductor.exceptions import ExecutionNotFound, OwnershipLost, SchemaMissing, WrongSession
 from pgconductor.models import Execution
 from pgconductor.repositories import sql_repositories
@@ -85,7 +86,9 @@ async def whole_life(db: Harness) -> None:
     owner, fetched = await db.running(dedupe_key="k", payload=1)
     assert await db.invoke(dedupe_key="k") == fetched.id
     async with db.begin() as repositories:
-        assert await repositories.steps.record(fetched.id, fetched.claim, "a", "1") == "1"
+        assert (
+            await repositories.steps.record(StepRecord(fetched.id, fetched.claim, "a", "1")) == "1"
+        )
     await db.executions.cancel(fetched.id)
     assert (await db.orchestrators.heartbeat(owner)).cancellations == {fetched.id}
     assert (await db.complete(fetched)).state is ExecutionState.CANCELLED
@@ -164,7 +167,9 @@ async def test_a_stale_owners_business_write_rolls_back_with_it(
     async with sessionmaker() as session:
         business = await ExecutionService(session).invoke("business")
         with pytest.raises(OwnershipLost):
-            await sql_repositories(session).steps.record(fetched.id, fetched.claim, "book", "1")
+            await sql_repositories(session).steps.record(
+                StepRecord(fetched.id, fetched.claim, "book", "1")
+            )
     with pytest.raises(ExecutionNotFound):
         await postgres.get(business.id)
 

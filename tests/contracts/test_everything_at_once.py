@@ -20,6 +20,7 @@ from pgconductor.domain.claims import Fetched, Registration
 from pgconductor.domain.invocations import DedupeScope, Invocation
 from pgconductor.domain.orchestrators import StaleObserver
 from pgconductor.domain.outcomes import Completed, Disposition, Failed, Outcome, Released
+from pgconductor.domain.steps import StepRecord
 from pgconductor.exceptions import DedupeConflict, NotRegistered, OwnershipLost
 from pgconductor.types import ExecutionState
 from tests.contracts.harness import FAILURE, PostgresHarness
@@ -88,7 +89,7 @@ class Crowd:
     async def record_steps(self, fetched: list[Fetched]) -> None:
         for one in fetched[:2]:
             async with self.db.begin() as repositories:
-                await repositories.steps.record(one.id, one.claim, "step", "1")
+                await repositories.steps.record(StepRecord(one.id, one.claim, "step", "1"))
 
     async def report(self, outcomes: list[Outcome]) -> None:
         for verdict in await self.db.executions.complete(outcomes):

@@ -13,10 +13,18 @@ import pytest
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.domain.orchestrators import OrchestratorSnapshot
 from pgconductor.domain.outcomes import Completed
+from pgconductor.domain.steps import StepRecord
 from pgconductor.exceptions import InvalidPayload, SchemaMissing
-from pgconductor.models import Base, Execution, Orchestrator, Step
+from pgconductor.models import Base, Event, Execution, Orchestrator, Step
 from pgconductor.services import ExecutionService, OrchestratorService, UnitOfWork
-from pgconductor.testing import ExecutionRow, FakeDatabase, FakeUnitOfWork, StepRow, VirtualClock
+from pgconductor.testing import (
+    EventRow,
+    ExecutionRow,
+    FakeDatabase,
+    FakeUnitOfWork,
+    StepRow,
+    VirtualClock,
+)
 from pgconductor.testing.turns import Turns
 from pgconductor.types import ExecutionState
 from tests.contracts.harness import FakeHarness
@@ -28,7 +36,12 @@ def keyed() -> Invocation:
 
 @pytest.mark.parametrize(
     ("row", "model"),
-    [(ExecutionRow, Execution), (StepRow, Step), (OrchestratorSnapshot, Orchestrator)],
+    [
+        (ExecutionRow, Execution),
+        (StepRow, Step),
+        (EventRow, Event),
+        (OrchestratorSnapshot, Orchestrator),
+    ],
 )
 def test_the_rows_have_the_columns_of_the_models(row: Any, model: type[Base]) -> None:
     assert {field.name for field in fields(row)} == set(model.__table__.columns.keys())
@@ -90,7 +103,7 @@ async def test_what_is_no_json_is_refused(value: str) -> None:
         await db.report(Completed(held.id, held.claim, value))
     async with db.begin() as repositories:
         with pytest.raises(InvalidPayload, match="result"):
-            await repositories.steps.record(held.id, held.claim, "a", value)
+            await repositories.steps.record(StepRecord(held.id, held.claim, "a", value))
     assert (await db.get(held.id)).state is ExecutionState.RUNNING
     assert dict(db.database.steps) == {}
 

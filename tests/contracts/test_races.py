@@ -13,6 +13,7 @@ from pgconductor import sql
 from pgconductor.domain.ids import new_id
 from pgconductor.domain.orchestrators import Recovery
 from pgconductor.domain.outcomes import Completed, Disposition, Verdict
+from pgconductor.domain.steps import StepRecord
 from pgconductor.exceptions import NotRegistered, OwnershipLost, SchemaTooNew
 from pgconductor.types import ExecutionState
 from tests.contracts.harness import STALE_AFTER, PostgresHarness
@@ -219,7 +220,7 @@ async def test_recovery_passes_over_a_step_that_is_committing(postgres: Postgres
     """I4: a transactional step's effects, its row and its fence commit together."""
     owner, held = await postgres.running()
     async with postgres.begin() as step:
-        await step.steps.record(held.id, held.claim, "book", "1")
+        await step.steps.record(StepRecord(held.id, held.claim, "book", "1"))
         async with postgres.impatient() as recovery:
             taken = await recovery.executions.take_back(
                 owner.orchestrator_id, limit=9, crashed=True
@@ -234,15 +235,14 @@ async def test_a_step_waits_for_recovery_and_is_refused(postgres: PostgresHarnes
 
     async def record() -> None:
         async with postgres.begin() as step:
-            await step.steps.record(held.id, held.claim, "book", "1")
+            await step.steps.record(StepRecord(held.id, held.claim, "book", "1"))
 
     async with postgres.begin() as recovery:
         await recovery.executions.take_back(owner.orchestrator_id, limit=9, crashed=True)
         late = await postgres.blocked(record())
     with pytest.raises(OwnershipLost):
         await late
-    async with postgres.begin() as repositories:
-        assert await repositories.steps.results(held.id) == {}
+    assert await postgres.results(held.id) == {}
 
 
 async def test_the_same_step_twice_at_once_is_recorded_once(postgres: PostgresHarness) -> None:
@@ -251,10 +251,10 @@ async def test_the_same_step_twice_at_once_is_recorded_once(postgres: PostgresHa
 
     async def record() -> str | None:
         async with postgres.begin() as step:
-            return await step.steps.record(held.id, held.claim, "book", "2")
+            return await step.steps.record(StepRecord(held.id, held.claim, "book", "2"))
 
     async with postgres.begin() as step:
-        await step.steps.record(held.id, held.claim, "book", "1")
+        await step.steps.record(StepRecord(held.id, held.claim, "book", "1"))
         second = await postgres.blocked(record())
     assert await second == "1"
 
@@ -263,11 +263,10 @@ async def test_steps_of_one_execution_do_not_block_one_another(postgres: Postgre
     """I5: they are recorded in any order."""
     _, held = await postgres.running()
     async with postgres.begin() as one:
-        await one.steps.record(held.id, held.claim, "a", "1")
+        await one.steps.record(StepRecord(held.id, held.claim, "a", "1"))
         async with postgres.impatient() as two:
-            await two.steps.record(held.id, held.claim, "b", "2")
-    async with postgres.begin() as repositories:
-        assert set(await repositories.steps.results(held.id)) == {"a", "b"}
+            await two.steps.record(StepRecord(held.id, held.claim, "b", "2"))
+    assert set(await postgres.results(held.id)) == {"a", "b"}
 
 
 # --- the gate ------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 from pgconductor.domain.invocations import DedupeScope, Invocation
 from pgconductor.domain.outcomes import Disposition
 from pgconductor.domain.retention import Removal, Retention
+from pgconductor.domain.steps import StepRecord
 from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import ExecutionNotFound, InvalidInput, OwnershipLost
 from pgconductor.types import ExecutionState
@@ -64,13 +65,12 @@ async def test_a_step_goes_with_its_execution(db: Harness) -> None:
     for task in ("old", "young"):
         _, held[task] = await db.running(task_key=task)
         async with db.begin() as repositories:
-            await repositories.steps.record(held[task].id, held[task].claim, "a", "1")
+            await repositories.steps.record(StepRecord(held[task].id, held[task].claim, "a", "1"))
     await db.complete(held["old"])
     db.advance(8 * DAY)
     assert await db.walk() == 1
-    async with db.begin() as repositories:
-        assert await repositories.steps.results(held["old"].id) == {}
-        assert await repositories.steps.results(held["young"].id) == {"a": "1"}
+    assert await db.results(held["old"].id) == {}
+    assert await db.results(held["young"].id) == {"a": "1"}
 
 
 @pytest.mark.parametrize("state", FINISHED)
@@ -263,7 +263,7 @@ async def test_a_late_write_about_what_is_gone_is_lost(db: Harness) -> None:
     assert (await db.release(held)).disposition is Disposition.LOST
     with pytest.raises(OwnershipLost):
         async with db.begin() as repositories:
-            await repositories.steps.record(held.id, held.claim, "a", "1")
+            await repositories.steps.record(StepRecord(held.id, held.claim, "a", "1"))
     with pytest.raises(ExecutionNotFound):
         await db.get(held.id)
     with pytest.raises(ExecutionNotFound):

@@ -8,6 +8,7 @@ import pytest
 
 from pgconductor.domain.ids import new_id
 from pgconductor.domain.outcomes import Disposition
+from pgconductor.domain.steps import StepRecord
 from pgconductor.exceptions import DedupeConflict, ExecutionNotFound
 from pgconductor.types import ExecutionState
 from tests.contracts.harness import FAILURE, Harness, empty
@@ -107,12 +108,11 @@ async def test_steps_are_kept_or_dropped(db: Harness, from_scratch: bool) -> Non
     _, other = await db.running()
     async with db.begin() as repositories:
         for one in (fetched, other):
-            await repositories.steps.record(one.id, one.claim, "charge", '"paid"')
+            await repositories.steps.record(StepRecord(one.id, one.claim, "charge", '"paid"'))
     await db.fail(fetched)
     assert await db.executions.retry(fetched.id, from_scratch=from_scratch)
-    async with db.begin() as repositories:
-        kept = await repositories.steps.results(fetched.id)
-        untouched = await repositories.steps.results(other.id)
+    kept = await db.results(fetched.id)
+    untouched = await db.results(other.id)
     assert kept == ({} if from_scratch else {"charge": '"paid"'})
     assert untouched == {"charge": '"paid"'}
 
@@ -120,13 +120,12 @@ async def test_steps_are_kept_or_dropped(db: Harness, from_scratch: bool) -> Non
 async def test_a_conflict_drops_no_steps(db: Harness) -> None:
     _, fetched = await db.running(dedupe_key="k")
     async with db.begin() as repositories:
-        await repositories.steps.record(fetched.id, fetched.claim, "charge", "1")
+        await repositories.steps.record(StepRecord(fetched.id, fetched.claim, "charge", "1"))
     await db.fail(fetched)
     await db.invoke(dedupe_key="k")
     with pytest.raises(DedupeConflict):
         await db.executions.retry(fetched.id, from_scratch=True)
-    async with db.begin() as repositories:
-        assert await repositories.steps.results(fetched.id) == {"charge": "1"}
+    assert await db.results(fetched.id) == {"charge": "1"}
 
 
 async def test_whoever_finished_it_before_owns_it_no_more(db: Harness) -> None:

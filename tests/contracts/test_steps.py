@@ -10,20 +10,18 @@ import pytest
 from pgconductor.domain.claims import Claim, Fetched
 from pgconductor.domain.ids import new_id
 from pgconductor.domain.payloads import decode
-from pgconductor.domain.steps import StepRecord
+from pgconductor.domain.steps import Recorded, StepKind, StepRecord
 from pgconductor.exceptions import OwnershipLost
-from tests.contracts.harness import Harness
+from tests.contracts.harness import FAILURE, Harness
 
 
 async def record(db: Harness, held: Fetched, key: str, result: str | None) -> Any:
     async with db.begin() as repositories:
-        return decode(await repositories.steps.record(held.id, held.claim, key, result))
+        return decode(await repositories.steps.record(StepRecord(held.id, held.claim, key, result)))
 
 
 async def results(db: Harness, held: Fetched) -> dict[str, Any]:
-    async with db.begin() as repositories:
-        found = await repositories.steps.results(held.id)
-    return {key: decode(text) for key, text in found.items()}
+    return {key: decode(text) for key, text in (await db.results(held.id)).items()}
 
 
 async def test_a_recorded_step_is_returned_not_replaced(db: Harness) -> None:
@@ -66,7 +64,7 @@ async def test_steps_outlive_the_attempt(db: Harness) -> None:
 async def test_a_step_that_rolls_back_is_not_recorded(db: Harness) -> None:
     _, held = await db.running()
     async with db.rolled_back() as repositories:
-        await repositories.steps.record(held.id, held.claim, "charge", "1")
+        await repositories.steps.record(StepRecord(held.id, held.claim, "charge", "1"))
     assert await results(db, held) == {}
     assert await record(db, held, "charge", "2") == 2
 
@@ -102,7 +100,7 @@ async def test_a_stale_owners_step_is_refused(db: Harness, how: str) -> None:
     for key in ("first", "second"):
         async with db.begin() as repositories:
             with pytest.raises(OwnershipLost) as caught:
-                await repositories.steps.record(execution_id, claim, key, "2")
+                await repositories.steps.record(StepRecord(execution_id, claim, key, "2"))
             assert caught.value.execution_id == execution_id
     assert await results(db, held) == {"first": 1}
 
@@ -125,9 +123,13 @@ async def test_a_key_is_only_itself(db: Harness) -> None:
 # --- many at once --------------------------------------------------------------------------------
 
 
-async def record_many(db: Harness, *steps: StepRecord) -> list[str | OwnershipLost | None]:
-    async with db.begin() as repositories:
-        return await repositories.steps.record_many(steps)
+async def record_many(db: Harness, *steps: StepRecord) -> list[Recorded | OwnershipLost]:
+    return await db.steps.record_many(steps)
+
+
+async def recorded(db: Harness, *steps: StepRecord) -> list[str | None]:
+    answers = await record_many(db, *steps)
+    return [one.result for one in answers if isinstance(one, Recorded)]
 
 
 async def test_many_are_recorded_together(db: Harness) -> None:
@@ -137,16 +139,15 @@ async def test_many_are_recorded_together(db: Harness) -> None:
     steps = [
         StepRecord(two.id, two.claim, "b", '"two"'),
         StepRecord(one.id, one.claim, "a", None),
-        StepRecord(one.id, one.claim, "b", "1"),
+        StepRecord(one.id, one.claim, "b", "1", place=2),
     ]
-    answers = await record_many(db, *steps)
-    assert [decode(it) for it in answers if not isinstance(it, OwnershipLost)] == ["two", None, 1]
-    async with db.begin() as repositories:
-        found = await repositories.steps.results_of([one.id, two.id, new_id()])
-    assert {it: dict(results) for it, results in found.items()} == {
-        one.id: {"a": None, "b": "1"},
-        two.id: {"b": '"two"'},
+    assert await recorded(db, *steps) == ['"two"', None, "1"]
+    found = await db.steps.histories([one.id, two.id, new_id()])
+    assert {it: list(history.records.values()) for it, history in found.items()} == {
+        one.id: [Recorded(key="a"), Recorded(key="b", result="1", place=2)],
+        two.id: [Recorded(key="b", result='"two"')],
     }
+    assert {history.wakes for history in found.values()} == {0}
 
 
 async def test_of_many_each_must_prove_its_owner(db: Harness) -> None:
@@ -160,7 +161,7 @@ async def test_of_many_each_must_prove_its_owner(db: Harness) -> None:
     )
     assert isinstance(lost, OwnershipLost)
     assert lost.execution_id == one.id
-    assert kept == "2"
+    assert kept == Recorded(key="a", result="2")
     assert await results(db, one) == {}
 
 
@@ -168,6 +169,25 @@ async def test_of_many_a_recorded_step_is_returned_not_replaced(db: Harness) -> 
     """Also of two in one call: the answer to a batch was lost, and it comes again."""
     _, held = await db.running()
     step = StepRecord(held.id, held.claim, "a", "1")
-    assert await record_many(db, step) == ["1"]
-    assert await record_many(db, step, StepRecord(held.id, held.claim, "b", "2")) == ["1", "2"]
-    assert await record_many(db, StepRecord(held.id, held.claim, "a", "9")) == ["1"]
+    assert await recorded(db, step) == ["1"]
+    assert await recorded(db, step, StepRecord(held.id, held.claim, "b", "2")) == ["1", "2"]
+    assert await recorded(db, StepRecord(held.id, held.claim, "a", "9")) == ["1"]
+
+
+async def test_an_error_is_recorded_for_good(db: Harness) -> None:
+    """I4: as a result is; what comes later is not, whatever it is."""
+    _, held = await db.running()
+    failed = StepRecord(held.id, held.claim, "a", failure=FAILURE)
+    error = Recorded(key="a", error_type=FAILURE.type, error=FAILURE.message)
+    assert await record_many(db, failed) == [error]
+    assert await record_many(db, StepRecord(held.id, held.claim, "a", "1")) == [error]
+    assert (await db.steps.histories([held.id]))[held.id].records == {"a": error}
+
+
+async def test_a_kind_is_recorded(db: Harness) -> None:
+    """As it was first: a patch that is asked for as a step later can be told apart."""
+    _, held = await db.running()
+    patch = StepRecord(held.id, held.claim, "a", "true", StepKind.PATCH)
+    assert await record_many(db, patch) == [Recorded(key="a", kind=StepKind.PATCH, result="true")]
+    (found,) = await record_many(db, StepRecord(held.id, held.claim, "a", "1"))
+    assert found == Recorded(key="a", kind=StepKind.PATCH, result="true")

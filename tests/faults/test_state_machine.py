@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any, cast
 
 import pytest
@@ -21,8 +22,10 @@ from pgconductor.domain.outcomes import Completed, Failed
 from pgconductor.testing import (
     ExecutionRow,
     FakeDatabase,
+    ending,
     executions,
     invoking,
+    operating,
     orchestrators,
     steps,
 )
@@ -124,11 +127,8 @@ async def remove_at_once(self: Any, orchestrator_id: Any) -> bool:
     return tables.orchestrators.pop(orchestrator_id, None) is not None
 
 
-def a_crash_is_an_attempt(original: Any) -> Any:
-    def taken_back(self: Any, row: ExecutionRow, crashed: bool) -> Any:
-        return original(self, row, False)
-
-    return taken_back
+def a_crash_is_an_attempt(row: ExecutionRow, crashed: bool, now: datetime) -> ExecutionRow:
+    return ending.taken_back(row, False, now)
 
 
 Executions, Orchestrators = executions.FakeExecutionRepository, orchestrators
@@ -141,12 +141,10 @@ MUTANTS: dict[str, list[tuple[Any, str, Any]]] = {
         (orchestrators.FakeOrchestratorRepository, "remove", remove_at_once)
     ],
     "I8: keys are not looked at": [(invoking, "unfinished", lambda *_: None)],
-    "I8: a retry does not look for a rival": [(executions, "unfinished", lambda *_: None)],
-    "A2: crashes are not counted": [
-        (Executions, "_taken_back", a_crash_is_an_attempt(Executions._taken_back))
-    ],
+    "I8: a retry does not look for a rival": [(operating, "unfinished", lambda *_: None)],
+    "A2: crashes are not counted": [(executions, "taken_back", a_crash_is_an_attempt)],
     "suspects are fetched with others": [(ExecutionRow, "suspect", False)],
-    "B4: cancellations and limits are forgotten": [(executions, "_state_after", no_cancellation)],
+    "B4: cancellations and limits are forgotten": [(ending, "state_after", no_cancellation)],
     "nobody is ever late": [
         (orchestrators.FakeOrchestratorRepository, "_is_late", lambda *_: False)
     ],
