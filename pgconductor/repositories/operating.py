@@ -224,10 +224,12 @@ class SqlOperatedExecutions(SqlRepository):
         if task_key is not None:
             query = query.where(of.c.task_key == task_key)
         rows = await self._rows(query.order_by(Step.created_at).limit(limit))
-        return [
-            Waiting(**{**dict(zip(_WAITING, row, strict=True)), "kind": StepKind(row.kind)})
-            for row in rows
-        ]
+        return [_waiting(row) for row in rows]
 
 
 _WAITING: Final = tuple(Waiting.__dataclass_fields__)
+
+
+def _waiting(row: Any) -> Waiting:
+    values: dict[str, Any] = dict(zip(_WAITING, row, strict=True))
+    return Waiting(**{**values, "kind": StepKind(row.kind)})

@@ -14,6 +14,7 @@ from pgconductor.domain.outcomes import Disposition, Outcome, Verdict
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page, Progress
 from pgconductor.testing.database import FakeTransaction
 from pgconductor.testing.ending import ended, taken_back, tell
+from pgconductor.testing.forking import FakeOperatedExecutions
 from pgconductor.testing.invoking import invoke_into
 from pgconductor.testing.operating import cancel_in, retry_in
 from pgconductor.testing.rows import ExecutionRow, Tables, holds
@@ -26,7 +27,7 @@ _RUNNING = ExecutionState.RUNNING
 _CANCELLED = ExecutionState.CANCELLED
 
 
-class FakeExecutionRepository:
+class FakeExecutionRepository(FakeOperatedExecutions):
     """Implements :class:`~pgconductor.repositories.ExecutionRepository`."""
 
     def __init__(self, transaction: FakeTransaction) -> None:

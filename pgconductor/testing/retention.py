@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pgconductor.domain.retention import Removal, Retention
 from pgconductor.testing.database import FakeTransaction
+from pgconductor.testing.old_events import FakeOldEvents
 from pgconductor.testing.rows import ExecutionRow, Tables, WalkRow
 from pgconductor.types import ExecutionState
 
@@ -17,7 +18,7 @@ _LONGEST_REST = timedelta(hours=6)
 _LAST = UUID(int=2**128 - 1)
 
 
-class FakeRetentionRepository:
+class FakeRetentionRepository(FakeOldEvents):
     """Implements :class:`~pgconductor.repositories.RetentionRepository`."""
 
     def __init__(self, transaction: FakeTransaction) -> None:

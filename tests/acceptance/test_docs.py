@@ -108,7 +108,9 @@ def test_quotes_are_word_for_word(block: Block) -> None:
 
 
 def test_every_directive_is_understood() -> None:
-    known = re.compile(r"test: (file [\w.]+( execute| pytest)?|sql)|signature: [\w.]+|quote: [\w./]+")
+    known = re.compile(
+        r"test: (file [\w.]+( execute| pytest)?|sql)|signature: [\w.]+|quote: [\w./]+"
+    )
     assert not [str(one) for one in BLOCKS if one.directive and not known.fullmatch(one.directive)]
     assert SQL
     assert PROGRAMS

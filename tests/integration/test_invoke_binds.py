@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from pgconductor.domain.invocations import DedupeScope, Invocation
 from pgconductor.domain.outcomes import Completed
+from pgconductor.domain.steps import StepRecord
 from pgconductor.models import Execution
 from pgconductor.repositories import sql_repositories
 from pgconductor.repositories.invoking import Invoke
@@ -115,7 +116,7 @@ async def test_an_async_engine_of_psycopg(database_url: str) -> None:
     assert fetched.payload == '{"n": 1}'
     async with engine.begin() as connection:
         steps = sql_repositories(connection).steps
-        assert await steps.record(fetched.id, fetched.claim, "step", "[1]") == "[1]"
+        assert await steps.record(StepRecord(fetched.id, fetched.claim, "step", "[1]")) == "[1]"
     (verdict,) = await service.complete([Completed(fetched.id, fetched.claim, '{"ok": true}')])
     assert verdict.accepted
     assert (await service.get(fetched.id)).result == {"ok": True}

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import selectinload
 
+from pgconductor.domain.steps import StepRecord
 from pgconductor.models import Execution
 from pgconductor.repositories import sql_repositories
 from pgconductor.repositories.errors import is_transient, sqlstate
@@ -260,7 +261,9 @@ async def test_steps_of_an_execution(engine: AsyncEngine, sessionmaker: Factory)
     (fetched,) = await service.fetch(registration)
     for key in ("b", "a"):
         async with sessionmaker.begin() as session:
-            await sql_repositories(session).steps.record(fetched.id, fetched.claim, key, '"x"')
+            await sql_repositories(session).steps.record(
+                StepRecord(fetched.id, fetched.claim, key, '"x"')
+            )
     async with sessionmaker() as session:
         execution = await session.get_one(
             Execution, fetched.id, options=[selectinload(Execution.steps)]

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from pgconductor.dev import Binaries, EmbeddedServer, find_all
 from pgconductor.domain.orchestrators import StaleObserver
 from pgconductor.domain.outcomes import Completed, Failed, Failure, Released
+from pgconductor.domain.steps import StepRecord
 from pgconductor.repositories import sql_repositories
 from pgconductor.services import ExecutionService, OrchestratorService
 from pgconductor.types import ExecutionState
@@ -96,7 +97,7 @@ async def test_every_use_of_the_statements(migrated: str) -> None:
     done, failed, released, cancelled = fetched
     async with engine.begin() as connection:
         steps = sql_repositories(connection).steps
-        assert await steps.record(done.id, done.claim, "step", "[1]") == "[1]"
+        assert await steps.record(StepRecord(done.id, done.claim, "step", "[1]")) == "[1]"
     assert await executions.cancel(cancelled.id)
     assert (await orchestrators.heartbeat(registration)).cancellations == {cancelled.id}
     await executions.complete(
