@@ -223,8 +223,10 @@ async def test_a_retry_from_an_unknown_step_changes_nothing(db: Harness) -> None
     await db.steps.record_many([StepRecord(held.id, held.claim, "a", failure=FAILURE)])
     await db.fail(held)
     before = await db.get(held.id)
-    with pytest.raises(StepNotFound) as caught:
-        await retry_from(db, held.id, "b")
+    # Nothing has to be rolled back.
+    async with db.begin() as repositories:
+        with pytest.raises(StepNotFound) as caught:
+            await repositories.executions.retry(held.id, from_step="b")
     assert caught.value.execution_id == held.id
     assert (await db.get(held.id), set(await history(db, held))) == (before, {"a"})
     # It is not failed any more: no step is looked for.
@@ -243,7 +245,7 @@ async def test_a_parent_hears_of_the_retry_that_it_has_not_missed(db: Harness) -
     (again,) = await db.fetch(owner, queue="children")
     await db.complete(again, 1)
     await db.steps.settle_due()
-    assert (await ended(db, parent))["child"].result == "1"
+    assert await db.results(parent.id) == {"child": "1"}
 
 
 async def test_a_parent_that_was_told_is_not_told_again(db: Harness) -> None:

@@ -12,19 +12,25 @@ from pgconductor import sql
 from pgconductor.domain.claims import Fetched
 from pgconductor.domain.outcomes import Completed, Failed, Outcome
 from pgconductor.repositories.errors import sqlstate
+from pgconductor.schema import script_location
 from pgconductor.types import ExecutionState
 from tests.contracts import (
     test_cancel,
     test_complete,
+    test_events,
+    test_families,
     test_fetch,
     test_old_snapshots,
     test_orchestrators,
     test_races,
     test_races_of_retention,
+    test_races_of_waits,
     test_recovery,
     test_retention,
     test_retry,
     test_steps,
+    test_suspend,
+    test_waits,
 )
 from tests.contracts.harness import FAILURE, PostgresHarness
 
@@ -104,6 +110,30 @@ async def what_a_task_says_is_not_heeded(db: PostgresHarness) -> None:
 
 async def a_threshold_is_not_reached(db: PostgresHarness) -> None:
     await test_recovery.test_lateness_is_measured_by_the_threshold(db, 25, late=False)
+
+
+async def others_begin(db: PostgresHarness) -> None:
+    await test_waits.test_nobody_else_begins_anything(db, "other orchestrator")
+
+
+async def an_earlier_claim_begins(db: PostgresHarness) -> None:
+    await test_waits.test_nobody_else_begins_anything(db, "other claim")
+
+
+async def a_retry_goes_back(db: PostgresHarness) -> None:
+    await test_families.test_a_retry_may_go_back_to_a_step(db, "b", ["a"])
+
+
+async def an_untold_child_is_removed(db: PostgresHarness) -> None:
+    await test_families.test_a_child_is_kept_until_its_parent_is_told(db, completes=True)
+
+
+async def cancelling_in_no_order(db: PostgresHarness) -> None:
+    await test_races_of_waits.test_everybody_locks_in_the_order_of_the_ids(db, "cancel")
+
+
+async def settling_in_no_order(db: PostgresHarness) -> None:
+    await test_races_of_waits.test_everybody_locks_in_the_order_of_the_ids(db, "settle")
 
 
 #: Statement, condition, what it is replaced by, and who notices.
@@ -211,9 +241,106 @@ MUTANTS: list[tuple[str, str, str, Contract]] = [
      test_retention.test_a_walk_ends_where_everything_is_younger),
     ("REMOVE_EXPIRED", "WHERE w.next_walk_at <= pgconductor.clock()", "",
      test_retention.test_the_next_walk_comes_an_hour_later),
+    ("COMPLETE", "WHEN o.kind = 'suspended' AND e.wakes > o.wakes THEN 'available'", "",
+     test_suspend.test_what_came_before_it_was_suspended_is_not_lost),
+    ("COMPLETE", "h.kind IN ('released', 'suspended')", "h.kind = 'released'",
+     test_suspend.test_waiting_does_not_use_up_attempts),
+    ("START_STEPS", "AND e.locked_by = CAST(:orchestrator_id AS uuid)",
+     "AND CAST(:orchestrator_id AS uuid) IS NOT NULL", others_begin),
+    ("START_STEPS", "AND f.claim_number = s.claim_number", "", an_earlier_claim_begins),
+    ("START_STEPS", "FOR SHARE OF e", "",
+     test_races_of_waits.test_recovery_passes_over_what_is_beginning),
+    ("START_STEPS", "WHERE NOT (f.ending AND s.kind IN ('child', 'spawn'))", "",
+     test_waits.test_what_is_to_be_cancelled_begins_no_child),
+    ("START_STEPS", "AND m.child_id = s.child_id", "AND s.child_id IS NOT NULL",
+     test_waits.test_a_child_of_the_same_key_twice_in_one_call),
+    ("START_STEPS", "WHEN s.kind = 'child' THEN pgconductor.clock()",
+     "WHEN false THEN NULL",
+     test_waits.test_a_child_is_invoked_as_its_parent_says),
+    ("RECORD_STEPS", "AND f.claim_number = s.claim_number", "",
+     test_steps.test_of_many_each_must_prove_its_owner),
+    ("RECORD_STEPS", "FOR SHARE OF e", "",
+     test_races_of_waits.test_what_is_recorded_too_late_waits_for_recovery_and_is_refused),
+    ("DUE_WAITS", "AND c.awaited AND", "AND",
+     test_suspend.test_parents_are_due_until_they_are_told),
+    ("DUE_WAITS", "AND (s.match IS NULL OR v.payload @> s.match)", "",
+     test_suspend.test_events_are_due_until_they_are_marked),
+    ("MARK_MATCHED", "v.id = ANY (CAST(:ids AS uuid[]))", "CAST(:ids AS uuid[]) IS NOT NULL",
+     test_suspend.test_events_are_due_until_they_are_marked),
+    ("FETCH", "CASE WHEN e.parent_key IS NOT NULL THEN e.parent_id END", "e.parent_id",
+     test_waits.test_a_spawned_execution_goes_its_own_way),
+    ("RETRY", "OR s.error IS NOT NULL", "",
+     test_families.test_what_can_only_fail_again_is_dropped),
+    ("RETRY", "c.state IN ('failed', 'cancelled')", "false",
+     test_families.test_a_child_that_was_cancelled_is_invoked_anew),
+    ("RETRY", "c.state IN ('failed', 'cancelled')", "true",
+     test_families.test_a_child_that_is_still_under_way_is_waited_for_again),
+    ("RETRY", "OR s.created_at >= (", "OR s.created_at > (", a_retry_goes_back),
+    ("RETRY", "AND NOT EXISTS (SELECT 1 FROM unknown)", "",
+     test_families.test_a_retry_from_an_unknown_step_changes_nothing),
+    ("RETRY", "awaited = EXISTS (", "awaited = NOT EXISTS (",
+     test_families.test_a_parent_hears_of_the_retry_that_it_has_not_missed),
+    ("REMOVE_EXPIRED", "AND NOT (e.parent_key IS NOT NULL AND e.awaited)", "",
+     an_untold_child_is_removed),
     ("HEARTBEAT", "AND e.locked_by = CAST(:id AS uuid)", "",
      test_cancel.test_what_somebody_holds_is_asked_to_end),
 ]  # fmt: skip
+
+
+#: The same of functions in the database.
+FUNCTIONS: list[tuple[str, str, str, Contract]] = [
+    ("settle", "FOR NO KEY UPDATE OF e", "", settling_in_no_order),
+    ("settle", "ORDER BY e.id\n    FOR NO", "ORDER BY e.id DESC\n    FOR NO", settling_in_no_order),
+    ("settle", "AND x.emitted_at >= e.created_at", "",
+     test_events.test_an_event_may_come_before_the_wait_but_not_before_the_invocation),
+    ("settle", "ORDER BY x.emitted_at, x.id", "ORDER BY x.emitted_at DESC",
+     test_events.test_an_event_may_come_before_the_wait_but_not_before_the_invocation),
+    ("settle", "AND (s.match IS NULL OR x.payload @> s.match)", "", test_events.test_what_matches),
+    ("settle", "AND t.event_id = x.id", "AND false",
+     test_events.test_of_two_waits_the_older_takes_the_first),
+    ("settle", "t.execution_id = s.execution_id AND t.event_id", "t.event_id",
+     test_events.test_an_event_is_for_every_execution),
+    ("settle", "END, f.created_at, f.key", "END, f.key",
+     test_events.test_of_two_waits_the_older_takes_the_first),
+    ("settle", "EXIT WHEN v_left = 0", "EXIT",
+     test_events.test_several_waits_take_one_event_each_at_once),
+    ("settle", "AND NOT c.ended AND c.event_id IS NULL AS late", "AS late",
+     test_events.test_an_event_at_the_last_moment_is_not_late),
+    ("settle", "WHEN t.kind = 'try' THEN s.error_type", "",
+     test_waits.test_a_failed_try_waits_and_keeps_its_error),
+    ("settle", "WHEN e.state = 'waiting' THEN 'available'", "WHEN false THEN NULL",
+     test_suspend.test_it_is_available_when_its_wait_has_ended),
+    ("settle", "CASE WHEN e.state = 'waiting' THEN 'available' ELSE e.state END", "'available'",
+     test_suspend.test_a_finished_execution_stays_finished),
+    ("settle", "AND k.seen IS NULL", "",
+     test_suspend.test_an_owner_is_told_that_somebody_else_has_settled),
+    ("settle", "WHERE e.id = ANY (p_ids) AND e.state = 'available'", "WHERE false",
+     test_suspend.test_what_is_available_is_announced_again),
+    ("settle", "AND s.child_id = c.id AND s.pending", "AND false",
+     test_races_of_waits.test_a_child_ends_while_its_parent_is_being_settled),
+    ("settle", "SET awaited = false", "SET awaited = c.awaited",
+     test_suspend.test_parents_are_due_until_they_are_told),
+    ("settle", "AND s.woke > k.seen", "AND s.woke > 0",
+     test_suspend.test_an_owner_is_told_what_it_has_not_seen),
+    ("cancel_execution", "WHERE p_children AND", "WHERE",
+     test_families.test_children_may_be_left_alone),
+    ("cancel_execution", "AND c.parent_key IS NOT NULL", "",
+     test_families.test_what_is_not_waited_for_is_not_cancelled),
+    ("cancel_execution", "ORDER BY e.id", "ORDER BY e.id DESC", cancelling_in_no_order),
+    ("cancel_execution", "IF NOT FOUND", "IF false",
+     test_races_of_waits.test_a_cancellation_waits_for_the_end_of_a_parent),
+    ("cancel_execution", "(v_more) = 0", "(v_more) = 0 OR cardinality(v_all) > 0",
+     test_races_of_waits.test_a_cancellation_waits_for_a_child_that_is_being_invoked),
+    ("cancel_execution", "FOR NO KEY UPDATE OF e", "",
+     test_races_of_waits.test_a_cancellation_waits_for_a_child_that_is_being_invoked),
+]  # fmt: skip
+
+
+async def caught_by(contract: Contract, db: PostgresHarness) -> None:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - pytest's own Failed is none less
+        await contract(db)
+    state = sqlstate(caught.value) or ""
+    assert not state.startswith("42"), f"the mutant is no valid statement: {caught.value}"
 
 
 @pytest.mark.orphans_expected
@@ -229,7 +356,20 @@ async def test_no_mutant_survives(
     statement = getattr(sql, name).text
     assert condition in statement
     monkeypatch.setattr(sql, name, text(statement.replace(condition, replacement)))
-    with pytest.raises(BaseException) as caught:  # noqa: PT011 - pytest's own Failed is none less
-        await contract(postgres)
-    state = sqlstate(caught.value) or ""
-    assert not state.startswith("42"), f"the mutant is no valid statement: {caught.value}"
+    await caught_by(contract, postgres)
+
+
+@pytest.mark.orphans_expected
+@pytest.mark.parametrize(
+    "mutant", FUNCTIONS, ids=[f"{name}-{old[:40]}-{new[:9]}" for name, old, new, _ in FUNCTIONS]
+)
+async def test_no_mutant_of_a_function_survives(
+    postgres: PostgresHarness, mutant: tuple[str, str, str, Contract]
+) -> None:
+    name, condition, replacement, contract = mutant
+    function = (script_location() / "sql" / f"0001_{name}.sql").read_text(encoding="utf-8")
+    assert condition in function
+    changed = function.replace(condition, replacement)
+    async with postgres.engine.begin() as connection:
+        await connection.exec_driver_sql(changed.replace("CREATE FUNC", "CREATE OR REPLACE FUNC"))
+    await caught_by(contract, postgres)

@@ -136,6 +136,14 @@ async def test_a_child_is_invoked_once(db: Harness) -> None:
     assert await db.fetch_ids(owner, queue="children") == [made]
 
 
+async def test_a_child_of_the_same_key_twice_in_one_call(db: Harness) -> None:
+    """The second is not invoked, and hears of the first."""
+    owner, held = await db.running()
+    one, two = await begin(db, child(held), child(held))
+    assert one.child_id == two.child_id
+    assert await db.fetch_ids(owner, queue="children") == [one.child_id]
+
+
 async def test_a_child_that_completes(db: Harness) -> None:
     parent, made = await parent_and_child(db)
     assert await ended(db, parent) == {}
