@@ -15,6 +15,7 @@ AS $$
 DECLARE
     v_all uuid[] := '{}';
     v_more uuid[];
+    v_done boolean := false;
     v_row record;
 BEGIN
     LOOP
@@ -40,14 +41,6 @@ BEGIN
         FOR NO KEY UPDATE OF e;
     END LOOP;
 
-    -- It may have finished while its lock was waited for: then its children go on.
-    PERFORM 1
-    FROM pgconductor.executions e
-    WHERE e.id = p_execution_id AND e.finished_at IS NULL;
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
-
     FOR v_row IN
         UPDATE pgconductor.executions e
         SET state = CASE WHEN e.state = 'running' THEN e.state ELSE 'cancelled' END,
@@ -59,8 +52,15 @@ BEGIN
             )
         WHERE e.id = ANY (v_all)
           AND e.state IN ('available', 'running', 'waiting')
+          -- It may have finished while its lock was waited for: then its children go on.
+          AND EXISTS (
+              SELECT 1
+              FROM pgconductor.executions p
+              WHERE p.id = p_execution_id AND p.finished_at IS NULL
+          )
         RETURNING e.id, e.locked_by, e.awaited, e.parent_key
     LOOP
+        v_done := true;
         IF v_row.locked_by IS NOT NULL THEN
             PERFORM pg_notify('pgconductor_control', v_row.locked_by::text);
         ELSIF v_row.awaited THEN
@@ -70,6 +70,6 @@ BEGIN
             PERFORM pg_notify('pgconductor_waits', '');
         END IF;
     END LOOP;
-    RETURN true;
+    RETURN v_done;
 END
 $$

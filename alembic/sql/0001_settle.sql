@@ -1,8 +1,9 @@
 -- End the waits of executions whose time, child or event has come, and make those available again
 -- that were suspended. Anybody may call it, at any time, and as often as they like.
 --
--- The executions are locked first, in the order of their ids. What is decided is decided by later
--- statements, which see what was committed while the locks were waited for. Each call that ends
+-- The executions are locked first, and their children that have finished, all in the order of their
+-- ids. What is decided is decided by later statements, which see what was committed while the locks
+-- were waited for. Each call that ends
 -- waits of an execution is counted in wakes: a handler that is just being suspended says how many it
 -- has seen, and if there are more, it is not suspended.
 --
@@ -29,10 +30,18 @@ AS $$
 #variable_conflict use_column
 DECLARE
     v_left bigint;
+    v_untold constant uuid[] := ARRAY(
+        SELECT c.id
+        FROM pgconductor.executions c
+        WHERE c.parent_id = ANY (p_ids)
+          AND c.parent_key IS NOT NULL
+          AND c.awaited
+          AND c.finished_at IS NOT NULL
+    );
 BEGIN
     PERFORM 1
     FROM pgconductor.executions e
-    WHERE e.id = ANY (p_ids)
+    WHERE e.id = ANY (p_ids || v_untold)
     ORDER BY e.id
     FOR NO KEY UPDATE OF e;
 
@@ -141,19 +150,11 @@ BEGIN
     )
     SELECT count(*) FROM told INTO v_left;
 
-    -- A child that has finished since its parent was looked at is not told of yet.
+    -- Those that have finished since are left for another call: their parents may not have been told,
+    -- and they are not locked.
     UPDATE pgconductor.executions c
     SET awaited = false
-    WHERE c.parent_id = ANY (p_ids)
-      AND c.parent_key IS NOT NULL
-      AND c.awaited
-      AND c.finished_at IS NOT NULL
-      AND NOT EXISTS (
-          SELECT 1
-          FROM pgconductor.steps s
-          WHERE s.execution_id = c.parent_id AND s.key = c.parent_key
-            AND s.child_id = c.id AND s.pending
-      );
+    WHERE c.id = ANY (v_untold) AND c.awaited AND c.finished_at IS NOT NULL;
 
     RETURN QUERY
     SELECT

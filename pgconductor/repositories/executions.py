@@ -169,6 +169,8 @@ class SqlExecutionRepository(SqlOperatedExecutions):
         ]
         if not results:
             return list(outcomes)
+        if len(results) < len(outcomes):
+            await self._rows(sql.LOCK_RUNNING, {"ids": [one.execution_id for one in outcomes]})
         results.sort(key=_by_id)
         rows = await self._rows(
             sql.COMPLETE_RESULTS,

@@ -44,6 +44,7 @@ __all__ = [
     "LEASE_TAKE",
     "LOCK_HOLDERS",
     "LOCK_ORCHESTRATOR",
+    "LOCK_RUNNING",
     "LOCK_STALE",
     "MARK_AWAITED",
     "MARK_MATCHED",
@@ -115,6 +116,7 @@ LEASE_RELEASE: Final = _load("lease_release")
 LEASE_TAKE: Final = _load("lease_take")
 LOCK_HOLDERS: Final = _load("lock_holders")
 LOCK_ORCHESTRATOR: Final = _load("lock_orchestrator")
+LOCK_RUNNING: Final = _load("lock_running")
 LOCK_STALE: Final = _load("lock_stale")
 MARK_AWAITED: Final = _load("mark_awaited")
 MARK_MATCHED: Final = _load("mark_matched")

@@ -136,9 +136,11 @@ def due_in(tables: Tables, now: datetime, *, limit: int) -> Due:
     )
     come = [one for when, one in timed if when <= now]
     told = sorted(
-        (one.finished_at, one.parent_id)
-        for one in tables.executions.values()
-        if one.untold and one.finished_at is not None and one.parent_id is not None
+        {
+            one.parent_id
+            for one in tables.executions.values()
+            if one.untold and one.state.finished and one.parent_id is not None
+        }
     )
     unmatched = sorted(one.id for one in tables.events.values() if not one.matched)[:limit]
     events = [tables.events[one] for one in unmatched]
@@ -153,7 +155,7 @@ def due_in(tables: Tables, now: datetime, *, limit: int) -> Due:
         )
     ]
     return Due(
-        tuple(sorted({*come[:limit], *(parent for _, parent in told[:limit]), *hoped})),
+        tuple(sorted({*come[:limit], *told[:limit], *hoped})),
         tuple(unmatched),
         next((when - now for when, _ in timed if when > now), None),
     )

@@ -132,6 +132,10 @@ async def cancelling_in_no_order(db: PostgresHarness) -> None:
     await test_races_of_waits.test_everybody_locks_in_the_order_of_the_ids(db, "cancel")
 
 
+async def completing_in_no_order(db: PostgresHarness) -> None:
+    await test_races_of_waits.test_everybody_locks_in_the_order_of_the_ids(db, "complete and fail")
+
+
 async def settling_in_no_order(db: PostgresHarness) -> None:
     await test_races_of_waits.test_everybody_locks_in_the_order_of_the_ids(db, "settle")
 
@@ -212,6 +216,8 @@ MUTANTS: list[tuple[str, str, str, Contract]] = [
      "pgconductor.wall_clock() + CAST(:stale_after AS interval)", a_threshold_is_not_reached),
     ("LOCK_STALE", "SKIP LOCKED", "",
      test_races.test_an_orchestrator_that_is_fetching_is_not_stale),
+    ("LOCK_RUNNING", "FOR NO KEY UPDATE OF e", "", completing_in_no_order),
+    ("LOCK_RUNNING", "ORDER BY e.id", "ORDER BY e.id DESC", completing_in_no_order),
     ("LOCK_ORCHESTRATOR", "FOR UPDATE OF o", "",
      test_races.test_leaving_waits_for_a_fetch_and_gives_back_what_it_took),
     ("REGISTER", "greatest(gate.floor, gate.intent_floor)", "gate.intent_floor",
@@ -291,6 +297,8 @@ MUTANTS: list[tuple[str, str, str, Contract]] = [
 FUNCTIONS: list[tuple[str, str, str, Contract]] = [
     ("settle", "FOR NO KEY UPDATE OF e", "", settling_in_no_order),
     ("settle", "ORDER BY e.id\n    FOR NO", "ORDER BY e.id DESC\n    FOR NO", settling_in_no_order),
+    ("settle", "(p_ids || v_untold)", "(p_ids)",
+     test_races_of_waits.test_settling_locks_children_that_have_ended_in_their_order),
     ("settle", "AND x.emitted_at >= e.created_at", "",
      test_events.test_an_event_may_come_before_the_wait_but_not_before_the_invocation),
     ("settle", "ORDER BY x.emitted_at, x.id", "ORDER BY x.emitted_at DESC",
@@ -316,7 +324,7 @@ FUNCTIONS: list[tuple[str, str, str, Contract]] = [
      test_suspend.test_an_owner_is_told_that_somebody_else_has_settled),
     ("settle", "WHERE e.id = ANY (p_ids) AND e.state = 'available'", "WHERE false",
      test_suspend.test_what_is_available_is_announced_again),
-    ("settle", "AND s.child_id = c.id AND s.pending", "AND false",
+    ("settle", "c.id = ANY (v_untold) AND", "c.parent_id = ANY (p_ids) AND",
      test_races_of_waits.test_a_child_ends_while_its_parent_is_being_settled),
     ("settle", "SET awaited = false", "SET awaited = c.awaited",
      test_suspend.test_parents_are_due_until_they_are_told),
@@ -327,7 +335,7 @@ FUNCTIONS: list[tuple[str, str, str, Contract]] = [
     ("cancel_execution", "AND c.parent_key IS NOT NULL", "",
      test_families.test_what_is_not_waited_for_is_not_cancelled),
     ("cancel_execution", "ORDER BY e.id", "ORDER BY e.id DESC", cancelling_in_no_order),
-    ("cancel_execution", "IF NOT FOUND", "IF false",
+    ("cancel_execution", "WHERE p.id = p_execution_id AND p.finished_at IS NULL", "",
      test_races_of_waits.test_a_cancellation_waits_for_the_end_of_a_parent),
     ("cancel_execution", "(v_more) = 0", "(v_more) = 0 OR cardinality(v_all) > 0",
      test_races_of_waits.test_a_cancellation_waits_for_a_child_that_is_being_invoked),

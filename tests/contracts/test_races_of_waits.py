@@ -413,6 +413,9 @@ WAITING_FOR_BOTH: dict[str, Callable[[Repositories, Fetched, Fetched], Awaitable
     "fail": lambda all_, *held: all_.executions.complete(
         [Failed(one.id, one.claim, FAILURE) for one in held]
     ),
+    "complete and fail": lambda all_, a, b: all_.executions.complete(
+        [Completed(a.id, a.claim), Failed(b.id, b.claim, FAILURE)]
+    ),
     "suspend": lambda all_, *held: all_.executions.complete(
         [Suspended(one.id, one.claim, 0) for one in held]
     ),
@@ -444,6 +447,27 @@ async def test_everybody_locks_in_the_order_of_the_ids(postgres: PostgresHarness
             free = True
     await task
     assert free
+
+
+async def test_settling_locks_children_that_have_ended_in_their_order(
+    postgres: PostgresHarness,
+) -> None:
+    """I9: with their parents, and whatever else is settled."""
+    parent, made = await parent_and_child(postgres)
+    _, great = await postgres.running()
+    assert parent.id < made.id < great.id
+    await postgres.complete(made)
+    lock = text("SELECT FROM pgconductor.executions WHERE id = :id FOR UPDATE NOWAIT")
+    free = False
+    async with postgres.engine.begin() as holder:
+        await holder.execute(lock, {"id": made.id})
+        task = await postgres.blocked(settle_unowned(postgres, parent.id, great.id))
+        with suppress(DBAPIError):
+            await holder.execute(lock, {"id": great.id})
+            free = True
+    await task
+    assert free
+    assert set(await ended(postgres, parent)) == {"child"}
 
 
 async def test_a_child_that_has_ended_is_not_waited_for(postgres: PostgresHarness) -> None:

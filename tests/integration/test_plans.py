@@ -367,9 +367,10 @@ async def test_a_filtered_page_stops_when_it_is_full(
 
 
 async def test_a_retry_goes_by_keys(explainer: Explainer) -> None:
-    plan = await explainer.plan(
+    lock, plan = await explainer.plans(
         lambda all_, running: all_.executions.retry(running[0], from_scratch=True)
     )
+    assert lock.indexes() == {"executions_pkey"}
     assert not plan.whole_reads(EXECUTIONS, "steps")
     assert plan.part("CTE target").indexes() == {"executions_pkey"}
     assert plan.part("CTE rival").indexes() == {"executions_dedupe_key"}
@@ -413,7 +414,9 @@ OPERATING: dict[str, tuple[Call, set[str], set[str]]] = {
 async def test_operators_go_by_indexes(
     explainer: Explainer, call: Call, executions: set[str], steps: set[str]
 ) -> None:
-    plan = await explainer.plan(call)
+    # A retry locks first.
+    *before, plan = await explainer.plans(call)
+    assert all(one.indexes() == {"executions_pkey"} for one in before)
     assert not plan.whole_reads(EXECUTIONS, "steps")
     assert plan.indexes() == executions
     assert plan.indexes("steps") == steps
