@@ -236,7 +236,7 @@ class Lives(RuleBasedStateMachine):
         except OwnershipLost:
             found = None
         assert found == expected
-        assert self.do(self.db.results(held.id)) == self.model.rows[held.id].steps
+        assert self.do(self.db.results(held.id)) == self.model.results(held.id)
 
     async def _record(self, held: Fetched, key: str, result: str) -> str | None:
         async with self.db.begin() as repositories:
@@ -379,6 +379,7 @@ class Lives(RuleBasedStateMachine):
             if all(row.finished for row in self.model.rows.values()):
                 break
             self.advance(3, None, recovered=True)
+            self.everything_comes()
             self.register()
             for held in self._fetch(self.owners[-1], 100):
                 self.do(self.db.complete(held))
@@ -386,3 +387,6 @@ class Lives(RuleBasedStateMachine):
             self.the_database_is_as_the_model_says()
         counts = self.do(self.db.executions.count())
         assert not any(number for state, number in counts.items() if not state.finished)
+
+    def everything_comes(self) -> None:
+        """Whatever is waited for: nothing in these lives."""

@@ -10,6 +10,21 @@ Owner = tuple[UUID, int]
 
 
 @dataclass
+class ModelWait:
+    """A wait for a child, for an event of this name and payload, or for an hour."""
+
+    began: int
+    due: int | None = None
+    child: UUID | None = None
+    event: tuple[str, str | None] | None = None
+    pending: bool = True
+    result: str | None = None
+    error: str | None = None
+    took: int | None = None
+    woke: int = 0
+
+
+@dataclass
 class ModelRow:
     priority: int
     due: int  # the hour from which on it may be fetched
@@ -24,6 +39,11 @@ class ModelRow:
     finished_by: Owner | None = None
     cancelling: bool = False
     steps: dict[str, str] = field(default_factory=dict)
+    waits: dict[str, ModelWait] = field(default_factory=dict)
+    wakes: int = 0
+    parent: UUID | None = None
+    result: str | None = None
+    made_at: int = 0  # how many moments had passed
 
     @property
     def finished(self) -> bool:
@@ -46,7 +66,9 @@ class ModelOrchestrator:
 class Model:
     def __init__(self) -> None:
         self.now = 0
+        self.moments = 0
         self.rows: dict[UUID, ModelRow] = {}
+        self.events: list[tuple[int, str, str]] = []  # moment, name, payload
         self.orchestrators: dict[UUID, ModelOrchestrator] = {}
 
     def invoke(self, new: UUID, row: ModelRow, *, retained: bool) -> UUID:
@@ -58,6 +80,7 @@ class Model:
             if retained and same:
                 return self.latest_finished(same)
         self.rows[new] = row
+        row.made_at = self.moments
         return new
 
     def latest_finished(self, same: dict[UUID, ModelRow]) -> UUID:
@@ -96,6 +119,7 @@ class Model:
             return ("known", row.state) if row.finished_by == owner else ("lost", None)
         if kind == "complete":
             row.leave("completed", owner)
+            row.result = '"done"' if row.state == "completed" else None
         elif kind == "release":
             row.attempts -= 1
             row.leave("available", owner)
@@ -110,14 +134,72 @@ class Model:
         row = self.rows[one]
         return row.steps.setdefault(key, result) if row.owner == owner else None
 
+    def suspend(self, one: UUID, owner: Owner, seen: int) -> tuple[str, str | None]:
+        row = self.rows[one]
+        if row.owner != owner:
+            return ("known", row.state) if row.finished_by == owner else ("lost", None)
+        row.attempts -= 1
+        row.leave("available" if row.wakes > seen else "waiting", owner)
+        return "recorded", row.state
+
+    def begin(self, one: UUID, owner: Owner, key: str, wait: ModelWait) -> ModelWait | None:
+        """What is on record under the key; None if nothing may begin."""
+        row = self.rows[one]
+        if row.owner != owner:
+            return None
+        if key not in row.waits and wait.child is not None:
+            if row.cancelling:
+                return None
+            made = ModelRow(0, self.now, 3, 3, None, parent=one, made_at=self.moments)
+            self.rows[wait.child] = made
+        return row.waits.setdefault(key, wait)
+
+    def settle(self, one: UUID) -> bool:
+        """End what has come to its end, the older waits first; whether it is available by that."""
+        row = self.rows[one]
+        waits = sorted(row.waits.items(), key=lambda item: (item[1].began, item[0]))
+        ended = [wait for _, wait in waits if wait.pending and self._end(row, wait)]
+        for wait in ended:
+            wait.pending, wait.woke = False, row.wakes + 1
+        row.wakes += bool(ended)
+        if ended and row.state == "waiting":
+            row.state, row.due = "available", self.now
+            return True
+        return False
+
+    def _end(self, row: ModelRow, wait: ModelWait) -> bool:
+        taken = {it.took for it in row.waits.values()}
+        child = None if wait.child is None else self.rows[wait.child]
+        if child is not None and child.finished:
+            wait.result = child.result
+            wait.error = None if child.state == "completed" else child.state
+            return True
+        for number, (moment, name, payload) in enumerate(self.events):
+            hoped = wait.event in ((name, None), (name, payload))
+            if hoped and moment >= row.made_at and number not in taken:
+                wait.took, wait.result = number, payload
+                return True
+        if wait.due is None or wait.due > self.now:
+            return False
+        if wait.child is not None or wait.event is not None:
+            wait.error = "timeout"
+        return True
+
     def cancel(self, one: UUID) -> bool:
         row = self.rows[one]
         if row.finished:
             return False
+        self._cancel(one)
+        return True
+
+    def _cancel(self, one: UUID) -> None:
+        row = self.rows[one]
         row.cancelling = True
         if row.state != "running":
             row.leave("cancelled")
-        return True
+        for child, it in self.rows.items():
+            if it.parent == one and not it.finished:
+                self._cancel(child)
 
     def rivalled(self) -> list[UUID]:
         """Finished executions whose dedupe key an unfinished one has."""
@@ -135,7 +217,17 @@ class Model:
         row.leave("available")
         if from_scratch:
             row.steps.clear()
+            row.waits.clear()
+        row.waits = {key: it for key, it in row.waits.items() if not self._in_vain(it)}
         return "retried"
+
+    def _in_vain(self, wait: ModelWait) -> bool:
+        gone = wait.child is not None and self.rows[wait.child].state in {"failed", "cancelled"}
+        return wait.error is not None or (wait.pending and gone)
+
+    def results(self, one: UUID) -> dict[str, str | None]:
+        row = self.rows[one]
+        return {**row.steps, **{key: wait.result for key, wait in row.waits.items()}}
 
     def heartbeat(self, orchestrator: UUID) -> tuple[int, bool, set[UUID]] | None:
         found = self.orchestrators.get(orchestrator)

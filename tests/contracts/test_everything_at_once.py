@@ -17,13 +17,16 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgconductor.domain.claims import Fetched, Registration
+from pgconductor.domain.ids import new_id
 from pgconductor.domain.invocations import DedupeScope, Invocation
 from pgconductor.domain.orchestrators import StaleObserver
-from pgconductor.domain.outcomes import Completed, Disposition, Failed, Outcome, Released
-from pgconductor.domain.steps import StepRecord
+from pgconductor.domain.outcomes import Completed, Disposition, Failed, Outcome, Released, Suspended
+from pgconductor.domain.snapshots import ExecutionSnapshot
+from pgconductor.domain.steps import ChildSpec, StepRecord
 from pgconductor.exceptions import DedupeConflict, NotRegistered, OwnershipLost
 from pgconductor.types import ExecutionState
 from tests.contracts.harness import FAILURE, PostgresHarness
+from tests.contracts.waits import child, emit, event, sleep
 
 ROUNDS = 150
 COMPLETED = ExecutionState.COMPLETED
@@ -70,6 +73,7 @@ class Crowd:
             elif chance < 0.4:
                 await self.db.orchestrators.heartbeat(identity)
             await self.record_steps(fetched)
+            await self.begin_waits(fetched)
             # Twice, as if the first acknowledgement had been lost.
             outcomes = [self.outcome(one) for one in fetched if self.random.random() < 0.8]
             await self.report(outcomes)
@@ -83,6 +87,8 @@ class Crowd:
             Completed(one.id, one.claim, "1"),
             Failed(one.id, one.claim, FAILURE, delay),
             Released(one.id, one.claim),
+            # It has begun a nap, which ends, or has ended already: it comes back in any case.
+            Suspended(one.id, one.claim, 0),
         ]
         return self.random.choice(outcomes)
 
@@ -90,6 +96,26 @@ class Crowd:
         for one in fetched[:2]:
             async with self.db.begin() as repositories:
                 await repositories.steps.record(StepRecord(one.id, one.claim, "step", "1"))
+
+    async def begin_waits(self, fetched: list[Fetched]) -> None:
+        starts = [sleep(one, "nap", timedelta(0)) for one in fetched]
+        for one in fetched:
+            if self.random.random() < 0.1:
+                starts.append(child(one, child=ChildSpec(new_id(), "default")))
+            if self.random.random() < 0.1:
+                starts.append(event(one, delay=timedelta(0)))
+        self.random.shuffle(starts)
+        for started in await self.db.steps.start_many(starts):
+            if started.recorded is not None and started.recorded.child_id is not None:
+                self.invoked.append(started.recorded.child_id)
+        if self.random.random() < 0.5:
+            await self.db.steps.settle({one.id: 0 for one in fetched})
+
+    async def lookout(self) -> None:
+        await self.db.steps.settle_due()
+
+    async def emitter(self) -> None:
+        await emit(self.db)
 
     async def report(self, outcomes: list[Outcome]) -> None:
         for verdict in await self.db.executions.complete(outcomes):
@@ -134,11 +160,22 @@ class Crowd:
             if not state.finished
         ):
             await self.db.orchestrators.recover_stale(await self.db.watched_long_enough())
+            await self.db.steps.settle_due()
             owner = await self.db.register()
             fetched = await self.db.fetch(owner, 10_000)
             await self.report([Completed(one.id, one.claim) for one in fetched])
             await self.db.orchestrators.leave(owner)
             self.db.advance(timedelta(hours=1))
+
+
+async def everything(db: PostgresHarness) -> list[ExecutionSnapshot]:
+    found: list[ExecutionSnapshot] = []
+    after: UUID | None = None
+    while True:
+        page = await db.executions.list(limit=1_000, after=after)
+        found += page.items
+        if (after := page.next) is None:
+            return found
 
 
 @pytest.mark.slow
@@ -154,6 +191,8 @@ async def test_a_crowd(
         *[crowd.owner() for _ in range(5)],
         *[crowd.late_reporter] * 2,
         *[crowd.operator] * 2,
+        *[crowd.lookout] * 2,
+        crowd.emitter,
         *[crowd.recoverer() for _ in range(2)],
     ]
     async with asyncio.TaskGroup() as group:
@@ -162,7 +201,7 @@ async def test_a_crowd(
     await crowd.drain()
     await engine.dispose()
 
-    found = {one.id: one for one in (await postgres.executions.list(limit=1_000)).items}
+    found = {one.id: one for one in await everything(postgres)}
     assert set(crowd.invoked) <= set(found)
     completed = {one for one, it in found.items() if it.state is COMPLETED}
     assert dict(crowd.completions) == dict.fromkeys(completed, 1)

@@ -18,20 +18,28 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from pgconductor.domain.outcomes import Completed, Failed
+from pgconductor.domain.outcomes import Completed, Failed, Suspended
+from pgconductor.domain.steps import StepKind
 from pgconductor.testing import (
+    EventRow,
     ExecutionRow,
     FakeDatabase,
+    StepRow,
     ending,
     executions,
     invoking,
     operating,
     orchestrators,
+    settling,
     steps,
 )
+from pgconductor.testing.ending import state_after
+from pgconductor.testing.matching import matches
+from pgconductor.testing.rows import Tables
 from pgconductor.types import ExecutionState
 from tests.contracts.harness import FakeHarness, PostgresHarness
 from tests.contracts.lives import Lives
+from tests.contracts.lives_of_waits import WaitingLives
 
 ORDINARY = settings(
     max_examples=150,
@@ -49,7 +57,9 @@ HUNT = settings(
     report_multiple_bugs=False,
     print_blob=False,
 )
-TABLES = "pgconductor.executions, pgconductor.steps, pgconductor.orchestrators"
+TABLES = ", ".join(
+    f"pgconductor.{name}" for name in ("executions", "steps", "events", "orchestrators")
+)
 Factory = Callable[[], Lives]
 
 
@@ -71,6 +81,11 @@ def fake_lives(runner: asyncio.Runner) -> Factory:
 
 
 @pytest.fixture
+def fake_waiting_lives(runner: asyncio.Runner) -> Factory:
+    return lambda: WaitingLives(FakeHarness(FakeDatabase()), runner.run)
+
+
+@pytest.fixture
 def postgres_lives(runner: asyncio.Runner, database_url: str) -> Iterator[Factory]:
     """Makes machines over one database, which each finds empty."""
     engine = create_async_engine(database_url)
@@ -83,7 +98,7 @@ def postgres_lives(runner: asyncio.Runner, database_url: str) -> Iterator[Factor
     def fresh() -> Lives:
         runner.run(empty())
         harness.clock.reset()
-        return Lives(harness, runner.run)
+        return WaitingLives(harness, runner.run)
 
     yield fresh
     runner.run(empty())
@@ -96,6 +111,10 @@ def live(factory: Factory, how: settings) -> None:
 
 def test_the_fakes_live_as_the_model_does(fake_lives: Factory) -> None:
     live(fake_lives, ORDINARY)
+
+
+def test_the_fakes_wait_as_the_model_does(fake_waiting_lives: Factory) -> None:
+    live(fake_waiting_lives, settings(ORDINARY, max_examples=80))
 
 
 @pytest.mark.slow
@@ -152,6 +171,42 @@ MUTANTS: dict[str, list[tuple[Any, str, Any]]] = {
         (orchestrators.FakeOrchestratorRepository, "_is_late", lambda *_: True)
     ],
 }
+
+
+def suspend_blindly(row: ExecutionRow, outcome: Any) -> ExecutionState:
+    if isinstance(outcome, Suspended) and row.cancel_requested_at is None:
+        return ExecutionState.WAITING
+    return state_after(row, outcome)
+
+
+def forget_families(_tables: object, row: ExecutionRow) -> list[ExecutionRow]:
+    return [row]
+
+
+def any_event(tables: Tables, _row: object, step: StepRow) -> EventRow | None:
+    events = sorted(tables.events.values(), key=lambda one: one.emitted_at)
+    named = step.kind is StepKind.EVENT
+    return next((one for one in events if named and matches(one.payload, step.match)), None)
+
+
+#: The same of waits.
+WAITING_MUTANTS: dict[str, list[tuple[Any, str, Any]]] = {
+    "B2: a suspension does not look": [(ending, "state_after", suspend_blindly)],
+    "I1: a wait need not prove its owner": [(steps, "holds", any_owner)],
+    "an event is taken twice, or before the invocation": [(settling, "_first_event", any_event)],
+    "everything matches": [(settling, "matches", lambda *_: True)],
+    "children are not cancelled": [(operating, "_family", forget_families)],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", WAITING_MUTANTS.values(), ids=WAITING_MUTANTS.keys())
+def test_no_mutant_of_waits_survives(
+    fake_waiting_lives: Factory,
+    changes: list[tuple[Any, str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    test_no_mutant_survives(fake_waiting_lives, changes, monkeypatch)
 
 
 @pytest.mark.parametrize("changes", MUTANTS.values(), ids=MUTANTS.keys())
