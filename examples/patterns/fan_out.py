@@ -1,8 +1,7 @@
 """Fan-out and fan-in: a child for each part, all at once, and one result of all of theirs.
 
 The children are executed wherever a worker has a slot, on any host. The parent takes up none while
-it waits. A child that fails is looked at in its own branch: `gather(..., return_exceptions=True)`
-would swallow what suspends the parent.
+it waits. A child that fails is looked at in its own branch; the others are waited for still.
 
 PGCONDUCTOR_DATABASE_URL=... python examples/patterns/fan_out.py
 """
