@@ -232,4 +232,5 @@ _WAITING: Final = tuple(Waiting.__dataclass_fields__)
 
 def _waiting(row: Any) -> Waiting:
     values: dict[str, Any] = dict(zip(_WAITING, row, strict=True))
-    return Waiting(**{**values, "kind": StepKind(row.kind)})
+    values["kind"] = StepKind(row.kind)
+    return Waiting(**values)

@@ -86,6 +86,7 @@ async def test_invoke_with_defaults(db: Connection) -> None:
         "crashes",
         "max_crashes",
         "awaited",
+        "wakes",
         "created_at",
     }
     assert (row["task_key"], row["queue"], row["state"]) == ("mail.send", "default", "available")
