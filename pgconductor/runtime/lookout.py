@@ -80,7 +80,7 @@ class Lookout:
     def suspend_all(self) -> None:
         """Suspend whatever does nothing but wait."""
         for waits in list(self._here.values()):
-            waits.suspend()
+            waits.leave()
 
     async def _work(self) -> None:
         backoff = Backoff()
@@ -108,7 +108,7 @@ class Lookout:
 
     def _seen(self, execution_id: UUID) -> int | None:
         waits = self._here.get(execution_id)
-        return None if waits is None else waits.wakes
+        return None if waits is None else waits.seen()
 
     async def run(self) -> None:
         """Look at all that is due, until cancelled."""
