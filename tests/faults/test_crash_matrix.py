@@ -1,0 +1,218 @@
+"""I3 to I5: killed, and frozen and thawed, at each durable boundary of a handler that has them all.
+
+One voyage stands at each boundary; one kill finds them all there. Then others take them over.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from pgconductor.domain.outcomes import Disposition
+from tests.faults.drills import RECOVERY, Drill
+from tests.faults.voyage import PLACES
+from tests.support.processes import Child
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.faults
+
+ROOMY = {"DRILL_CONCURRENCY": "400"}
+IN_MEMORY = {"PGCONDUCTOR_SUSPEND_AFTER": "60"}
+SUSPENDED = {"PGCONDUCTOR_SUSPEND_AFTER": "0.001"}
+#: What a voyage leaves behind: how often each effect of its own, and each key.
+EFFECTS = {"step": 1, "shaky": 2, "booking": 1, "block": 1, "end": 1}
+STEPS = {
+    *("change", "step", "shaky", "booking", "block", "nap", "child", "twin 1", "twin 2"),
+    *("spawned", "answer", "echo", "heard"),
+}
+#: Where its function is called again, for the call before it was not recorded.
+AGAIN = {"before step": "step", "before shaky": "shaky"}
+
+
+def places(*without: str) -> list[str]:
+    return [one for one in PLACES if not one.startswith(without)]
+
+
+def twice(there: Sequence[str]) -> list[list[str]]:
+    """A place in the first process and one behind it in the second, for one voyage each."""
+    return [
+        # Once the messenger has emitted its event, the voyage goes on to its end.
+        [one] if one in ("messenger after arrival", "messenger ended") else [one, *there[i:][9:10]]
+        for i, one in enumerate(there)
+    ]
+
+
+async def all_stand(child: Child, voyages: Mapping[UUID, Sequence[str]], life: int) -> None:
+    """Wait until each voyage, or a child of it, stands where it is to stand in this process."""
+    wanted = {f"standing {one} {_named(p[life])}" for one, p in voyages.items() if life < len(p)}
+
+    def stand() -> bool:
+        left = wanted.difference(child.lines)
+        assert not left, f"{sorted(left)}\n" + "\n".join(child.errors[-30:])
+        return True
+
+    await eventually(stand, timeout=RECOVERY, interval=0.05)
+
+
+def _named(point: str) -> str:
+    return point if point.startswith(("kin", "messenger")) else f"voyage {point}"
+
+
+async def killed(drill: Drill, voyages: Mapping[UUID, Sequence[str]], env: dict[str, str]) -> None:
+    """Two processes are killed, one after the other, with all voyages where they are to stand."""
+    for life in range(max(map(len, voyages.values()))):
+        child = await drill.worker(env={**ROOMY, **env, "DRILL_LIFE": str(life)})
+        await all_stand(child, voyages, life)
+        child.kill()
+        await child.wait()
+
+
+async def embarked(drill: Drill, standing: Sequence[Sequence[str]]) -> dict[UUID, Sequence[str]]:
+    ids = await drill.invoke_many("voyage", standing)
+    return dict(zip(ids, standing, strict=True))
+
+
+async def all_ended(drill: Drill) -> None:
+    """Wait until all has ended, children and what was spawned as well, and is cleared away."""
+    await drill.finished()
+    await eventually(lambda: drill.unfinished() == 0, timeout=RECOVERY, interval=0.05)
+    await drill.only_registered(drill.own_pid)
+
+
+def assert_made_once(drill: Drill, voyages: Mapping[UUID, Sequence[str]]) -> None:
+    """Everything has happened as if nobody had been killed."""
+    executions = {row["id"]: row for row in drill.rows("SELECT * FROM pgconductor.executions")}
+    effects: dict[UUID, Counter[str]] = {one: Counter() for one in executions}
+    for row in drill.rows("SELECT execution_id, task FROM effects"):
+        effects[row["execution_id"]][row["task"]] += 1
+    keys: dict[UUID, set[str]] = {one: set() for one in executions}
+    for row in drill.rows("SELECT execution_id, key, kind, pending FROM pgconductor.steps"):
+        assert not row["pending"], row
+        if row["kind"] != "try":
+            keys[row["execution_id"]].add(row["key"])
+    for row in executions.values():
+        assert row["state"] == "completed", row
+        assert (row["locked_by"], row["claim_number"], row["attempts"]) == (None, None, 1), row
+    children: dict[UUID, list[dict[str, Any]]] = {one: [] for one in voyages}
+    for row in executions.values():
+        if row["parent_id"] is not None:
+            children[row["parent_id"]].append(row)
+    for one, standing in voyages.items():
+        assert executions[one]["result"] == [
+            *(True, "shaky", "booking"),
+            *("kept", "kept", "kept"),
+            *(True, True),
+        ], standing
+        again = Counter(AGAIN[point] for point in standing if point in AGAIN)
+        assert effects[one] == Counter(EFFECTS) + again, standing
+        assert keys[one] == STEPS, standing
+        made = sorted((row["task_key"], row["parent_key"] or "") for row in children[one])
+        assert made == [
+            ("kin", "child"),
+            ("kin", "twin 1"),
+            ("kin", "twin 2"),
+            ("messenger", ""),
+        ], standing
+        for row in children[one]:
+            if row["task_key"] == "kin":
+                called = 1 + (row["parent_key"] == "child") * standing.count("kin before own")
+                assert effects[row["id"]] == {"own": called, "kept": 1}, standing
+    events = drill.rows(
+        "SELECT name, payload ->> 'voyage' AS voyage, count(*) AS n FROM pgconductor.events"
+        " GROUP BY 1, 2"
+    )
+    assert {(row["name"], UUID(row["voyage"])): row["n"] for row in events} == {
+        (name, one): 1 for one in voyages for name in ("arrived", "echo")
+    }
+
+
+async def test_killed_in_memory(drill: Drill) -> None:
+    """What is done is kept, what is not is done, once; also when the second process is killed."""
+    voyages = await embarked(drill, twice(places("suspended")))
+    await killed(drill, voyages, IN_MEMORY)
+    async with drill.rescuer():
+        await all_ended(drill)
+    assert_made_once(drill, voyages)
+
+
+async def test_killed_while_suspended(drill: Drill) -> None:
+    """The same, of handlers that leave memory wherever they wait."""
+    voyages = await embarked(drill, twice(places("told")))
+    await killed(drill, voyages, SUSPENDED)
+    async with drill.rescuer(suspend_after=0.001):
+        await all_ended(drill)
+    assert_made_once(drill, voyages)
+
+
+#: A transaction that has proven its owner has the row locked: nobody can take it over.
+LOCKED = ("before booking", "before block", "before end", "kin before kept")
+#: What happens to a voyage and its children that is more than an effect of a plain step.
+LASTING = (
+    "SELECT to_jsonb(e) AS one FROM pgconductor.executions e"
+    " UNION ALL SELECT to_jsonb(s) FROM pgconductor.steps s"
+    " UNION ALL SELECT to_jsonb(v) FROM pgconductor.events v"
+    " UNION ALL SELECT to_jsonb(f) FROM effects f WHERE task NOT IN ('step', 'shaky', 'own')"
+    " ORDER BY 1"
+)
+
+
+def _late(voyage: UUID, point: str) -> str:
+    """What comes of the outcome of who stood there: only what was committed is its own."""
+    verdict = Disposition.KNOWN if point == "after end" else Disposition.LOST
+    return f"late {voyage} {_named(point).split()[0]} {verdict}"
+
+
+async def test_frozen_and_thawed(drill: Drill) -> None:
+    """I1: whatever it writes when it comes back is refused: no step, child, event or end of it.
+
+    It is deaf as well: that it was evicted would end it before it tries.
+    """
+    voyages = await embarked(drill, [[one] for one in places("suspended", *LOCKED)])
+    late = {**ROOMY, **IN_MEMORY, "DRILL_LIFE": "0", "DRILL_LATE": "1"}
+    child = await drill.worker(env=late)
+    await all_stand(child, voyages, 0)
+    child.sigstop()
+    async with drill.rescuer():
+        await all_ended(drill)
+        assert_made_once(drill, voyages)
+        before = drill.rows(LASTING)
+        os.kill(child.pid, signal.SIGUSR1)
+        child.sigcont()
+        verdicts = {_late(one, point) for one, (point,) in voyages.items()}
+
+        def all_refused() -> bool:
+            left = verdicts.difference(child.lines)
+            assert not left, sorted(left)
+            return True
+
+        await eventually(all_refused, timeout=RECOVERY)
+        assert drill.rows(LASTING) == before
+
+
+async def test_killed_before_it_has_looked(drill: Drill) -> None:
+    """I3: what has come for those that are suspended is found by others, whoever it had told."""
+    ids = await drill.invoke_many("harbour", [None] * 5)
+    child = await drill.worker(env={**SUSPENDED, "DRILL_BLIND": "1"})
+    await eventually(
+        lambda: (
+            drill.rows(
+                "SELECT state, count(*) AS n FROM pgconductor.executions GROUP BY 1 ORDER BY 1"
+            )
+            == [{"state": "completed", "n": 10}, {"state": "waiting", "n": 5}]
+        ),
+        timeout=RECOVERY,
+    )
+    child.kill()
+    await child.wait()
+    async with drill.rescuer():
+        await all_ended(drill)
+    for one in ids:
+        mine = {"voyage": str(one)}
+        assert drill.execution(one)["result"] == [None, "kept", mine, "shaky"]
+    assert drill.value("SELECT count(*) FROM pgconductor.steps WHERE pending") == 0
