@@ -199,4 +199,4 @@ def look_at_nothing() -> None:
         pass
 
     StepService.settle = settle  # type: ignore[method-assign]
-    StepService.settle_due = settle_due  # type: ignore[assignment, method-assign]
+    StepService.settle_due = settle_due  # type: ignore[method-assign]
