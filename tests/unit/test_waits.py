@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import cast
 from uuid import UUID, uuid4
 
 import pytest
 
 from pgconductor.domain.steps import Recorded, Settled, StepKind
+from pgconductor.runtime.lookout import Lookout
 from pgconductor.runtime.suspension import Suspension
-from pgconductor.runtime.waits import Waits
+from pgconductor.runtime.waits import Sentry, Waits
+from pgconductor.services.backend import Backend
 
 EVENT = Recorded(key="event", kind=StepKind.EVENT, pending=True)
-NAP = Recorded(key="nap", kind=StepKind.SLEEP, pending=True, remaining=timedelta(days=1))
+NAP = Recorded(key="nap", kind=StepKind.SLEEP, pending=True, remaining=timedelta(minutes=1))
 
 
 class Silent:
@@ -35,15 +38,15 @@ class Silent:
 class Handler:
     """A handler that does nothing but wait for one thing."""
 
-    def __init__(self, recorded: Recorded, patience: float = 3600.0) -> None:
-        self.sentry = Silent()
+    def __init__(self, recorded: Recorded, sentry: Sentry | None = None) -> None:
+        self.silent = Silent()
         self.task: asyncio.Task[Recorded]
         self.waits = Waits(
             uuid4(),
-            self.sentry,
+            sentry or self.silent,
             park=lambda: None,
             resume=self._resume,
-            patience=patience,
+            patience=3600.0,
             known=lambda: [self.task],
         )
         self.task = asyncio.create_task(self.waits.until_ended(recorded))
@@ -92,7 +95,7 @@ async def test_who_is_to_leave_and_has_not_looked_leaves_as_soon_as_it_has() -> 
     handler = Handler(EVENT)
     await asyncio.sleep(0)
     handler.waits.leave()
-    assert handler.sentry.looks
+    assert handler.silent.looks
     handler.waits.seen()
     handler.hear()
     with pytest.raises(Suspension):
@@ -106,3 +109,17 @@ async def test_a_process_that_stops_is_told_of_what_comes_meanwhile() -> None:
     handler.waits.seen()
     handler.hear("event")
     assert (await asyncio.wait_for(handler.task, 10)).key == "event"
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_wait_that_begins_while_the_process_stops(*, late: bool) -> None:
+    """I9: it was on its way into the record when the others were told to leave."""
+    lookout = Lookout(cast("Backend", None), 60)
+    handler = Handler(NAP, lookout)
+    if late:
+        lookout.suspend_all()
+    await asyncio.sleep(0)
+    if not late:
+        lookout.suspend_all()
+    with pytest.raises(Suspension):
+        await asyncio.wait_for(handler.task, 10)
