@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 from uuid import UUID
 
 import pytest
 
 from pgconductor.domain.outcomes import Disposition
 from tests.faults.drills import RECOVERY, Drill
+from tests.faults.logbook import all_ended, assert_made_once, embarked
 from tests.faults.voyage import PLACES
 from tests.support.processes import Child
 from tests.support.waiting import eventually
@@ -25,14 +24,6 @@ pytestmark = pytest.mark.faults
 ROOMY = {"DRILL_CONCURRENCY": "400"}
 IN_MEMORY = {"PGCONDUCTOR_SUSPEND_AFTER": "60"}
 SUSPENDED = {"PGCONDUCTOR_SUSPEND_AFTER": "0.001"}
-#: What a voyage leaves behind: how often each effect of its own, and each key.
-EFFECTS = {"step": 1, "shaky": 2, "booking": 1, "block": 1, "end": 1}
-STEPS = {
-    *("change", "step", "shaky", "booking", "block", "nap", "child", "twin 1", "twin 2"),
-    *("spawned", "answer", "echo", "heard"),
-}
-#: Where its function is called again, for the call before it was not recorded.
-AGAIN = {"before step": "step", "before shaky": "shaky"}
 
 
 def places(*without: str) -> list[str]:
@@ -71,65 +62,6 @@ async def killed(drill: Drill, voyages: Mapping[UUID, Sequence[str]], env: dict[
         await all_stand(child, voyages, life)
         child.kill()
         await child.wait()
-
-
-async def embarked(drill: Drill, standing: Sequence[Sequence[str]]) -> dict[UUID, Sequence[str]]:
-    ids = await drill.invoke_many("voyage", standing)
-    return dict(zip(ids, standing, strict=True))
-
-
-async def all_ended(drill: Drill) -> None:
-    """Wait until all has ended, children and what was spawned as well, and is cleared away."""
-    await drill.finished()
-    await eventually(lambda: drill.unfinished() == 0, timeout=RECOVERY, interval=0.05)
-    await drill.only_registered(drill.own_pid)
-
-
-def assert_made_once(drill: Drill, voyages: Mapping[UUID, Sequence[str]]) -> None:
-    """Everything has happened as if nobody had been killed."""
-    executions = {row["id"]: row for row in drill.rows("SELECT * FROM pgconductor.executions")}
-    effects: dict[UUID, Counter[str]] = {one: Counter() for one in executions}
-    for row in drill.rows("SELECT execution_id, task FROM effects"):
-        effects[row["execution_id"]][row["task"]] += 1
-    keys: dict[UUID, set[str]] = {one: set() for one in executions}
-    for row in drill.rows("SELECT execution_id, key, kind, pending FROM pgconductor.steps"):
-        assert not row["pending"], row
-        if row["kind"] != "try":
-            keys[row["execution_id"]].add(row["key"])
-    for row in executions.values():
-        assert row["state"] == "completed", row
-        assert (row["locked_by"], row["claim_number"], row["attempts"]) == (None, None, 1), row
-    children: dict[UUID, list[dict[str, Any]]] = {one: [] for one in voyages}
-    for row in executions.values():
-        if row["parent_id"] is not None:
-            children[row["parent_id"]].append(row)
-    for one, standing in voyages.items():
-        assert executions[one]["result"] == [
-            *(True, "shaky", "booking"),
-            *("kept", "kept", "kept"),
-            *(True, True),
-        ], standing
-        again = Counter(AGAIN[point] for point in standing if point in AGAIN)
-        assert effects[one] == Counter(EFFECTS) + again, standing
-        assert keys[one] == STEPS, standing
-        made = sorted((row["task_key"], row["parent_key"] or "") for row in children[one])
-        assert made == [
-            ("kin", "child"),
-            ("kin", "twin 1"),
-            ("kin", "twin 2"),
-            ("messenger", ""),
-        ], standing
-        for row in children[one]:
-            if row["task_key"] == "kin":
-                called = 1 + (row["parent_key"] == "child") * standing.count("kin before own")
-                assert effects[row["id"]] == {"own": called, "kept": 1}, standing
-    events = drill.rows(
-        "SELECT name, payload ->> 'voyage' AS voyage, count(*) AS n FROM pgconductor.events"
-        " GROUP BY 1, 2"
-    )
-    assert {(row["name"], UUID(row["voyage"])): row["n"] for row in events} == {
-        (name, one): 1 for one in voyages for name in ("arrived", "echo")
-    }
 
 
 async def test_killed_in_memory(drill: Drill) -> None:
