@@ -37,6 +37,7 @@ class Lookout:
         self._looking_for: dict[UUID, None] = {}
         self._working: asyncio.Task[None] | None = None
         self._kicked = asyncio.Event()
+        self._leaving = False
 
     # What attempts ask for.
 
@@ -46,6 +47,9 @@ class Lookout:
         if child_id is not None:
             self._parents[str(child_id)] = waits.execution_id
             self._children.setdefault(waits.execution_id, set()).add(str(child_id))
+        if self._leaving:
+            # Its wait was on its way into the record when the others were told.
+            waits.leave()
 
     def forget(self, waits: Waits) -> None:
         """They wait for nothing any more."""
@@ -78,9 +82,10 @@ class Lookout:
         self._kicked.set()
 
     def suspend_all(self) -> None:
-        """Suspend whatever does nothing but wait."""
+        """Suspend whatever does nothing but wait, from now on."""
+        self._leaving = True
         for waits in list(self._here.values()):
-            waits.suspend()
+            waits.leave()
 
     async def _work(self) -> None:
         backoff = Backoff()
@@ -108,7 +113,7 @@ class Lookout:
 
     def _seen(self, execution_id: UUID) -> int | None:
         waits = self._here.get(execution_id)
-        return None if waits is None else waits.wakes
+        return None if waits is None else waits.seen()
 
     async def run(self) -> None:
         """Look at all that is due, until cancelled."""

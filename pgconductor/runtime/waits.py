@@ -48,6 +48,9 @@ class _Wait:
     timer: asyncio.TimerHandle | None = None
     looks: int = 0
     open: bool = True
+    # Whether a look for it has been sent, and whether one has been answered.
+    sought: bool = False
+    looked_for: bool = False
 
 
 class Waits:
@@ -177,9 +180,20 @@ class Waits:
         pause = min(_AGAIN * 2.0 ** min(wait.looks, 6), 1.0)
         wait.timer = asyncio.get_running_loop().call_later(pause, self._time_has_come, wait)
 
+    def seen(self) -> int:
+        """How many ends of waits were seen, by somebody who is about to look for more."""
+        for wait in self._waiting.values():
+            wait.sought = True
+        return self.wakes
+
     def settled(self, settled: Settled) -> None:
         """Hear how far the waits are."""
+        if self.suspended_by is not None:
+            # The handler does not see it: it must count as not seen, or nobody would be woken.
+            return
         self.wakes = max(self.wakes, settled.wakes)
+        for one in self._waiting.values():
+            one.looked_for = one.looked_for or one.sought
         for ended in settled.ended:
             wait = self._waiting.get(ended.key)
             if wait is None:
@@ -239,9 +253,26 @@ class Waits:
                 max(self._patience, _MOMENT), self._leave
             )
 
+    def leave(self) -> None:
+        """End the handler as soon as everything in it waits: the process is to stop."""
+        self._patience = 0.0
+        self._stay()
+        if not self.suspend():
+            self._rest()
+
     def suspend(self) -> bool:
-        """End the handler, if everything in it waits; whether it does."""
+        """End the handler, if everything in it waits; whether it does.
+
+        Before the first look for an event it stays: if that was emitted before the wait began,
+        everybody else has done with it, and if this process dies now, nobody would ever look.
+        """
         if not self._idle or self._closed:
+            return False
+        if any(
+            one.recorded.kind is StepKind.EVENT and not one.looked_for
+            for one in self._waiting.values()
+        ):
+            self._sentry.look(self.execution_id)
             return False
         waiting = {wait.ended for wait in self._waiting.values()}
         joined = joints(self._known(), waiting.__contains__)

@@ -13,9 +13,9 @@ from uuid import UUID
 
 from pydantic import SecretStr
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from pgconductor import Conductor, RetryPolicy, Settings, TaskContext
+from tests.faults.voyage import declare_voyage
 
 #: Everything is short, so that a drill takes seconds.
 DRILL_SETTINGS: dict[str, Any] = {
@@ -56,8 +56,8 @@ def drill_conductor(url: str, **settings: Any) -> Conductor:
     }
     conductor = Conductor(Settings(database_url=SecretStr(url), **{**short, **settings}))
     declare_harmless(conductor)
-    declare_durable(conductor)
     declare_deadly(conductor)
+    declare_voyage(conductor)
     return conductor
 
 
@@ -106,42 +106,6 @@ def declare_harmless(conductor: Conductor) -> None:
         await record_effect(conductor, ctx)
         time.sleep(seconds)  # noqa: ASYNC251 - blocking the loop is the point
         return "blocked"
-
-
-def freeze_in_step(point: str) -> None:
-    """Stop here for good, in a worker process that is told to; the rescuer goes on."""
-    if os.environ.get("DRILL_STEP") == point:
-        freeze("frozen", point)
-
-
-async def write_effect(session: AsyncSession, ctx: TaskContext, what: str) -> str:
-    await session.execute(
-        text("INSERT INTO effects (execution_id, task, pid) VALUES (:id, :task, :pid)"),
-        {"id": ctx.execution_id, "task": what, "pid": os.getpid()},
-    )
-    freeze_in_step("written")
-    return what
-
-
-def declare_durable(conductor: Conductor) -> None:
-    async def effect(ctx: TaskContext, what: str) -> str:
-        async with conductor.engine.begin() as connection:
-            await connection.execute(
-                text("INSERT INTO effects (execution_id, task, pid) VALUES (:id, :task, :pid)"),
-                {"id": ctx.execution_id, "task": what, "pid": os.getpid()},
-            )
-        freeze_in_step("done")
-        return what
-
-    @conductor.task(max_attempts=100, retry=PATIENT)
-    async def durable(ctx: TaskContext) -> list[str]:
-        """A step and a transactional one, with a point before and after each commit."""
-        freeze_in_step("begun")
-        step = await ctx.step("step", effect, ctx, "step")
-        freeze_in_step("recorded")
-        booked = await ctx.transact("booking", write_effect, ctx, "booking")
-        freeze_in_step("booked")
-        return [step, booked]
 
 
 def declare_deadly(conductor: Conductor) -> None:

@@ -21,6 +21,7 @@ from pgconductor.domain.claims import Registration
 from pgconductor.domain.outcomes import Completed, Outcome, Verdict
 from pgconductor.runtime.completer import Completer
 from pgconductor.services import ExecutionService, OrchestratorService
+from tests.faults import boundaries
 from tests.faults.drill_tasks import drill_conductor, freeze, say
 
 POINT = os.environ["DRILL"]
@@ -74,6 +75,10 @@ def freeze_after_commit() -> None:
 
 
 async def main() -> None:
+    if os.environ.get("DRILL_LATE"):
+        boundaries.go_on_late()
+    if os.environ.get("DRILL_BLIND"):
+        boundaries.look_at_nothing()
     conductor = drill_conductor(os.environ["DRILL_URL"])
     queues = os.environ.get("DRILL_QUEUES")
     orchestrator = conductor.orchestrator(
@@ -92,6 +97,8 @@ if __name__ == "__main__":
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(name)s %(message)s")
     watch_registration()
+    if boundaries.LIFE is not None:
+        boundaries.watch()
     {
         "fetched": freeze_after_fetch,
         "ended": freeze_before_completion,

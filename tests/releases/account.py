@@ -13,7 +13,19 @@ from tests.releases.deployment import Deployment
 __all__ = ["applied_at", "assert_accounted", "assert_gone_before", "idle", "unattended"]
 
 #: Tasks whose handlers can be interrupted.
-WITH_BOUNDARIES = {"journey", "odyssey"}
+WITH_BOUNDARIES = {"journey", "odyssey", "voyage", "crossing", "leg"}
+#: What happens once in an execution of a task, however often its handler begins, and what is on
+#: record of it.
+ONCE = {
+    "voyage": {"packed", "booked", "paid"},
+    "crossing": {"booked", "paid"},
+    "leg": set[str](),
+}
+KEYS = {
+    "voyage": {"pack", "book", "night", "out", "back", "pay"},
+    "crossing": {"book", "lookout", "out", "pay"},
+    "leg": {"rest"},
+}
 
 
 def assert_accounted(deployment: Deployment, *, crashed: Mapping[UUID, int] | None = None) -> None:
@@ -22,6 +34,8 @@ def assert_accounted(deployment: Deployment, *, crashed: Mapping[UUID, int] | No
     That is, by what the database holds and by what the business has seen:
 
     - there is what was invoked, and nothing else; all of it is completed, and nothing is held;
+    - each child is there once, each step is on record once, each effect of a step or a transaction
+      is there once;
     - one attempt is charged, for those that were given back were given their attempt back; crashes
       are counted for those whose owner was taken for dead, and for nobody else;
     - the handler has ended once (its last effect is there once), and it is this attempt whose
@@ -37,12 +51,13 @@ def assert_accounted(deployment: Deployment, *, crashed: Mapping[UUID, int] | No
         row["id"]: row["e"]
         for row in deployment.rows("SELECT id, to_jsonb(e) AS e FROM pgconductor.executions e")
     }
-    assert executions.keys() == deployment.invoked
+    invoked = {one for one, execution in executions.items() if execution["parent_id"] is None}
+    assert invoked == deployment.invoked
     effects: dict[UUID, dict[str, list[int]]] = {
         one: {"begun": [], "ended": []} for one in executions
     }
     for row in deployment.rows("SELECT * FROM effects ORDER BY id"):
-        effects[row["execution_id"]][row["what"]].append(row["id"])
+        effects[row["execution_id"]].setdefault(row["what"], []).append(row["id"])
     for one, execution in executions.items():
         _assert_completed_once(execution, crashed.get(one, 0))
         begun, ended = effects[one]["begun"], effects[one]["ended"]
@@ -50,6 +65,27 @@ def assert_accounted(deployment: Deployment, *, crashed: Mapping[UUID, int] | No
         if one not in crashed:
             assert len(ended) == 1, (execution, ended)
             assert len(begun) == 1 or execution["task_key"] in WITH_BOUNDARIES, (execution, begun)
+        for what in ONCE.get(execution["task_key"], ()):
+            assert len(effects[one].get(what, ())) == 1, (execution, what)
+    _assert_recorded_once(deployment, executions)
+
+
+def _assert_recorded_once(
+    deployment: Deployment, executions: Mapping[UUID, Mapping[str, Any]]
+) -> None:
+    keys: dict[UUID, set[str]] = {one: set() for one in executions}
+    for row in deployment.rows("SELECT execution_id, key, pending FROM pgconductor.steps"):
+        assert not row["pending"], row
+        keys[row["execution_id"]].add(row["key"])
+    children: dict[str, list[str]] = {}
+    for execution in executions.values():
+        if execution["parent_id"] is not None:
+            children.setdefault(execution["parent_id"], []).append(execution["parent_key"])
+    for one, execution in executions.items():
+        task = execution["task_key"]
+        assert keys[one] == KEYS.get(task, set()), execution
+        made = {"voyage": ["back", "out"], "crossing": ["out"]}.get(task, [])
+        assert sorted(children.get(str(one), [])) == made, execution
 
 
 def _assert_completed_once(execution: Mapping[str, Any], crashes: int) -> None:

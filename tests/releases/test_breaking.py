@@ -49,7 +49,8 @@ async def test_a_breaking_deployment(deployment: Deployment, tmp_path: Path) -> 
     places = [await deployment.supervised(old, old, new, env=endless) for _ in range(2)]
     await deployment.producer(old)
     odysseys = [deployment.invoke("odyssey") for _ in range(3)]
-    await deployment.begun(*odysseys)
+    crossings = [deployment.invoke("crossing") for _ in range(3)]
+    await deployment.begun(*odysseys, *crossings)
     await deployment.ended_by(old)
     early = await deployment.worker(new, wait=False)
     await deployment.says(early, "waiting for it")
@@ -66,10 +67,15 @@ async def test_a_breaking_deployment(deployment: Deployment, tmp_path: Path) -> 
     assert "3 orchestrators left" in said
     await deployment.registered(early, *(place.child for place in places))
     await deployment.ended_by(new, more=50)
+    deployment.execute("SELECT pgconductor.emit_event('land')")
     await deployment.finished()
     assert_accounted(deployment)
     assert_gone_before(deployment, BREAKING, old)
     assert deployment.ends(last) == [old.version]
+    # They have waited from one release to the next, in nobody's memory.
+    for one in crossings:
+        assert deployment.beginnings(one)[0] == old.version
+        assert deployment.ends(one) == [new.version]
     # Interrupted at a boundary, given back, and executed once more by the new release.
     for one in odysseys:
         assert deployment.beginnings(one) == [old.version, new.version]

@@ -16,6 +16,8 @@ async def test_a_rolling_deployment(deployment: Deployment) -> None:
     old, new = deployment.releases.old, deployment.releases.beside
     first, second = await deployment.worker(old), await deployment.worker(old)
     await deployment.producer(old)
+    crossings = [deployment.invoke("crossing") for _ in range(3)]
+    await deployment.begun(*crossings)
     await deployment.ended_by(old)
     # The new release needs the revision: started too early, it waits for it.
     early = await deployment.worker(new, wait=False)
@@ -38,8 +40,12 @@ async def test_a_rolling_deployment(deployment: Deployment) -> None:
         assert await leaving.wait() == 0, "\n".join(leaving.errors)
         await deployment.worker(new)
     await deployment.ended_by(new)
+    deployment.execute("SELECT pgconductor.emit_event('land')")
     await deployment.finished()
     assert_accounted(deployment)
+    assert {(deployment.beginnings(one)[0], *deployment.ends(one)) for one in crossings} == {
+        (old.version, new.version)
+    }
     assert unattended(deployment) == 0
     together = -idle(deployment, old, new)
     assert together > 0, "the releases were to work side by side"

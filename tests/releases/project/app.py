@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psycopg
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 import pgconductor
 from pgconductor import Conductor, RetryPolicy, TaskContext
@@ -39,18 +40,23 @@ def say(*words: object) -> None:
 
 async def record(ctx: TaskContext, what: str) -> int:
     """What the business sees of an attempt; its number."""
-    async with conductor.engine.begin() as connection:
-        found = await connection.execute(
-            text(EFFECT.format(":id", ":task", ":what", ":release", ":pid")),
-            {
-                "id": ctx.execution_id,
-                "task": ctx.task,
-                "what": what,
-                "release": RELEASE,
-                "pid": os.getpid(),
-            },
-        )
-        return int(found.scalar_one())
+    async with conductor.sessionmaker.begin() as session:
+        return await record_in(session, ctx, what)
+
+
+async def record_in(session: AsyncSession, ctx: TaskContext, what: str) -> int:
+    """The same in a transaction that is there."""
+    found = await session.execute(
+        text(EFFECT.format(":id", ":task", ":what", ":release", ":pid")),
+        {
+            "id": ctx.execution_id,
+            "task": ctx.task,
+            "what": what,
+            "release": RELEASE,
+            "pid": os.getpid(),
+        },
+    )
+    return int(found.scalar_one())
 
 
 def record_plainly(ctx: TaskContext, what: str) -> int:
@@ -104,6 +110,38 @@ async def odyssey(ctx: TaskContext) -> int:
 
 
 @conductor.task(max_attempts=100, retry=PATIENT)
+async def leg(ctx: TaskContext) -> int:
+    """A part of a voyage."""
+    await record(ctx, "begun")
+    await ctx.sleep("rest", timedelta(seconds=0.1))
+    return await record(ctx, "ended")
+
+
+@conductor.task(max_attempts=100, retry=PATIENT)
+async def voyage(ctx: TaskContext) -> int:
+    """Steps, waits and children, at each of which it may go on in another release."""
+    await record(ctx, "begun")
+    await ctx.step("pack", record, ctx, "packed")
+    await ctx.transact("book", record_in, ctx, "booked")
+    await ctx.sleep("night", timedelta(seconds=0.3))
+    await asyncio.gather(ctx.invoke("out", leg), ctx.invoke("back", leg))
+    async with ctx.transaction("pay") as session:
+        await record_in(session, ctx, "paid")
+    return await record(ctx, "ended")
+
+
+@conductor.task(max_attempts=100, retry=PATIENT)
+async def crossing(ctx: TaskContext) -> int:
+    """Waits for land, in one release or another."""
+    await record(ctx, "begun")
+    await ctx.transact("book", record_in, ctx, "booked")
+    await asyncio.gather(ctx.wait_for("lookout", "land"), ctx.invoke("out", leg))
+    async with ctx.transaction("pay") as session:
+        await record_in(session, ctx, "paid")
+    return await record(ctx, "ended")
+
+
+@conductor.task(max_attempts=100, retry=PATIENT)
 def stuck(ctx: TaskContext) -> int:
     """Listens to nobody."""
     record_plainly(ctx, "begun")
@@ -120,7 +158,7 @@ async def produce() -> None:
     while not stopped.is_set():
         wanted = [brief, brief]
         if tick % 10 == 0:
-            wanted += [long, journey]
+            wanted += [long, journey, voyage]
         for task in wanted:
             handle = await task.invoke()
             say("invoked", handle.id)

@@ -1,0 +1,125 @@
+"""Waits by themselves: what is heard when, and when a handler is suspended."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import cast
+from uuid import UUID, uuid4
+
+import pytest
+
+from pgconductor.domain.steps import Recorded, Settled, StepKind
+from pgconductor.runtime.lookout import Lookout
+from pgconductor.runtime.suspension import Suspension
+from pgconductor.runtime.waits import Sentry, Waits
+from pgconductor.services.backend import Backend
+
+EVENT = Recorded(key="event", kind=StepKind.EVENT, pending=True)
+NAP = Recorded(key="nap", kind=StepKind.SLEEP, pending=True, remaining=timedelta(minutes=1))
+
+
+class Silent:
+    """Notes what it is asked to look for."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def watch(self, waits: Waits, child_id: UUID | None) -> None:
+        pass
+
+    def forget(self, waits: Waits) -> None:
+        pass
+
+    def look(self, execution_id: UUID) -> None:
+        self.looks += 1
+
+
+class Handler:
+    """A handler that does nothing but wait for one thing."""
+
+    def __init__(self, recorded: Recorded, sentry: Sentry | None = None) -> None:
+        self.silent = Silent()
+        self.task: asyncio.Task[Recorded]
+        self.waits = Waits(
+            uuid4(),
+            sentry or self.silent,
+            park=lambda: None,
+            resume=self._resume,
+            patience=3600.0,
+            known=lambda: [self.task],
+        )
+        self.task = asyncio.create_task(self.waits.until_ended(recorded))
+
+    async def _resume(self) -> None:
+        pass
+
+    def hear(self, *ended: str) -> None:
+        self.waits.settled(
+            Settled(
+                self.waits.execution_id,
+                len(ended),
+                tuple(Recorded(key=key, kind=StepKind.EVENT) for key in ended),
+            )
+        )
+
+
+async def test_what_ends_after_the_suspension_was_decided_is_not_seen() -> None:
+    """I3: it counts as not seen, so that the database does not let it wait for what has come."""
+    handler = Handler(NAP)
+    await asyncio.sleep(0)
+    assert handler.waits.suspend()
+    handler.hear("nap")
+    with pytest.raises(Suspension):
+        await handler.task
+    assert handler.waits.wakes == 0
+
+
+async def test_no_suspension_before_the_first_look_for_an_event() -> None:
+    """I3: whoever emitted it before the wait has told nobody; if nobody looks, nobody ever will."""
+    handler = Handler(EVENT)
+    await asyncio.sleep(0)
+    assert not handler.waits.suspend()
+    # An answer to what was asked before the wait began tells nothing of it.
+    handler.hear()
+    assert not handler.waits.suspend()
+    assert handler.waits.seen() == 0
+    handler.hear()
+    assert handler.waits.suspend()
+    with pytest.raises(Suspension):
+        await handler.task
+
+
+async def test_who_is_to_leave_and_has_not_looked_leaves_as_soon_as_it_has() -> None:
+    """I9: a process that is stopped does not wait for the patience of such a handler."""
+    handler = Handler(EVENT)
+    await asyncio.sleep(0)
+    handler.waits.leave()
+    assert handler.silent.looks
+    handler.waits.seen()
+    handler.hear()
+    with pytest.raises(Suspension):
+        await asyncio.wait_for(handler.task, 10)
+
+
+async def test_a_process_that_stops_is_told_of_what_comes_meanwhile() -> None:
+    handler = Handler(EVENT)
+    await asyncio.sleep(0)
+    handler.waits.leave()
+    handler.waits.seen()
+    handler.hear("event")
+    assert (await asyncio.wait_for(handler.task, 10)).key == "event"
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_wait_that_begins_while_the_process_stops(*, late: bool) -> None:
+    """I9: it was on its way into the record when the others were told to leave."""
+    lookout = Lookout(cast("Backend", None), 60)
+    handler = Handler(NAP, lookout)
+    if late:
+        lookout.suspend_all()
+    await asyncio.sleep(0)
+    if not late:
+        lookout.suspend_all()
+    with pytest.raises(Suspension):
+        await asyncio.wait_for(handler.task, 10)
