@@ -103,8 +103,8 @@ class Crashes:
         """Whether the process dies at a boundary that is met just now."""
         self._counts[boundary] += 1
         self.met.append(Point(boundary, self._counts[boundary]))
-        # Each plan counts, so all are asked.
-        return any([plan.strikes(boundary) for plan in self.plans])
+        struck = [plan.strikes(boundary) for plan in self.plans]  # Each of them counts.
+        return any(struck)
 
     def check(self) -> None:
         """See that everything has happened that was planned.
@@ -114,9 +114,7 @@ class Crashes:
         """
         missed = [plan for plan in self.plans if plan.struck < plan.times]
         if missed:
-            places = "\n".join(
-                f"  {one}" for one in dict.fromkeys(one.boundary for one in self.met)
-            )
+            places = "\n".join(f"  {one}" for one in self.met)
             raise AssertionError(
                 f"no crash happened at: {', '.join(map(str, missed))}; what was met:\n{places}"
             )

@@ -73,8 +73,8 @@ async def crash_everywhere(made: Made) -> AsyncIterator[CrashPass]:
     An error in a pass has a note that says where the process died.
 
     Args:
-        made: The conductor, for passes in memory; or what makes a fresh rehearsal for each pass, for
-            instance ``lambda: Rehearsal(conductor, database=pgconductor_clone())``.
+        made: The conductor, for passes in memory; or what makes a fresh rehearsal for each pass,
+            for instance ``lambda: Rehearsal(conductor, database=pgconductor_clone())``.
 
     Yields:
         The passes, each to be entered once.

@@ -188,8 +188,8 @@ class Player:
             return False
         if count.attempts >= _MOST:
             raise AssertionError(
-                f"no end after {_MOST} attempts: {fetched.task_key} is due again; say how far to go "
-                "by at_most"
+                f"no end after {_MOST} attempts: {fetched.task_key} is due again; say how far to "
+                "go by at_most"
             )
         count.attempts += 1
         if await self._play(fetched):

@@ -41,19 +41,19 @@ _ANYTHING: Final[Any] = object()
 class Rehearsal:
     """Executes what a conductor's tasks are invoked for, and moves the clock over every wait.
 
-    While inside ``async with``, the conductor goes to the rehearsal's database: to one in memory, or
-    to a real one. ``task.invoke()``, ``conductor.emit()`` and handles work as ever. Handlers are
+    While inside ``async with``, the conductor goes to the rehearsal's database: to one in memory,
+    or to a real one. ``task.invoke()``, ``conductor.emit()`` and handles work as ever. Handlers are
     executed by :meth:`drain`, one at a time, and leave memory at every wait, so that each test goes
-    the same way each time. A transaction of a session on another database, in memory, commits what
-    is invoked in it.
+    the same way each time. In memory, what is invoked in a session is there once that session has
+    committed, whichever database it belongs to.
 
     Args:
         conductor: Whose tasks are executed.
         database: Where: a :class:`FakeDatabase`, an ``AsyncEngine``, an ``async_sessionmaker`` or a
             URL; the default is a new one in memory.
-        sessions: Makes the sessions of ``ctx.transact`` and ``ctx.transaction``. In memory there are
-            none unless given: an ``async_sessionmaker`` on SQLite, or whatever the handlers take for
-            a session.
+        sessions: Makes the sessions of ``ctx.transact`` and ``ctx.transaction``. In memory there
+            are none unless given: an ``async_sessionmaker`` on SQLite, or whatever the handlers
+            take for a session.
         patience: How long a handler may take by the real clock.
 
     Raises:
