@@ -45,7 +45,7 @@ class Point:
     occurrence: int = 1
 
     def __str__(self) -> str:
-        again = f", the {self.occurrence}. time" if self.occurrence > 1 else ""
+        again = f" (time {self.occurrence})" if self.occurrence > 1 else ""
         return f"{self.boundary}{again}"
 
 

@@ -52,11 +52,9 @@ class CrashPass:
         return rehearsal
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        try:
-            await self._entered.__aexit__(kind, error, trace)
-        except BaseException as found:
-            found.add_note(f"This was {self}.")
-            raise
+        if error is not None:
+            error.add_note(f"This was {self}.")
+        await self._entered.__aexit__(kind, error, trace)
 
 
 async def crash_everywhere(made: Made) -> AsyncIterator[CrashPass]:
@@ -123,10 +121,12 @@ async def assert_survives_crashes(
     async for one in crash_everywhere(made):
         try:
             async with one as rehearsal:
+                before = {execution.id for execution in await rehearsal.executions()}
                 result = await scenario(rehearsal)
                 states = Counter(
                     f"{execution.task_key} {execution.state.value}"
                     for execution in await rehearsal.executions()
+                    if execution.id not in before
                 )
         except Exception as error:
             if one.point is None:

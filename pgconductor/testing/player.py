@@ -187,6 +187,7 @@ class Player:
         if fetched is None:
             return False
         if count.attempts >= _MOST:
+            await self._leave()
             raise AssertionError(
                 f"no end after {_MOST} attempts: {fetched.task_key} is due again; say how far to "
                 "go by at_most"

@@ -60,6 +60,8 @@ class SessionTransactions:
             return None
         found = self._open.get(own)
         if found is None:
+            if not own.in_transaction():
+                own.begin()  # As a statement of ours would have it begin.
             self._open[own] = found = self._database.transaction()
             if own not in self._heard:
                 self._heard.add(own)
@@ -124,9 +126,8 @@ class _Open(OpenTransaction):
         self._with_sessions = with_sessions
 
     async def begin(self) -> AsyncSession:
-        if isinstance(self.session, AsyncSession):
-            return await super().begin()
-        return self.session
+        session: Any = self.session
+        return await super().begin() if isinstance(session, AsyncSession) else session
 
     async def commit(self, step: StepRecord | None) -> str | None:
         recorded: str | None = None
