@@ -9,10 +9,8 @@ from typing import Any, TypeVar, overload
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.orm import Session
 
 from pgconductor.connections import Connections
-from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.domain.limits import check_concurrency, check_queue
 from pgconductor.domain.retention import Keep
 from pgconductor.domain.retry import RetryPolicy
@@ -215,24 +213,6 @@ class Conductor(Connections):
             raise UnknownQueue(queue, self.queues)
         return queue
 
-    async def write(
-        self, invocations: list[Invocation], session: AsyncSession | AsyncConnection | None
-    ) -> list[Invoked]:
-        """Write invocations, in the session's transaction or in one of their own.
-
-        Raises:
-            WrongSession: The session is a sync one, or bound to another database.
-        """
-        return await self._writer.write(invocations, session)
-
-    def write_sync(self, invocations: list[Invocation], session: Session) -> list[Invoked]:
-        """Write invocations in a sync session's transaction.
-
-        Raises:
-            WrongSession: The session is an async one, or bound to another database.
-        """
-        return self._writer.write_sync(invocations, session)
-
     @overload
     def event(self, name: str, payload: type[P]) -> EventRef[P]: ...
     @overload
@@ -275,16 +255,6 @@ class Conductor(Connections):
         return await (self.event(event) if isinstance(event, str) else event).emit(
             payload, session=session
         )
-
-    async def emit_text(
-        self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
-    ) -> UUID:
-        """Emit an event whose payload is JSON text.
-
-        Raises:
-            WrongSession: The session is a sync one, or bound to another database.
-        """
-        return await self._writer.emit(name, payload, session)
 
     def handle(self, execution_id: UUID) -> ExecutionHandle[Any]:
         """A handle of an execution whose id was kept; its result is plain JSON.

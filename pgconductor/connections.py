@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Protocol, Self
+from uuid import UUID
 
 from pydantic import SecretStr
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session
 
+from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.exceptions import ConfigurationError
-from pgconductor.handles import FinishedWatch
+from pgconductor.handles import FinishedWatch, Watch
 from pgconductor.services.engines import bound_engine, check_driver
 from pgconductor.services.executions import ExecutionService
 from pgconductor.services.invoking import InvocationWriter
@@ -16,11 +21,59 @@ from pgconductor.services.orchestrators import OrchestratorService
 from pgconductor.services.pooling import OwnTransaction, Poolers, make_engine
 from pgconductor.settings import Settings, normalise_url
 
-__all__ = ["Connections"]
+__all__ = ["Connections", "Route"]
+
+
+class Route(Protocol):
+    """A way to a database, or to what stands for one in a test."""
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine."""
+        ...
+
+    @property
+    def sessionmaker(self) -> async_sessionmaker[AsyncSession]:
+        """The sessionmaker."""
+        ...
+
+    @property
+    def executions(self) -> ExecutionService:
+        """Executions, each call committed by itself."""
+        ...
+
+    @property
+    def orchestrators(self) -> OrchestratorService:
+        """The registered orchestrators, each call in a transaction of its own."""
+        ...
+
+    def watch(self) -> Watch | None:
+        """What tells handles that their execution has finished."""
+        ...
+
+    async def write(
+        self, invocations: list[Invocation], session: AsyncSession | AsyncConnection | None
+    ) -> list[Invoked]:
+        """Write invocations, in the session's transaction or in one of their own."""
+        ...
+
+    def write_sync(self, invocations: list[Invocation], session: Session) -> list[Invoked]:
+        """Write invocations in a sync session's transaction."""
+        ...
+
+    async def emit_text(
+        self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
+    ) -> UUID:
+        """Emit an event whose payload is JSON text."""
+        ...
 
 
 class Connections:
     """What a conductor opens, at first use, and closes; what it was given it never closes.
+
+    A test may have it go another way for a while, by :meth:`rerouted`: the tasks and services of an
+    application hold their conductor, which is usually one for the whole process, so it is here that
+    all of them meet.
 
     Args:
         settings: All settings; the default reads the environment.
@@ -59,6 +112,7 @@ class Connections:
         self._direct_engine: AsyncEngine | None = None
         self._executions: ExecutionService | None = None
         self._watch: FinishedWatch | None = None
+        self._route: Route | None = None
         self._poolers = Poolers(self.settings.pooled)
         self._writer = InvocationWriter(
             engine=lambda: self.engine,
@@ -80,6 +134,8 @@ class Connections:
         Raises:
             ConfigurationError: There is no database URL.
         """
+        if self._route is not None:
+            return self._route.engine
         if self._engine is None:
             url, pooled = self.settings.require_url(), self.settings.pooled
             self._engine = make_engine(url, pooled=pooled, pool_pre_ping=True)
@@ -88,6 +144,8 @@ class Connections:
     @property
     def sessionmaker(self) -> async_sessionmaker[AsyncSession]:
         """The sessionmaker: the one given, or one made at first use."""
+        if self._route is not None:
+            return self._route.sessionmaker
         if self._sessionmaker is None:
             self._sessionmaker = async_sessionmaker(self.engine, expire_on_commit=False)
         return self._sessionmaker
@@ -95,6 +153,8 @@ class Connections:
     @property
     def executions(self) -> ExecutionService:
         """Executions, each call committed by itself."""
+        if self._route is not None:
+            return self._route.executions
         if self._executions is None:
             # One statement a call: BEGIN and COMMIT would cost two more round trips.
             work = OwnTransaction(self.engine, self._poolers, level="AUTOCOMMIT")
@@ -104,8 +164,56 @@ class Connections:
     @property
     def orchestrators(self) -> OrchestratorService:
         """The registered orchestrators, each call in a transaction of its own."""
+        if self._route is not None:
+            return self._route.orchestrators
         work = OwnTransaction(self.engine, self._poolers, level="READ COMMITTED")
         return OrchestratorService(work)
+
+    async def write(
+        self, invocations: list[Invocation], session: AsyncSession | AsyncConnection | None
+    ) -> list[Invoked]:
+        """Write invocations, in the session's transaction or in one of their own.
+
+        Raises:
+            WrongSession: The session is a sync one, or bound to another database.
+        """
+        return await (self._route or self._writer).write(invocations, session)
+
+    def write_sync(self, invocations: list[Invocation], session: Session) -> list[Invoked]:
+        """Write invocations in a sync session's transaction.
+
+        Raises:
+            WrongSession: The session is an async one, or bound to another database.
+        """
+        return (self._route or self._writer).write_sync(invocations, session)
+
+    async def emit_text(
+        self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
+    ) -> UUID:
+        """Emit an event whose payload is JSON text.
+
+        Raises:
+            WrongSession: The session is a sync one, or bound to another database.
+        """
+        return await (self._route or self._writer).emit_text(name, payload, session)
+
+    @contextmanager
+    def rerouted(self, route: Route) -> Generator[None]:
+        """Have everything go another way while inside, for tests.
+
+        Args:
+            route: The way. What was opened before is left as it is.
+
+        Raises:
+            ConfigurationError: It is rerouted already.
+        """
+        if self._route is not None:
+            raise ConfigurationError("this conductor is rerouted already: one at a time")
+        self._route = route
+        try:
+            yield
+        finally:
+            self._route = None
 
     async def close(self) -> None:
         """Close what the conductor has opened itself. It may be used again afterwards."""
@@ -129,14 +237,16 @@ class Connections:
 
     def _direct(self) -> AsyncEngine:
         """An engine that leads around any pooler, never to another database than was given."""
-        if self.settings.direct_url is None or not self._owns_engine:
+        if self.settings.direct_url is None or not self._owns_engine or self._route is not None:
             return self.engine
         if self._direct_engine is None:
             self._direct_engine = make_engine(self.settings.require_url(direct=True), pooled=None)
         return self._direct_engine
 
-    def watch(self) -> FinishedWatch | None:
+    def watch(self) -> Watch | None:
         """The listening connection of the handles, opened at first use."""
+        if self._route is not None:
+            return self._route.watch()
         if not self.settings.listen:
             return None
         if self._watch is None:

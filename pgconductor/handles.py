@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
@@ -21,9 +21,22 @@ from pgconductor.services.listener import FINISHED, Listener
 from pgconductor.services.pinned import sibling_engine
 from pgconductor.types import ExecutionState
 
-__all__ = ["ExecutionHandle", "FinishedWatch", "Waiter"]
+__all__ = ["ExecutionHandle", "FinishedWatch", "Waiter", "Watch"]
 
 R = TypeVar("R")
+
+
+class Watch(Protocol):
+    """What tells handles that their execution has finished."""
+
+    @property
+    def healthy(self) -> asyncio.Event:
+        """Set while it can be relied on."""
+        ...
+
+    def on(self, execution_id: UUID) -> AbstractAsyncContextManager[asyncio.Event]:
+        """An event that is set when the execution may have finished."""
+        ...
 
 
 class Waiter(Protocol):
@@ -34,7 +47,7 @@ class Waiter(Protocol):
         """Executions, each call in a transaction of its own."""
         ...
 
-    def watch(self) -> FinishedWatch | None:
+    def watch(self) -> Watch | None:
         """The watch, or None where nothing can be listened to."""
         ...
 

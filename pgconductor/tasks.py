@@ -107,6 +107,11 @@ class TaskRef(Generic[P, R]):
         return self.options.queue
 
     @property
+    def payload_codec(self) -> Codec:
+        """How payloads are written and read."""
+        return self._payload
+
+    @property
     def result_codec(self) -> Codec:
         """How results are read."""
         return self._result

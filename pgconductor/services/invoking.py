@@ -69,7 +69,7 @@ class InvocationWriter:
             await self._identity.check(self._engine(), session)
         return await service.invoke_many(invocations)
 
-    async def emit(
+    async def emit_text(
         self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
     ) -> UUID:
         """Emit an event, in the session's transaction or in one of its own.

@@ -1,0 +1,119 @@
+"""Rehearsals in a real database, and in memory beside one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+from pgconductor import Conductor, TaskContext
+from pgconductor.testing import Rehearsal, assert_survives_crashes
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+async def books(engine: AsyncEngine) -> AsyncEngine:
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE bookings (what text NOT NULL)"))
+    return engine
+
+
+async def book(session: AsyncSession, what: str) -> str:
+    await session.execute(text("INSERT INTO bookings VALUES (:what)"), {"what": what})
+    return what
+
+
+async def booked(engine: AsyncEngine) -> list[str]:
+    """What has been booked, and is forgotten."""
+    async with engine.begin() as connection:
+        return sorted((await connection.scalars(text("DELETE FROM bookings RETURNING what"))).all())
+
+
+def declared() -> tuple[Conductor, Any]:
+    """A conductor without a database, and a task with everything."""
+    conductor = Conductor()
+    paid = conductor.event("paid", int)
+
+    @conductor.task(max_attempts=1)
+    async def child(ctx: TaskContext, number: int) -> int:
+        await ctx.sleep("a day", DAY)
+        return number + 1
+
+    @conductor.task(max_attempts=1)
+    async def checkout(ctx: TaskContext) -> str:
+        await ctx.transact("book", book, "transact")
+        block = ctx.transaction("block", str)
+        async with block as session:
+            block.result = await book(session, "block")
+        number = await ctx.invoke("child", child, 1)
+        got = await ctx.wait_for("payment", paid, timeout=DAY)
+        async with ctx.transaction("end") as session:
+            await book(session, "end")
+            await ctx.complete_in(session, f"{block.result} {number} {got}")
+        return "never"
+
+    async def scenario(rehearsal: Rehearsal) -> Any:
+        handle = await checkout.invoke()
+        drained = await rehearsal.drain(at_most=1.5 * DAY)
+        assert [one.what for one in drained.waiting] == ["paid"]
+        await conductor.emit(paid, 7)
+        return await handle.result()
+
+    return conductor, scenario
+
+
+@pytest.mark.parametrize("real", [True, False], ids=["postgres", "memory"])
+async def test_transactional_steps_survive_crashes(books: AsyncEngine, real: bool) -> None:
+    conductor, scenario = declared()
+    sessions = async_sessionmaker(books, expire_on_commit=False)
+
+    def make() -> Rehearsal:
+        return Rehearsal(conductor, sessions) if real else Rehearsal(conductor, sessions=sessions)
+
+    async def with_books(rehearsal: Rehearsal) -> Any:
+        return await scenario(rehearsal), await booked(books)
+
+    async with make() as rehearsal:
+        assert await with_books(rehearsal) == ("block 2 7", ["block", "end", "transact"])
+    points = await assert_survives_crashes(make, with_books)
+    assert {one.boundary.step for one in points} == {
+        "book",
+        "block",
+        "child",
+        "a day",
+        "payment",
+        None,
+    }
+
+
+async def test_what_is_invoked_in_a_real_session(books: AsyncEngine, database_url: str) -> None:
+    conductor = Conductor()
+
+    @conductor.task
+    async def send(ctx: TaskContext, what: str) -> str:
+        return what
+
+    async with Rehearsal(conductor) as rehearsal:
+        async with AsyncSession(books) as session:
+            await book(session, "first")
+            await send.invoke("first", session=session)
+            await conductor.emit("booked", session=session)
+            async with session.begin_nested():
+                await send.invoke("second", session=session)
+            assert await rehearsal.invoked(send) == []
+            await session.commit()
+            await send.invoke("third", session=session)
+        assert await rehearsal.invoked(send) == ["first", "second"]
+    async with Rehearsal(conductor, database_url) as rehearsal:
+        async with conductor.sessionmaker.begin() as session:
+            handle = await send.invoke("real", session=session, delay=DAY)
+        assert await handle.result() == "real"
+        assert await rehearsal.invoked(send) == ["real"]
+    async with Rehearsal(conductor, books) as rehearsal:
+        assert len(await rehearsal.executions(send)) == 1
+        with pytest.raises(Exception, match="in a real database"):
+            _ = rehearsal.database
