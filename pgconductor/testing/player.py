@@ -37,10 +37,10 @@ _playing: ContextVar[Player | None] = ContextVar("pgconductor_playing", default=
 class _Room:
     """There is room for one attempt, always."""
 
-    def park(self) -> None:
+    def park(self, attempt: Attempt) -> None:
         """See the protocol."""
 
-    async def resume(self) -> None:
+    async def resume(self, attempt: Attempt) -> None:
         """See the protocol."""
 
 

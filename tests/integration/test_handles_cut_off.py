@@ -11,6 +11,7 @@ from sqlalchemy import event
 
 from pgconductor import TaskContext
 from pgconductor.exceptions import ResultTimeout
+from pgconductor.handles import FinishedWatch
 from tests.integration.runtime_world import SOON, World
 from tests.support.waiting import eventually
 
@@ -75,7 +76,7 @@ async def test_anybody_may_notify_anything(world: World) -> None:
     handle = await task.invoke()
     waiting = asyncio.create_task(handle.result(SOON))
     watch = conductor.watch()
-    assert watch is not None
+    assert isinstance(watch, FinishedWatch)
     watch._notified("pgconductor_finished", "nonsense")
     async with world.serving(conductor):
         assert await waiting == "done"

@@ -17,6 +17,7 @@ from pgconductor.exceptions import (
     PayloadDecodeError,
     ResultTimeout,
 )
+from pgconductor.handles import FinishedWatch
 from pgconductor.services import ExecutionService
 from tests.integration.runtime_world import SOON, World
 from tests.support.waiting import eventually
@@ -124,7 +125,7 @@ async def test_a_waiter_is_woken_by_the_notification(world: World) -> None:
     async with world.serving(conductor):
         handle = await task.invoke()
         watch = conductor.watch()
-        assert watch is not None
+        assert isinstance(watch, FinishedWatch)
         await asyncio.wait_for(watch.healthy.wait(), 20)
         waiting = asyncio.create_task(handle.result(SOON))
         await eventually(lambda: world.execution(handle.id)["awaited"])
@@ -217,7 +218,7 @@ async def test_a_waiter_that_gives_up_leaves_nothing(world: World) -> None:
     handle = await task.invoke()
     waiting = [asyncio.create_task(handle.result()) for _ in range(5)]
     watch = conductor.watch()
-    assert watch is not None
+    assert isinstance(watch, FinishedWatch)
     await eventually(lambda: len(watch._waiting.get(str(handle.id), ())) == 5)
     for one in waiting:
         one.cancel()
