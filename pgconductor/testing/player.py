@@ -16,6 +16,7 @@ from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot
 from pgconductor.runtime.attempt import Attempt, Durability, Runnable, Stop
 from pgconductor.runtime.threads import HandlerThreads
 from pgconductor.runtime.waits import Waits
+from pgconductor.services.steps import StepService
 from pgconductor.testing.boundaries import Crashes
 from pgconductor.testing.memory import RehearsedMemory
 from pgconductor.testing.reading import all_executions, all_waiting
@@ -45,16 +46,35 @@ class _Room:
 
 
 class _Sentry:
-    """Nobody looks while a handler is in memory: it is suspended at once."""
+    """Looks once when it is asked: a handler that waits is suspended soon after.
 
-    def watch(self, waits: Waits, child_id: UUID | None) -> None:
+    Args:
+        steps: Where waits are settled.
+    """
+
+    def __init__(self, steps: StepService) -> None:
+        self._steps = steps
+        self._here: dict[UUID, Waits] = {}
+        self._looks: set[asyncio.Task[None]] = set()
+
+    def watch(self, waits: Waits, child_id: UUID | None) -> None:  # noqa: ARG002 - the protocol's
         """See the protocol."""
+        self._here[waits.execution_id] = waits
 
     def forget(self, waits: Waits) -> None:
         """See the protocol."""
+        self._here.pop(waits.execution_id, None)
 
     def look(self, execution_id: UUID) -> None:
         """See the protocol."""
+        if (waits := self._here.get(execution_id)) is not None and not self._looks:
+            look = asyncio.create_task(self._look(waits))
+            self._looks.add(look)
+            look.add_done_callback(self._looks.discard)
+
+    async def _look(self, waits: Waits) -> None:
+        for settled in await self._steps.settle({waits.execution_id: waits.seen()}):
+            waits.settled(settled)
 
 
 @dataclass(slots=True)
@@ -277,7 +297,9 @@ class Player:
             threads=self._threads,
             report=outcomes.append,
             max_result_bytes=settings.max_result_bytes,
-            durability=Durability(memory, _Sentry(), 0.0, settings.max_payload_bytes),
+            durability=Durability(
+                memory, _Sentry(self._stage.steps), 0.0, settings.max_payload_bytes
+            ),
         )
         attempt.room = _Room()
         return attempt

@@ -36,7 +36,6 @@ async def booked(engine: AsyncEngine) -> list[str]:
 def declared() -> tuple[Conductor, Any]:
     """A conductor without a database, and a task with everything."""
     conductor = Conductor()
-    paid = conductor.event("paid", int)
 
     @conductor.task(max_attempts=1)
     async def child(ctx: TaskContext, number: int) -> int:
@@ -50,7 +49,7 @@ def declared() -> tuple[Conductor, Any]:
         async with block as session:
             block.result = await book(session, "block")
         number = await ctx.invoke("child", child, 1)
-        got = await ctx.wait_for("payment", paid, timeout=DAY)
+        got = await ctx.wait_for("payment", f"paid:{ctx.execution_id}", timeout=DAY)
         async with ctx.transaction("end") as session:
             await book(session, "end")
             await ctx.complete_in(session, f"{block.result} {number} {got}")
@@ -59,8 +58,9 @@ def declared() -> tuple[Conductor, Any]:
     async def scenario(rehearsal: Rehearsal) -> Any:
         handle = await checkout.invoke()
         drained = await rehearsal.drain(at_most=1.5 * DAY)
-        assert [one.what for one in drained.waiting] == ["paid"]
-        await conductor.emit(paid, 7)
+        # Of its own name: what an earlier pass has emitted lies ahead of this one's clock.
+        assert [one.what for one in drained.waiting] == [f"paid:{handle.id}"]
+        await conductor.emit(f"paid:{handle.id}", 7)
         return await handle.result()
 
     return conductor, scenario
