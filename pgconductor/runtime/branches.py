@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from asyncio import taskgroups, tasks
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Final
 
 __all__ = ["joints"]
@@ -17,6 +18,9 @@ _GIVEN: Final = {
     (tasks.__file__, "_wait"): "fs",
     (tasks.__file__, "wait_for"): "fut",  # before Python 3.12
 }
+
+#: What stands between the task and the handler in it, which it calls ``coroutine``.
+_RELAY: Final = (str(Path(__file__).with_name("relay.py")), "__await__")
 
 
 def joints(
@@ -78,11 +82,21 @@ def _is_task(one: object) -> bool:
     return isinstance(one, asyncio.Task)
 
 
+def _awaited(coroutine: Any) -> Any:
+    """The coroutine that a coroutine waits for, if that is what it waits for."""
+    awaited = getattr(coroutine, "cr_await", None)
+    if inspect.isgenerator(awaited):
+        code = awaited.gi_code
+        if (code.co_filename, code.co_name) == _RELAY and awaited.gi_frame is not None:
+            return awaited.gi_frame.f_locals["coroutine"]
+    return awaited if inspect.iscoroutine(awaited) else None
+
+
 def _given(task: asyncio.Task[Any]) -> tuple[str | None, list[Any] | None]:
     """What a coroutine of asyncio calls the tasks that it waits for on behalf of this one."""
     coroutine: Any = task.get_coro()
-    while inspect.iscoroutine(getattr(coroutine, "cr_await", None)):
-        coroutine = coroutine.cr_await
+    while (inner := _awaited(coroutine)) is not None:
+        coroutine = inner
     code = getattr(coroutine, "cr_code", None)
     name = code and _GIVEN.get((code.co_filename, code.co_name))
     if not name or coroutine.cr_frame is None:

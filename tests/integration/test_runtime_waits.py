@@ -92,6 +92,31 @@ async def test_children_of_a_suspended_parent(world: World, hasty: Conductor) ->
     assert set(attempts) == {1}
 
 
+@pytest.mark.parametrize("joined", ["group", "wait", "wait_for"])
+async def test_branches_of_a_suspended_handler(world: World, hasty: Conductor, joined: str) -> None:
+    attempts: list[int] = []
+
+    @hasty.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> str:
+        attempts.append(ctx.attempt)
+        if joined == "group":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(ctx.sleep("a day", DAY))
+                group.create_task(ctx.sleep("a while", MOMENT))
+        elif joined == "wait":
+            await asyncio.wait([asyncio.create_task(ctx.sleep("a day", DAY))])
+        else:
+            await asyncio.wait_for(ctx.sleep("a day", DAY), DAY.total_seconds())
+        return "awake"
+
+    async with world.serving(hasty):
+        handle = await task.invoke()
+        await eventually(lambda: world.execution(handle.id)["state"] == "waiting")
+        world.rows("UPDATE pgconductor.steps SET wake_at = now() WHERE key = 'a day'")
+        assert await handle.result(SOON) == "awake"
+    assert len(attempts) > 1
+
+
 async def test_a_long_sleep_holds_nothing(world: World, conductor: Conductor) -> None:
     @conductor.task(max_attempts=1)
     async def slow(ctx: TaskContext) -> str:
