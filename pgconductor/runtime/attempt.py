@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextvars import copy_context
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final, Protocol
@@ -341,6 +342,15 @@ class Attempt:
             # SystemExit, KeyboardInterrupt and the like end the attempt, never the process. They
             # are no Exception, so the policy's default would not retry them.
             retry_after = self._runnable.options.retry.delay(fetched.attempt)
+        self._log_failure(error, retry_after)
+        return Failed(fetched.id, fetched.claim, Failure.from_exception(error), retry_after)
+
+    def _log_failure(self, error: BaseException, retry_after: timedelta | None) -> None:
+        fetched = self.fetched
+        if self._tools is not None and self._tools.record.committed:
+            # Completed, unless a failover has lost that: then it is to be tried again.
+            logger.debug("completed in a transaction", extra=logger_fields(fetched))
+            return
         last = retry_after is None or fetched.attempt >= fetched.max_attempts
         logger.log(
             logging.WARNING if last else logging.INFO,
@@ -350,4 +360,3 @@ class Attempt:
             exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
             extra=logger_fields(fetched),
         )
-        return Failed(fetched.id, fetched.claim, Failure.from_exception(error), retry_after)

@@ -165,6 +165,7 @@ class Transaction(Generic[R]):
             self._record.astray()
             self._explain(failed)
             raise
+        self._record.committed = self._record.completed
         self._value = self._codec.decode(text if self._record.completed else found)
         self._ended = True
 

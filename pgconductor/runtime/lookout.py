@@ -102,7 +102,8 @@ class Lookout:
                     # All that is due is looked at in any case, sooner or later.
                     logger.exception("waits could not be settled")
                     continue
-                self._looking_for |= dict.fromkeys(batch)
+                # A handler that has gone on may be what locks a row. Others are due in any case.
+                self._looking_for |= {one: None for one in batch if one in self._here}
                 logger.warning("waits are delayed, no database: %s", describe(error))
                 await asyncio.sleep(backoff.next())
                 continue

@@ -91,6 +91,8 @@ class Record:
         self.waits: Waits | None = None
         self.ended = False
         self.completed = False
+        #: Whether it is known that this was committed.
+        self.committed = False
         #: What nothing can be begun after: ownership was lost, or the record does not match.
         self.broken: OwnershipLost | ReplayMismatch | None = None
         self._main = main

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from pgconductor import Conductor, RetryPolicy, Settings, TaskContext
-from tests.faults.voyage import declare_voyage
+from tests.faults.voyage import declare_moorings, declare_voyage
 
 #: Everything is short, so that a drill takes seconds.
 DRILL_SETTINGS: dict[str, Any] = {
@@ -58,6 +58,7 @@ def drill_conductor(url: str, **settings: Any) -> Conductor:
     declare_harmless(conductor)
     declare_deadly(conductor)
     declare_voyage(conductor)
+    declare_moorings(conductor)
     return conductor
 
 

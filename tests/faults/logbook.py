@@ -10,7 +10,7 @@ from uuid import UUID
 from tests.faults.drills import RECOVERY, Drill
 from tests.support.waiting import eventually
 
-__all__ = ["all_ended", "assert_made_once", "embarked"]
+__all__ = ["all_ended", "assert_made_once", "embarked", "under_way"]
 
 RESULT: Final = [True, "shaky", "booking", "kept", "kept", "kept", True, True]
 #: How often each effect, where nothing happens to the process or the database.
@@ -29,6 +29,12 @@ async def embarked(drill: Drill, standing: Sequence[Sequence[str]]) -> dict[UUID
     """Invoke voyages, and say where each is to stand in each process."""
     ids = await drill.invoke_many("voyage", standing)
     return dict(zip(ids, standing, strict=True))
+
+
+async def under_way(drill: Drill, steps: int) -> None:
+    """Wait until so many steps of all are on record: a moment that is told by how far they are."""
+    recorded = "SELECT count(*) FROM pgconductor.steps"
+    await eventually(lambda: drill.value(recorded) >= steps, timeout=RECOVERY)
 
 
 async def all_ended(drill: Drill, *, alone: bool = True) -> None:

@@ -127,6 +127,30 @@ async def test_frozen_and_thawed(drill: Drill) -> None:
         assert drill.rows(LASTING) == before
 
 
+async def test_frozen_with_the_row_locked(drill: Drill) -> None:
+    """I1, I4: between the proof of its owner and the commit nobody takes it over; then it goes on.
+
+    So for as long as such a process is frozen, and the server has its connection, nobody does.
+    """
+    locked = await embarked(drill, [[one] for one in LOCKED])
+    other = await embarked(drill, [["before step"]])
+    late = {**ROOMY, **IN_MEMORY, "DRILL_LIFE": "0", "DRILL_LATE": "1"}
+    child = await drill.worker(env=late)
+    await all_stand(child, {**locked, **other}, 0)
+    child.sigstop()
+    async with drill.rescuer():
+        await drill.finished(*other)
+        held = (
+            "SELECT count(*) FROM pgconductor.executions e"
+            " JOIN pgconductor.orchestrators o ON o.id = e.locked_by WHERE o.pid = %s"
+        )
+        assert drill.value(held, child.pid) == len(LOCKED)
+        os.kill(child.pid, signal.SIGUSR1)
+        child.sigcont()
+        await all_ended(drill, alone=False)
+    assert_made_once(drill, {**locked, **other})
+
+
 async def test_killed_before_it_has_looked(drill: Drill) -> None:
     """I3: what has come for those that are suspended is found by others, whoever it had told."""
     ids = await drill.invoke_many("harbour", [None] * 5)

@@ -11,6 +11,7 @@ import pytest
 
 from pgconductor.dev import EmbeddedServer
 from tests.faults.drills import Drill
+from tests.faults.logbook import all_ended, assert_made_once, embarked, under_way
 from tests.support.processes import Child, Children
 from tests.support.servers import connect
 from tests.support.waiting import eventually
@@ -63,6 +64,23 @@ async def test_the_server_crashes_under_load(
     drill.assert_settled()
     assert drill.rows("SELECT id FROM completions GROUP BY id HAVING count(*) > 1") == []
     assert drill.value("SELECT count(*) FROM completions") == len(drill.invoked)
+
+
+async def test_the_server_crashes_under_voyages(
+    crash_drill: Drill, crash_server: EmbeddedServer
+) -> None:
+    """I3 to I5: steps, waits and children: all end, and transactions have their effects once."""
+    drill = crash_drill
+    worker = await drill.worker(env={"PGCONDUCTOR_SUSPEND_AFTER": "0.02"})
+    voyages = await embarked(drill, [[]] * 30)
+    for steps in (100, 250):
+        await under_way(drill, steps)
+        await asyncio.to_thread(crash_server.restart, "immediate")
+        await drill.conductor.engine.dispose()
+    await all_ended(drill, alone=False)
+    worker.terminate()
+    assert await worker.wait() == 0
+    assert_made_once(drill, voyages, calm=False)
 
 
 async def test_every_backend_is_terminated_again_and_again(drill: Drill) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -15,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pgconductor import Conductor, RetryPolicy, TaskContext
 from tests.faults.boundaries import place, point_of, stand
 
-__all__ = ["PLACES", "Errand", "declare_voyage"]
+__all__ = ["PLACES", "Errand", "declare_moorings", "declare_voyage"]
 
 #: Everywhere that a voyage can stand, in the order in which it comes there; see boundaries.py.
 #: After ``kin`` it is the child that stands, after ``messenger`` what was spawned.
@@ -133,7 +134,7 @@ def declare_voyage(conductor: Conductor) -> None:
         await stand(ctx.execution_id, "begun")
         found: list[Any] = [await ctx.patched("change")]
         await ctx.step("step", effect, ctx, conductor, "step")
-        stepper = ctx.options(max_attempts=5, retry=_AT_ONCE)
+        stepper = ctx.options(max_attempts=100, retry=_AT_ONCE)
         found.append(await stepper.step("shaky", shaky, ctx, conductor))
         found.append(await ctx.transact("booking", write, ctx, "booking"))
         async with ctx.transaction("block") as session:
@@ -149,7 +150,7 @@ def declare_voyage(conductor: Conductor) -> None:
         """Waits for everything that can be waited for, at once."""
         errand = Errand(voyage=ctx.execution_id, role="kin", standing=[])
         await ctx.spawn("spawned", messenger, errand)
-        stepper = ctx.options(max_attempts=5, retry=_AT_ONCE)
+        stepper = ctx.options(max_attempts=100, retry=_AT_ONCE)
         mine = {"voyage": str(ctx.execution_id)}
         found = await asyncio.gather(
             ctx.sleep("nap", timedelta(milliseconds=1)),
@@ -160,6 +161,49 @@ def declare_voyage(conductor: Conductor) -> None:
         return [*found]
 
 
+def declare_moorings(conductor: Conductor) -> None:
+    """Handlers that wait for what does not come by itself, with an effect before and after."""
+
+    @conductor.task(**_TRIES)
+    async def buoy(ctx: TaskContext) -> None:
+        await ctx.sleep("an hour", _HOUR)
+
+    @conductor.task(**_TRIES)
+    async def mooring(ctx: TaskContext, kind: str) -> None:
+        async def later() -> None:
+            if not await tried_before(ctx):
+                raise OSError("a drill")
+
+        async def tried() -> None:
+            stepper = ctx.options(max_attempts=2, retry=RetryPolicy.constant(_HOUR))
+            await stepper.step("try", later)
+
+        waits: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+            "sleep": lambda: ctx.sleep("sleep", _HOUR),
+            "child": lambda: ctx.invoke("child", buoy),
+            "event": lambda: ctx.wait_for("event", "horn"),
+            "try": tried,
+        }
+        await ctx.transact("before", write, ctx, "before")
+        if kind == "branches":
+            await asyncio.gather(*(wait() for wait in waits.values()))
+        elif kind == "tasks":
+            async with asyncio.TaskGroup() as group:
+                for wait in waits.values():
+                    group.create_task(wait())
+        else:
+            await waits[kind]()
+        await ctx.transact("after", write, ctx, "after")
+
+    async def tried_before(ctx: TaskContext) -> bool:
+        """Whether its one try has failed before: it is on record."""
+        async with conductor.engine.begin() as connection:
+            found = await connection.execute(text(_TRIED), {"id": ctx.execution_id})
+            return bool(found.scalar_one())
+
+
+_HOUR: Final = timedelta(hours=1)
+_TRIED: Final = "SELECT count(*) FROM pgconductor.steps WHERE execution_id = :id AND kind = 'try'"
 _EFFECT: Final = "INSERT INTO effects (execution_id, task, pid) VALUES (:id, :task, :pid)"
 _EFFECTS: Final = (
     "SELECT count(*) FROM effects WHERE execution_id = :id AND task = :task AND :pid > 0"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from pgconductor.services.steps import StepService
 from tests.support.servers import connect
@@ -51,3 +52,27 @@ async def test_one_look_settles_all_that_is_due(
         assert connection.execute(states).fetchall() == [("available",)]
         untold = "SELECT count(*) FROM pgconductor.executions WHERE awaited"
         assert connection.execute(untold).fetchone() == (0,)
+
+
+@pytest.mark.xfail(strict=True, reason="settling waits for the lock, and with it all that is due")
+async def test_a_row_that_is_locked_does_not_hold_up_the_others(database_url: str) -> None:
+    """I9: a frozen process between its proof of ownership and its commit holds the lock for long.
+
+    One of its branches waits for a time that has come: so everybody looks at its execution.
+    """
+    impatient = create_async_engine(
+        database_url, connect_args={"server_settings": {"lock_timeout": "300ms"}}
+    )
+    with connect(database_url) as connection, connect(database_url) as holder:
+        connection.execute(TIMES.encode())
+        with holder.transaction():
+            first = "SELECT FROM pgconductor.executions ORDER BY id LIMIT 1 FOR SHARE"
+            holder.execute(first)
+            try:
+                await StepService(impatient).settle_due()
+            except DBAPIError:
+                pass  # By the limit: what was settled is settled.
+            finally:
+                await impatient.dispose()
+            left = "SELECT DISTINCT execution_id FROM pgconductor.steps WHERE pending"
+            assert len(connection.execute(left).fetchall()) == 1

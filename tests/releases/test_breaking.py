@@ -44,7 +44,8 @@ async def test_a_breaking_deployment(deployment: Deployment, tmp_path: Path) -> 
     in their places, and waits.
     """
     old, new = deployment.releases.old, deployment.releases.breaking
-    endless = {"DRILL_ENDLESS": old.version}
+    # Whoever waits in memory, an hour if need be, holds up nobody.
+    endless = {"DRILL_ENDLESS": old.version, "PGCONDUCTOR_SUSPEND_AFTER": "3600"}
     slow, last = await deployment.stuck_worker(old, until=tmp_path / "open")
     places = [await deployment.supervised(old, old, new, env=endless) for _ in range(2)]
     await deployment.producer(old)

@@ -14,6 +14,7 @@ from pgconductor.runtime.lookout import Lookout
 from pgconductor.runtime.suspension import Suspension
 from pgconductor.runtime.waits import Sentry, Waits
 from pgconductor.services.backend import Backend
+from tests.support.waiting import eventually
 
 EVENT = Recorded(key="event", kind=StepKind.EVENT, pending=True)
 NAP = Recorded(key="nap", kind=StepKind.SLEEP, pending=True, remaining=timedelta(minutes=1))
@@ -123,3 +124,37 @@ async def test_a_wait_that_begins_while_the_process_stops(*, late: bool) -> None
         lookout.suspend_all()
     with pytest.raises(Suspension):
         await asyncio.wait_for(handler.task, 10)
+
+
+class Blocked:
+    """A database in which one execution's row is locked for long."""
+
+    def __init__(self, locked: UUID) -> None:
+        self.steps = self
+        self.asked: list[set[UUID]] = []
+        self._locked = locked
+
+    async def settle(self, seen: dict[UUID, int | None]) -> list[Settled]:
+        self.asked.append(set(seen))
+        if self._locked in seen:
+            raise TimeoutError
+        return []
+
+    def is_transient(self, error: Exception) -> bool:
+        return isinstance(error, TimeoutError)
+
+
+async def test_nobody_looks_again_for_what_is_not_waited_for() -> None:
+    """I9: a handler that has gone on may hold its row, and everybody would wait for it."""
+    locked = uuid4()
+    backend = Blocked(locked)
+    lookout = Lookout(cast("Backend", backend), 60)
+    handler = Handler(NAP, lookout)
+    await asyncio.sleep(0)
+    here = handler.waits.execution_id
+    lookout.look(locked)
+    lookout.look(here)
+    await eventually(lambda: len(backend.asked) == 2)
+    assert backend.asked == [{locked, here}, {here}]
+    handler.task.cancel()
+    await lookout.aclose()
