@@ -35,16 +35,6 @@ _THREADS: Final = 32
 _playing: ContextVar[Player | None] = ContextVar("pgconductor_playing", default=None)
 
 
-class _Room:
-    """There is room for one attempt, always."""
-
-    def park(self, attempt: Attempt) -> None:
-        """See the protocol."""
-
-    async def resume(self, attempt: Attempt) -> None:
-        """See the protocol."""
-
-
 class _Sentry:
     """Looks once when it is asked: a handler that waits is suspended soon after.
 
@@ -291,7 +281,7 @@ class Player:
     ) -> Attempt:
         settings = self._conductor.settings
         declared = self._conductor.get_task(fetched.task_key)
-        attempt = Attempt(
+        return Attempt(
             fetched,
             Runnable(declared.options, declared.handler),
             threads=self._threads,
@@ -301,5 +291,3 @@ class Player:
                 memory, _Sentry(self._stage.steps), 0.0, settings.max_payload_bytes
             ),
         )
-        attempt.room = _Room()
-        return attempt
