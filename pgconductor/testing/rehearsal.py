@@ -10,7 +10,6 @@ from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
-from sqlalchemy.pool import NullPool
 
 from pgconductor.conductor import Conductor
 from pgconductor.domain.limits import check_delay
@@ -304,9 +303,7 @@ def _stage(
     if database is None or isinstance(database, FakeDatabase):
         return FakeStage(database or FakeDatabase(), sessions)
     if isinstance(database, str):
-        # No pool: nothing is left behind in whichever loop a test has.
-        engine = create_async_engine(normalise_url(database), poolclass=NullPool)
-        return PostgresStage(engine, sessions, owned=True)
+        return PostgresStage(create_async_engine(normalise_url(database)), sessions, owned=True)
     if isinstance(database, AsyncEngine):
         return PostgresStage(database, sessions, owned=False)
     return PostgresStage(bound_engine(database), sessions or database, owned=False)
