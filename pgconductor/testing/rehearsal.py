@@ -35,6 +35,7 @@ __all__ = ["Rehearsal"]
 
 P = TypeVar("P")
 _ANYTHING: Final[Any] = object()
+_LAST: Final = 10**9
 
 
 class Rehearsal:
@@ -258,23 +259,23 @@ class Rehearsal:
             )
 
     async def steps(self, execution: ExecutionHandle[Any] | UUID) -> dict[str, Any]:
-        """What an execution has on record by key, in order, without what it still waits for.
+        """What an execution has on record by key, without what it still waits for.
 
         Args:
             execution: Which one.
 
         Returns:
-            The results as JSON has them; a :class:`StepError` where a step has failed for good.
+            The results as JSON has them; a :class:`StepError` where a step has failed for good. In
+            the order in which the handler came to them; what its branches did is at the end.
         """
         execution_id = execution if isinstance(execution, UUID) else execution.id
         histories = await self._stage.steps.histories({execution_id})
-        if execution_id not in histories:
-            return {}
+        found = histories[execution_id].records.values() if execution_id in histories else ()
         return {
             one.key: StepError(one.error_type, one.error or "")
             if one.error_type is not None
             else decode(one.result)
-            for one in histories[execution_id].records.values()
+            for one in sorted(found, key=lambda one: one.place or _LAST)
             if not one.pending and one.kind is not StepKind.TRY
         }
 

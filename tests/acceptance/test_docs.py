@@ -91,7 +91,10 @@ def test_programs_execute(page: Path, tmp_path: Path, database_url: str) -> None
         elif "pytest" in actions:
             tests.append(name)
     if tests:
-        options = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto")
+        options = (
+            *("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto"),
+            *("-p", "pgconductor.testing.plugin", "--pgconductor-url", database_url),
+        )
         python("-m", "pytest", *options, *tests, cwd=tmp_path, url=database_url)
 
 
@@ -289,7 +292,7 @@ def test_nothing_public_is_left_out() -> None:
     ):
         held = {path.rpartition(".")[2] for path in documented if f".{owner.__name__}." in path}
         # What the conductor offers to its tasks and handles is not for users.
-        inner = {"write", "write_sync", "watch", "check_queue_known", "emit_text"}
+        inner = {"write", "write_sync", "watch", "check_queue_known", "emit_text", "rerouted"}
         assert public_methods(owner) - inner == held, owner.__name__
     for name in (*pgconductor.__all__, "Orchestrator", *models.__all__[2:]):
         assert f"`{name}`" in page, name
