@@ -45,7 +45,7 @@ class _Sentry:
     def __init__(self, steps: StepService) -> None:
         self._steps = steps
         self._here: dict[UUID, Waits] = {}
-        self._looks: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None
 
     def watch(self, waits: Waits, child_id: UUID | None) -> None:  # noqa: ARG002 - the protocol's
         """See the protocol."""
@@ -57,14 +57,18 @@ class _Sentry:
 
     def look(self, execution_id: UUID) -> None:
         """See the protocol."""
-        if (waits := self._here.get(execution_id)) is not None and not self._looks:
-            look = asyncio.create_task(self._look(waits))
-            self._looks.add(look)
-            look.add_done_callback(self._looks.discard)
+        waits = self._here.get(execution_id)
+        if waits is not None and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._look(waits))
 
     async def _look(self, waits: Waits) -> None:
         for settled in await self._steps.settle({waits.execution_id: waits.seen()}):
             waits.settled(settled)
+
+    async def aclose(self) -> None:
+        """Wait for a look that is under way: the handler may have ended before it has."""
+        if self._looking is not None:
+            await self._looking
 
 
 @dataclass(slots=True)
@@ -227,7 +231,8 @@ class Player:
         """Execute one; whether its process has died."""
         memory = RehearsedMemory(self._stage, fetched.task_key, self._crashes)
         outcomes: list[Outcome] = []
-        attempt = self._attempt(fetched, memory, outcomes)
+        sentry = _Sentry(self._stage.steps)
+        attempt = self._attempt(fetched, memory, sentry, outcomes)
         token = _playing.set(self)
         try:
             task = asyncio.create_task(attempt.execute(), name=f"rehearsed-{fetched.task_key}")
@@ -235,6 +240,7 @@ class Player:
             _playing.reset(token)
         try:
             await self._until_ended(task, memory)
+            await sentry.aclose()
         except TimeoutError:
             await self._cut_off(attempt, memory, task)
             raise TimeoutError(
@@ -277,7 +283,11 @@ class Player:
         await self._leave(crashed=crashed)
 
     def _attempt(
-        self, fetched: Fetched, memory: RehearsedMemory, outcomes: list[Outcome]
+        self,
+        fetched: Fetched,
+        memory: RehearsedMemory,
+        sentry: _Sentry,
+        outcomes: list[Outcome],
     ) -> Attempt:
         settings = self._conductor.settings
         declared = self._conductor.get_task(fetched.task_key)
@@ -287,7 +297,5 @@ class Player:
             threads=self._threads,
             report=outcomes.append,
             max_result_bytes=settings.max_result_bytes,
-            durability=Durability(
-                memory, _Sentry(self._stage.steps), 0.0, settings.max_payload_bytes
-            ),
+            durability=Durability(memory, sentry, 0.0, settings.max_payload_bytes),
         )
