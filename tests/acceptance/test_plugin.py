@@ -14,6 +14,8 @@ pytest_plugins = ["pytester"]
 APP = """
 from datetime import timedelta
 
+from sqlalchemy import text
+
 from pgconductor import Conductor, TaskContext
 
 conductor = Conductor()
@@ -23,6 +25,14 @@ conductor = Conductor()
 async def greet(ctx: TaskContext, name: str) -> str:
     await ctx.sleep("a day", timedelta(days=1))
     return f"Hello, {name}"
+
+
+@conductor.task
+async def note(ctx: TaskContext, name: str) -> str:
+    async with ctx.transaction("note") as session:
+        await session.execute(text("INSERT INTO notes VALUES ('x')"))
+    await ctx.invoke("greet", greet, name)
+    return f"{name} {await ctx.wait_for('event', 'go')}"
 """
 
 CONFTEST = """
@@ -46,7 +56,7 @@ TESTS = """
 import pytest
 from sqlalchemy import text
 
-from app import conductor, greet
+from app import conductor, greet, note
 from pgconductor.testing import Rehearsal
 
 pytestmark = pytest.mark.asyncio
@@ -78,6 +88,16 @@ async def test_a_session(pgconductor_session, again):
     assert found == 1
 
 
+async def test_a_rehearsal_in_a_session(pgconductor_session):
+    async with Rehearsal(conductor, pgconductor_session) as rehearsal:
+        rehearsal.crash_at("note")
+        handle = await note.invoke("Bob", session=pgconductor_session)
+        await rehearsal.drain()
+        await conductor.emit("go", 1)
+        assert await handle.result() == "Bob 1"
+        assert await pgconductor_session.scalar(COUNT) == 1
+
+
 async def test_a_rehearsal(pgconductor_rehearsal, pgconductor_fakes):
     handle = await greet.invoke("Eve")
     assert (await pgconductor_rehearsal.drain()).finished
@@ -107,7 +127,7 @@ def test_the_fixtures(
     monkeypatch.delenv("PYTEST_XDIST_TESTRUNUID", raising=False)
     options = ("-p", "pgconductor.testing.plugin", "-p", "no:cacheprovider")
     done = project.runpytest_subprocess(*options, *workers, timeout=60)
-    done.assert_outcomes(passed=5)
+    done.assert_outcomes(passed=6)
     with connect(server.url_for("postgres")) as connection:
         left = connection.execute(
             "SELECT datname FROM pg_database WHERE datname ~ '^pgconductor_(template|test)_'"
@@ -119,7 +139,7 @@ def test_what_is_missing_is_named(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\npythonpath = .\nasyncio_default_fixture_loop_scope = function\n")
     options = ("-p", "pgconductor.testing.plugin", "--pgconductor-url=sqlite://", "-q")
     done = project.runpytest_subprocess(*options, timeout=60)
-    done.assert_outcomes(errors=5)
+    done.assert_outcomes(errors=6)
     done.stdout.fnmatch_lines(["*Set the ini option pgconductor_conductor to module:attribute*"])
     done.stdout.fnmatch_lines(["*ConfigurationError: the database URL is for 'sqlite'*"])
 
