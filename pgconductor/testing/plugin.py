@@ -128,8 +128,23 @@ def pgconductor_session_database(pgconductor_templates: Templates) -> Iterator[s
     pgconductor_templates.drop(url)
 
 
+@pytest.fixture
+def pgconductor_loop(request: pytest.FixtureRequest) -> None:
+    """Refuses what would be executed in two event loops."""
+    both = request.config.pluginmanager.hasplugin("asyncio")
+    if both and request.node.get_closest_marker("anyio") is not None:
+        pytest.fail(
+            "pytest-asyncio executes this fixture and anyio the test, each in a loop of its own: "
+            "switch pytest-asyncio off, by -p no:asyncio",
+            pytrace=False,
+        )
+
+
 @_async_fixture
-async def pgconductor_session(pgconductor_session_database: str) -> AsyncIterator[AsyncSession]:
+async def pgconductor_session(
+    pgconductor_loop: None,  # noqa: ARG001 - it checks
+    pgconductor_session_database: str,
+) -> AsyncIterator[AsyncSession]:
     """A session in a transaction that is rolled back; its own commits end savepoints in it."""
     from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
     from sqlalchemy.pool import NullPool
@@ -172,7 +187,9 @@ def pgconductor_conductor(request: pytest.FixtureRequest) -> Conductor:
 
 @_async_fixture
 async def pgconductor_rehearsal(
-    pgconductor_conductor: Conductor, pgconductor_fakes: FakeDatabase
+    pgconductor_loop: None,  # noqa: ARG001 - it checks
+    pgconductor_conductor: Conductor,
+    pgconductor_fakes: FakeDatabase,
 ) -> AsyncIterator[Rehearsal]:
     """A rehearsal of the application's conductor, in memory."""
     from pgconductor.testing import Rehearsal
