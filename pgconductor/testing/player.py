@@ -20,7 +20,7 @@ from pgconductor.services.steps import StepService
 from pgconductor.testing.boundaries import Crashes
 from pgconductor.testing.memory import RehearsedMemory
 from pgconductor.testing.reading import all_executions, all_waiting
-from pgconductor.testing.reports import Drained
+from pgconductor.testing.reports import Drained, Waiting
 from pgconductor.testing.stages import Stage
 from pgconductor.types import ExecutionState
 
@@ -141,10 +141,10 @@ class Player:
         while until is None or not await self._finished(until):
             if await self._play_next(count):
                 continue
-            next_in = await self._stage.steps.settle_due()
+            await self._stage.steps.settle_due()
             if await self._play_next(count):
                 continue
-            by = await self._next(next_in)
+            by = await self._next()
             if by is None or (at_most is not None and count.passed + by > at_most):
                 break
             self._stage.advance(by)
@@ -166,7 +166,12 @@ class Player:
         where = ExecutionFilter(states=(ExecutionState.AVAILABLE,))
         return await all_executions(self._stage.executions, where)
 
-    async def _next(self, next_in: timedelta | None) -> timedelta | None:
+    async def _waiting(self) -> list[Waiting]:
+        where = ExecutionFilter(states=(ExecutionState.WAITING,))
+        suspended = await all_executions(self._stage.executions, where)
+        return await all_waiting(self._stage.steps, suspended)
+
+    async def _next(self) -> timedelta | None:
         """How long it is until something is due; None if nothing will be."""
         now = await self._stage.now()
         times = [
@@ -174,21 +179,23 @@ class Player:
             for one in await self._available()
             if one.task_key in self._conductor.tasks and one.run_at > now
         ]
-        if next_in is not None:
-            times.append(max(next_in, timedelta(microseconds=1)))
+        soonest = timedelta(microseconds=1)
+        times += [
+            max(one.remaining, soonest)
+            for one in await self._waiting()
+            if one.remaining is not None
+        ]
         return min(times, default=None)
 
     async def _report(self, count: _Count) -> Drained:
         now = await self._stage.now()
         available = await self._available()
-        states = (ExecutionState.WAITING,)
-        suspended = await all_executions(self._stage.executions, ExecutionFilter(states=states))
         known = self._conductor.tasks
         return Drained(
             count.attempts,
             count.crashes,
             count.passed,
-            waiting=await all_waiting(self._stage.steps, suspended),
+            waiting=await self._waiting(),
             later=[one for one in available if one.task_key in known and one.run_at > now],
             unknown=[one for one in available if one.task_key not in known],
         )
