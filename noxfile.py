@@ -16,7 +16,7 @@ REQUIREMENTS = Path("requirements")
 
 # Lock -> what of pyproject.toml it pins. dev.txt comes first: the smaller ones follow its pins.
 LOCKS = {
-    "dev.txt": ["pyproject.toml", "--extra=dev,psycopg,uvloop", "--group=dev"],
+    "dev.txt": ["pyproject.toml", "--extra=dev,psycopg,testing,uvloop", "--group=dev"],
     "demo.txt": ["pyproject.toml", "--extra=dev", "--constraints=requirements/dev.txt"],
     "build.txt": ["--group=build", "--constraints=requirements/dev.txt"],
 }

@@ -20,7 +20,7 @@ from pgconductor.services.steps import StepService
 from pgconductor.testing.boundaries import Crashes
 from pgconductor.testing.memory import RehearsedMemory
 from pgconductor.testing.reading import all_executions, all_waiting
-from pgconductor.testing.reports import Drained
+from pgconductor.testing.reports import Drained, Waiting
 from pgconductor.testing.stages import Stage
 from pgconductor.types import ExecutionState
 
@@ -35,16 +35,6 @@ _THREADS: Final = 32
 _playing: ContextVar[Player | None] = ContextVar("pgconductor_playing", default=None)
 
 
-class _Room:
-    """There is room for one attempt, always."""
-
-    def park(self, attempt: Attempt) -> None:
-        """See the protocol."""
-
-    async def resume(self, attempt: Attempt) -> None:
-        """See the protocol."""
-
-
 class _Sentry:
     """Looks once when it is asked: a handler that waits is suspended soon after.
 
@@ -55,7 +45,7 @@ class _Sentry:
     def __init__(self, steps: StepService) -> None:
         self._steps = steps
         self._here: dict[UUID, Waits] = {}
-        self._looks: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None
 
     def watch(self, waits: Waits, child_id: UUID | None) -> None:  # noqa: ARG002 - the protocol's
         """See the protocol."""
@@ -67,14 +57,18 @@ class _Sentry:
 
     def look(self, execution_id: UUID) -> None:
         """See the protocol."""
-        if (waits := self._here.get(execution_id)) is not None and not self._looks:
-            look = asyncio.create_task(self._look(waits))
-            self._looks.add(look)
-            look.add_done_callback(self._looks.discard)
+        waits = self._here.get(execution_id)
+        if waits is not None and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._look(waits))
 
     async def _look(self, waits: Waits) -> None:
         for settled in await self._steps.settle({waits.execution_id: waits.seen()}):
             waits.settled(settled)
+
+    async def aclose(self) -> None:
+        """Wait for a look that is under way: the handler may have ended before it has."""
+        if self._looking is not None:
+            await self._looking
 
 
 @dataclass(slots=True)
@@ -147,10 +141,10 @@ class Player:
         while until is None or not await self._finished(until):
             if await self._play_next(count):
                 continue
-            next_in = await self._stage.steps.settle_due()
+            await self._stage.steps.settle_due()
             if await self._play_next(count):
                 continue
-            by = await self._next(next_in)
+            by = await self._next()
             if by is None or (at_most is not None and count.passed + by > at_most):
                 break
             self._stage.advance(by)
@@ -172,7 +166,12 @@ class Player:
         where = ExecutionFilter(states=(ExecutionState.AVAILABLE,))
         return await all_executions(self._stage.executions, where)
 
-    async def _next(self, next_in: timedelta | None) -> timedelta | None:
+    async def _waiting(self) -> list[Waiting]:
+        where = ExecutionFilter(states=(ExecutionState.WAITING,))
+        suspended = await all_executions(self._stage.executions, where)
+        return await all_waiting(self._stage.steps, suspended)
+
+    async def _next(self) -> timedelta | None:
         """How long it is until something is due; None if nothing will be."""
         now = await self._stage.now()
         times = [
@@ -180,21 +179,23 @@ class Player:
             for one in await self._available()
             if one.task_key in self._conductor.tasks and one.run_at > now
         ]
-        if next_in is not None:
-            times.append(max(next_in, timedelta(microseconds=1)))
+        soonest = timedelta(microseconds=1)
+        times += [
+            max(one.remaining, soonest)
+            for one in await self._waiting()
+            if one.remaining is not None
+        ]
         return min(times, default=None)
 
     async def _report(self, count: _Count) -> Drained:
         now = await self._stage.now()
         available = await self._available()
-        states = (ExecutionState.WAITING,)
-        suspended = await all_executions(self._stage.executions, ExecutionFilter(states=states))
         known = self._conductor.tasks
         return Drained(
             count.attempts,
             count.crashes,
             count.passed,
-            waiting=await all_waiting(self._stage.steps, suspended),
+            waiting=await self._waiting(),
             later=[one for one in available if one.task_key in known and one.run_at > now],
             unknown=[one for one in available if one.task_key not in known],
         )
@@ -237,7 +238,8 @@ class Player:
         """Execute one; whether its process has died."""
         memory = RehearsedMemory(self._stage, fetched.task_key, self._crashes)
         outcomes: list[Outcome] = []
-        attempt = self._attempt(fetched, memory, outcomes)
+        sentry = _Sentry(self._stage.steps)
+        attempt = self._attempt(fetched, memory, sentry, outcomes)
         token = _playing.set(self)
         try:
             task = asyncio.create_task(attempt.execute(), name=f"rehearsed-{fetched.task_key}")
@@ -245,6 +247,7 @@ class Player:
             _playing.reset(token)
         try:
             await self._until_ended(task, memory)
+            await sentry.aclose()
         except TimeoutError:
             await self._cut_off(attempt, memory, task)
             raise TimeoutError(
@@ -287,19 +290,19 @@ class Player:
         await self._leave(crashed=crashed)
 
     def _attempt(
-        self, fetched: Fetched, memory: RehearsedMemory, outcomes: list[Outcome]
+        self,
+        fetched: Fetched,
+        memory: RehearsedMemory,
+        sentry: _Sentry,
+        outcomes: list[Outcome],
     ) -> Attempt:
         settings = self._conductor.settings
         declared = self._conductor.get_task(fetched.task_key)
-        attempt = Attempt(
+        return Attempt(
             fetched,
             Runnable(declared.options, declared.handler),
             threads=self._threads,
             report=outcomes.append,
             max_result_bytes=settings.max_result_bytes,
-            durability=Durability(
-                memory, _Sentry(self._stage.steps), 0.0, settings.max_payload_bytes
-            ),
+            durability=Durability(memory, sentry, 0.0, settings.max_payload_bytes),
         )
-        attempt.room = _Room()
-        return attempt

@@ -9,8 +9,12 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
 
 from pgconductor.conductor import Conductor
 from pgconductor.domain.limits import check_delay
@@ -30,12 +34,17 @@ from pgconductor.testing.database_clock import DatabaseClock
 from pgconductor.testing.player import Player
 from pgconductor.testing.reading import all_executions
 from pgconductor.testing.reports import Drained, StepError
+from pgconductor.testing.session_stage import SessionStage
 from pgconductor.testing.stages import FakeStage, PostgresStage
 
 __all__ = ["Rehearsal"]
 
 P = TypeVar("P")
+
+Database = FakeDatabase | AsyncEngine | AsyncSession | async_sessionmaker[Any] | str | None
+
 _ANYTHING: Final[Any] = object()
+_LAST: Final = 10**9
 
 
 class Rehearsal:
@@ -49,8 +58,9 @@ class Rehearsal:
 
     Args:
         conductor: Whose tasks are executed.
-        database: Where: a :class:`FakeDatabase`, an ``AsyncEngine``, an ``async_sessionmaker`` or a
-            URL; the default is a new one in memory.
+        database: Where: a :class:`FakeDatabase`, a URL, an ``AsyncEngine``, an
+            ``async_sessionmaker``, or an ``AsyncSession`` in whose transaction everything is to
+            stay; the default is a new one in memory.
         sessions: Makes the sessions of ``ctx.transact`` and ``ctx.transaction``. In memory there
             are none unless given: an ``async_sessionmaker`` on SQLite, or whatever the handlers
             take for a session.
@@ -63,7 +73,7 @@ class Rehearsal:
     def __init__(
         self,
         conductor: Conductor,
-        database: FakeDatabase | AsyncEngine | async_sessionmaker[Any] | str | None = None,
+        database: Database = None,
         *,
         sessions: Callable[[], Any] | None = None,
         patience: timedelta = timedelta(seconds=30),
@@ -259,23 +269,23 @@ class Rehearsal:
             )
 
     async def steps(self, execution: ExecutionHandle[Any] | UUID) -> dict[str, Any]:
-        """What an execution has on record by key, in order, without what it still waits for.
+        """What an execution has on record by key, without what it still waits for.
 
         Args:
             execution: Which one.
 
         Returns:
-            The results as JSON has them; a :class:`StepError` where a step has failed for good.
+            The results as JSON has them; a :class:`StepError` where a step has failed for good. In
+            the order in which the handler came to them; what its branches did is at the end.
         """
         execution_id = execution if isinstance(execution, UUID) else execution.id
         histories = await self._stage.steps.histories({execution_id})
-        if execution_id not in histories:
-            return {}
+        found = histories[execution_id].records.values() if execution_id in histories else ()
         return {
             one.key: StepError(one.error_type, one.error or "")
             if one.error_type is not None
             else decode(one.result)
-            for one in histories[execution_id].records.values()
+            for one in sorted(found, key=lambda one: one.place or _LAST)
             if not one.pending and one.kind is not StepKind.TRY
         }
 
@@ -298,15 +308,14 @@ class _Watch:
 
 
 def _stage(
-    database: FakeDatabase | AsyncEngine | async_sessionmaker[Any] | str | None,
-    sessions: Callable[[], Any] | None,
-) -> FakeStage | PostgresStage:
+    database: Database, sessions: Callable[[], Any] | None
+) -> FakeStage | PostgresStage | SessionStage:
     if database is None or isinstance(database, FakeDatabase):
         return FakeStage(database or FakeDatabase(), sessions)
     if isinstance(database, str):
-        # No pool: nothing is left behind in whichever loop a test has.
-        engine = create_async_engine(normalise_url(database), poolclass=NullPool)
-        return PostgresStage(engine, sessions, owned=True)
+        return PostgresStage(create_async_engine(normalise_url(database)), sessions, owned=True)
+    if isinstance(database, AsyncSession):
+        return SessionStage(database)
     if isinstance(database, AsyncEngine):
         return PostgresStage(database, sessions, owned=False)
     return PostgresStage(bound_engine(database), sessions or database, owned=False)

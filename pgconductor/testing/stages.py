@@ -28,7 +28,7 @@ from pgconductor.testing.database_clock import DatabaseClock
 from pgconductor.testing.sessions import FakeTransactions, SessionTransactions, at_once
 from pgconductor.testing.unit_of_work import FakeUnitOfWork
 
-__all__ = ["FakeStage", "PostgresStage", "Stage"]
+__all__ = ["FakeStage", "PostgresStage", "Stage", "clock_of"]
 
 _NO_DATABASE: Final = (
     "this rehearsal has no database: give it one, as in Rehearsal(conductor, database=url)"
@@ -181,6 +181,13 @@ class _FakeRoute:
 _CLOCKS: Final[WeakKeyDictionary[Engine, DatabaseClock]] = WeakKeyDictionary()
 
 
+def clock_of(engine: AsyncEngine) -> DatabaseClock:
+    """The clock of what goes through an engine."""
+    if engine.sync_engine not in _CLOCKS:
+        _CLOCKS[engine.sync_engine] = DatabaseClock(engine)
+    return _CLOCKS[engine.sync_engine]
+
+
 class PostgresStage:
     """In a real database.
 
@@ -193,9 +200,7 @@ class PostgresStage:
     def __init__(
         self, engine: AsyncEngine, sessions: Callable[[], Any] | None, *, owned: bool
     ) -> None:
-        if engine.sync_engine not in _CLOCKS:
-            _CLOCKS[engine.sync_engine] = DatabaseClock(engine)
-        self.clock: Final = _CLOCKS[engine.sync_engine]
+        self.clock: Final = clock_of(engine)
         work = EngineUnitOfWork(engine)
         self.executions: Final = ExecutionService(work)
         self.orchestrators: Final = OrchestratorService(work)

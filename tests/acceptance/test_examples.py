@@ -18,7 +18,7 @@ from pgconductor.cli.root import root
 from pgconductor.domain.migrations import MigrationOptions
 from pgconductor.domain.revisions import KNOWN_REVISION
 from pgconductor.schema import script_location
-from tests.support.servers import connect
+from tests.support.servers import Server, connect
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -157,6 +157,15 @@ def test_fakes_need_no_database() -> None:
     folder = EXAMPLES / "testing_with_fakes"
     printed = python("-m", "pytest", "-q", "-p", "no:randomly", ".", cwd=folder)
     assert "3 passed" in printed
+
+
+def test_durable_handlers_are_tested(server: Server) -> None:
+    printed = python(
+        *("-m", "pytest", "-q", "-p", "no:randomly", "-p", "pgconductor.testing.plugin"),
+        *("--override-ini=addopts=", f"--pgconductor-url={server.url_for('postgres')}", "."),
+        cwd=EXAMPLES / "testing_durable",
+    )
+    assert "7 passed" in printed
 
 
 @pytest.fixture

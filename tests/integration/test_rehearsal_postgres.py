@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from pgconductor import Conductor, TaskContext
+from pgconductor.exceptions import ConfigurationError
 from pgconductor.testing import Rehearsal, assert_survives_crashes
 
 DAY = timedelta(days=1)
@@ -117,3 +118,9 @@ async def test_what_is_invoked_in_a_real_session(books: AsyncEngine, database_ur
         assert len(await rehearsal.executions(send)) == 1
         with pytest.raises(Exception, match="in a real database"):
             _ = rehearsal.database
+
+
+async def test_a_session_that_is_in_no_transaction(engine: AsyncEngine) -> None:
+    async with AsyncSession(engine) as session:
+        with pytest.raises(ConfigurationError, match="pgconductor_session"):
+            Rehearsal(Conductor(), session)

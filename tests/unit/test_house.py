@@ -202,7 +202,7 @@ def wanted(*, extras: tuple[str, ...] = (), groups: tuple[str, ...] = ()) -> lis
 @pytest.mark.parametrize(
     ("name", "direct"),
     [
-        ("dev.txt", wanted(extras=("dev", "psycopg", "uvloop"), groups=("dev",))),
+        ("dev.txt", wanted(extras=("dev", "psycopg", "testing", "uvloop"), groups=("dev",))),
         ("demo.txt", wanted(extras=("dev",))),
         ("build.txt", wanted(groups=("build",))),
     ],
@@ -228,9 +228,12 @@ def test_the_smaller_locks_agree_with_the_whole(name: str) -> None:
 
 
 def test_extras_are_tested() -> None:
-    assert set(project()["project"]["optional-dependencies"]) <= {"dev", "psycopg", "uvloop"}, (
-        "a new extra belongs into LOCKS of the noxfile and into the test above"
-    )
+    assert set(project()["project"]["optional-dependencies"]) <= {
+        "dev",
+        "psycopg",
+        "testing",
+        "uvloop",
+    }, "a new extra belongs into LOCKS of the noxfile and into the test above"
 
 
 # --- nothing of one machine ----------------------------------------------------------------------

@@ -371,6 +371,91 @@ async def test_a_pass_says_where_its_process_died(conductor: Conductor) -> None:
         _ = [one async for one in crash_everywhere(conductor)]
 
 
+async def test_a_scenario_that_a_crash_breaks(conductor: Conductor) -> None:
+    @conductor.task(max_crashes=1)
+    async def once(ctx: TaskContext) -> str:
+        return await ctx.step("say", str, "hello")
+
+    async def broken(rehearsal: Rehearsal) -> str:
+        return await (await once.invoke()).result()
+
+    async def told_nothing(rehearsal: Rehearsal) -> None:
+        await once.invoke()
+        await rehearsal.drain()
+
+    with pytest.raises(AssertionError, match=r"3 of 3 crashes (.|\n)*: ExecutionFailed: "):
+        await assert_survives_crashes(conductor, broken)
+    with pytest.raises(AssertionError, match=r"was on record: \{'once failed': 1\}"):
+        await assert_survives_crashes(conductor, told_nothing)
+
+
+async def test_branches_die_together(conductor: Conductor) -> None:
+    done: list[str] = []
+    swallowed: list[str] = []
+
+    @conductor.task
+    async def child(ctx: TaskContext, name: str) -> str:
+        await ctx.sleep("a week", 7 * DAY)
+        return name
+
+    @conductor.task(max_attempts=1)
+    async def parent(ctx: TaskContext) -> list[str]:
+        async def branch(name: str) -> str:
+            said = await ctx.step(name, str, name)
+            try:
+                await ctx.invoke(f"child {name}", child, name, timeout=DAY)
+            except WaitTimeout:
+                done.append(await ctx.step(f"late {name}", str, said))
+            except asyncio.CancelledError:
+                swallowed.append(name)
+                await ctx.step(f"never {name}", done.append, name)
+            return said
+
+        async with asyncio.TaskGroup() as group:
+            branches = [group.create_task(branch(name)) for name in "abc"]
+        return [one.result() for one in branches]
+
+    async def scenario(rehearsal: Rehearsal) -> Any:
+        done.clear()
+        handle = await parent.invoke()
+        drained = await rehearsal.drain()
+        assert drained.passed == DAY
+        states = {one.state for one in await rehearsal.executions(child)}
+        return await handle.result(), states, set(done)
+
+    points = await assert_survives_crashes(conductor, scenario)
+    assert len(points) > 18
+    async with Rehearsal(conductor) as rehearsal:
+        rehearsal.crash_at("child b", when="after")
+        assert await scenario(rehearsal) == (
+            ["a", "b", "c"],
+            {ExecutionState.CANCELLED},
+            {"a", "b", "c"},
+        )
+
+
+async def test_a_drain_that_is_cut_short(conductor: Conductor) -> None:
+    begun = asyncio.Event()
+
+    @conductor.task(max_attempts=1)
+    async def slow(ctx: TaskContext) -> str:
+        begun.set()
+        if ctx.attempt == 1 and not quick:
+            await asyncio.Event().wait()
+        return "done"
+
+    quick: list[int] = []
+    async with Rehearsal(conductor) as rehearsal:
+        handle = await slow.invoke()
+        draining = asyncio.create_task(rehearsal.drain())
+        await begun.wait()
+        draining.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await draining
+        quick.append(1)
+        assert await handle.result() == "done"
+
+
 # --- trouble -------------------------------------------------------------------------------------
 
 

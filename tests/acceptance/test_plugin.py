@@ -1,0 +1,155 @@
+"""The pytest plugin, as a project of a user's has it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.servers import URL_VARIABLE, Server, connect
+
+pytest_plugins = ["pytester"]
+
+APP = """
+from datetime import timedelta
+
+from sqlalchemy import text
+
+from pgconductor import Conductor, TaskContext
+
+conductor = Conductor()
+
+
+@conductor.task
+async def greet(ctx: TaskContext, name: str) -> str:
+    await ctx.sleep("a day", timedelta(days=1))
+    return f"Hello, {name}"
+
+
+@conductor.task
+async def note(ctx: TaskContext, name: str) -> str:
+    async with ctx.transaction("note") as session:
+        await session.execute(text("INSERT INTO notes VALUES ('x')"))
+    await ctx.invoke("greet", greet, name)
+    return f"{name} {await ctx.wait_for('event', 'go')}"
+"""
+
+CONFTEST = """
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+
+@pytest.fixture(scope="session")
+def pgconductor_prepare():
+    async def prepare(url):
+        engine = create_async_engine(url)
+        async with engine.begin() as connection:
+            await connection.execute(text("CREATE TABLE notes (what text NOT NULL)"))
+        await engine.dispose()
+
+    return prepare
+"""
+
+TESTS = """
+import pytest
+from sqlalchemy import text
+
+from app import conductor, greet, note
+from pgconductor.testing import Rehearsal
+
+pytestmark = pytest.mark.asyncio
+COUNT = text("SELECT count(*) FROM notes")
+WRITE = text("INSERT INTO notes VALUES ('x')")
+
+
+@pytest.mark.parametrize("again", range(2))
+async def test_a_database(pgconductor_database, again):
+    async with Rehearsal(conductor, pgconductor_database) as rehearsal:
+        assert await rehearsal.executions() == []
+        async with conductor.sessionmaker.begin() as session:
+            assert await session.scalar(COUNT) == 0
+            await session.execute(WRITE)
+            handle = await greet.invoke("Ada", session=session)
+        assert await handle.result() == "Hello, Ada"
+
+
+@pytest.mark.parametrize("again", range(2))
+async def test_a_session(pgconductor_session, again):
+    assert await pgconductor_session.scalar(COUNT) == 0
+    await pgconductor_session.execute(WRITE)
+    await greet.invoke("Bob", session=pgconductor_session)
+    await pgconductor_session.commit()
+    await pgconductor_session.execute(WRITE)
+    await pgconductor_session.rollback()
+    assert await pgconductor_session.scalar(COUNT) == 1
+    found = await pgconductor_session.scalar(text("SELECT count(*) FROM pgconductor.executions"))
+    assert found == 1
+
+
+async def test_a_rehearsal_in_a_session(pgconductor_session):
+    async with Rehearsal(conductor, pgconductor_session) as rehearsal:
+        rehearsal.crash_at("note")
+        handle = await note.invoke("Bob", session=pgconductor_session)
+        await rehearsal.drain()
+        await conductor.emit("go", 1)
+        assert await handle.result() == "Bob 1"
+        assert await pgconductor_session.scalar(COUNT) == 1
+
+
+async def test_a_rehearsal(pgconductor_rehearsal, pgconductor_fakes):
+    handle = await greet.invoke("Eve")
+    assert (await pgconductor_rehearsal.drain()).finished
+    assert await handle.result() == "Hello, Eve"
+    assert list(pgconductor_fakes.executions) == [handle.id]
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    pytester.makepyfile(app=APP, conftest=CONFTEST, test_app=TESTS)
+    pytester.makeini(
+        "[pytest]\npythonpath = .\npgconductor_conductor = app:conductor\nfilterwarnings = error\n"
+        "asyncio_default_fixture_loop_scope = function\n"
+    )
+    return pytester
+
+
+@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+def test_the_fixtures(
+    project: pytest.Pytester,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv(URL_VARIABLE, server.url_for("postgres"))
+    monkeypatch.delenv("PYTEST_XDIST_TESTRUNUID", raising=False)
+    options = ("-p", "pgconductor.testing.plugin", "-p", "no:cacheprovider")
+    done = project.runpytest_subprocess(*options, *workers, timeout=60)
+    done.assert_outcomes(passed=6)
+    with connect(server.url_for("postgres")) as connection:
+        left = connection.execute(
+            "SELECT datname FROM pg_database WHERE datname ~ '^pgconductor_(template|test)_'"
+        ).fetchall()
+    assert left == []
+
+
+def test_what_is_missing_is_named(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\npythonpath = .\nasyncio_default_fixture_loop_scope = function\n")
+    options = ("-p", "pgconductor.testing.plugin", "--pgconductor-url=sqlite://", "-q")
+    done = project.runpytest_subprocess(*options, timeout=60)
+    done.assert_outcomes(errors=6)
+    done.stdout.fnmatch_lines(["*Set the ini option pgconductor_conductor to module:attribute*"])
+    done.stdout.fnmatch_lines(["*ConfigurationError: the database URL is for 'sqlite'*"])
+
+
+def test_loading_it_loads_nothing_else() -> None:
+    code = (
+        "import sys, pgconductor.testing.plugin\n"
+        "print(sorted({'sqlalchemy', 'pydantic', 'asyncpg', 'alembic'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[]\n"
