@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from pgconductor.domain.limits import check_task_key
+from pgconductor.domain.limits import check_event
 from pgconductor.runtime.handler import Codec
 
 __all__ = ["Emitter", "EventRef"]
@@ -43,7 +43,7 @@ class EventRef(Generic[T]):
     """
 
     def __init__(self, name: str, codec: Codec, emitter: Emitter) -> None:
-        self.name = check_task_key(name, "event")
+        self.name = check_event(name)
         self.codec = codec
         self._emitter = emitter
 

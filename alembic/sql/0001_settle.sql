@@ -1,11 +1,12 @@
 -- End the waits of executions whose time, child or event has come, and make those available again
 -- that were suspended. Anybody may call it, at any time, and as often as they like.
 --
--- The executions are locked first, and their children that have finished, all in the order of their
--- ids. What is decided is decided by later statements, which see what was committed while the locks
--- were waited for. Each call that ends
--- waits of an execution is counted in wakes: a handler that is just being suspended says how many it
--- has seen, and if there are more, it is not suspended.
+-- The executions are locked first, and their children that have finished. Those that somebody else
+-- has locked are left out, and nothing comes back for them: whoever holds one, perhaps in a
+-- transaction of a handler's, must not hold up the others. What is decided is decided by later
+-- statements, which see what was committed until there were locks. Each call that ends waits of an
+-- execution is counted in wakes: a handler that is just being suspended says how many it has seen,
+-- and if there are more, it is not suspended.
 --
 -- p_seen is the number of wakes that the caller knows of, for each execution, or NULL where the
 -- caller is not its owner; such an owner is notified. Ends of waits beyond it come back.
@@ -30,7 +31,9 @@ AS $$
 #variable_conflict use_column
 DECLARE
     v_left bigint;
-    v_untold constant uuid[] := ARRAY(
+    v_locked uuid[];
+    v_here uuid[];
+    v_untold uuid[] := ARRAY(
         SELECT c.id
         FROM pgconductor.executions c
         WHERE c.parent_id = ANY (p_ids)
@@ -39,11 +42,23 @@ DECLARE
           AND c.finished_at IS NOT NULL
     );
 BEGIN
-    PERFORM 1
-    FROM pgconductor.executions e
-    WHERE e.id = ANY (p_ids || v_untold)
-    ORDER BY e.id
-    FOR NO KEY UPDATE OF e;
+    v_locked := ARRAY(
+        SELECT e.id
+        FROM pgconductor.executions e
+        WHERE e.id = ANY (p_ids || v_untold)
+        FOR NO KEY UPDATE OF e SKIP LOCKED
+    );
+    v_here := ARRAY(SELECT k.id FROM unnest(p_ids) AS k (id) WHERE k.id = ANY (v_locked));
+    -- A child that is told of must be locked as well as whoever is told, if that is there at all.
+    v_untold := ARRAY(
+        SELECT c.id
+        FROM pgconductor.executions c
+        WHERE c.id = ANY (ARRAY(SELECT unnest(v_untold) INTERSECT SELECT unnest(v_locked)))
+          AND (
+              c.parent_id = ANY (v_here)
+              OR NOT EXISTS (SELECT 1 FROM pgconductor.executions p WHERE p.id = c.parent_id)
+          )
+    );
 
     LOOP
         WITH found AS MATERIALIZED (
@@ -79,7 +94,7 @@ BEGIN
                 ORDER BY x.emitted_at, x.id
                 LIMIT 1
             ) AS v ON true
-            WHERE s.execution_id = ANY (p_ids)
+            WHERE s.execution_id = ANY (v_here)
               AND s.pending
               AND (c.id IS NOT NULL OR v.id IS NOT NULL OR s.wake_at <= pgconductor.clock())
         ),
@@ -126,7 +141,7 @@ BEGIN
         SET wakes = e.wakes + 1,
             state = CASE WHEN e.state = 'waiting' THEN 'available' ELSE e.state END,
             run_at = CASE WHEN e.state = 'waiting' THEN pgconductor.clock() ELSE e.run_at END
-        WHERE e.id = ANY (p_ids)
+        WHERE e.id = ANY (v_here)
           AND EXISTS (
               SELECT 1 FROM pgconductor.steps s WHERE s.execution_id = e.id AND s.woke > e.wakes
           )
@@ -140,7 +155,7 @@ BEGIN
             -- A fetch that was woken for it may have passed it over because this locked it.
             SELECT e.queue
             FROM pgconductor.executions e
-            WHERE e.id = ANY (p_ids) AND e.state = 'available' AND e.run_at <= pgconductor.clock()
+            WHERE e.id = ANY (v_here) AND e.state = 'available' AND e.run_at <= pgconductor.clock()
         ) AS due
         UNION ALL
         SELECT pg_notify('pgconductor_control', CAST(w.locked_by AS text))
@@ -163,7 +178,7 @@ BEGIN
     FROM unnest(p_ids, p_seen) AS k (id, seen)
     JOIN pgconductor.executions e ON e.id = k.id
     LEFT JOIN pgconductor.steps s ON s.execution_id = e.id AND s.woke > k.seen
-    WHERE k.seen IS NOT NULL
+    WHERE k.id = ANY (v_here)
     ORDER BY e.id, s.created_at, s.key;
 END
 $$

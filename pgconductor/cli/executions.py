@@ -140,8 +140,8 @@ def retry_command(
 ) -> None:
     """Retry a failed or cancelled execution, with all its attempts anew.
 
-    It resumes behind its recorded steps, but for those that are dropped. Recorded errors, and
-    children that have failed or were cancelled, are always dropped.
+    It resumes behind its recorded steps, but for those that are dropped. The recorded errors that
+    it has ended by, and children that have failed or were cancelled, are always dropped.
     """
 
     async def retry(conductor: Conductor) -> ExecutionSnapshot:

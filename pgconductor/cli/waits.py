@@ -63,14 +63,12 @@ def emit_command(
     Executions that wait for it, now or later, take it. - as the payload reads standard input.
     """
     from pgconductor.domain.limits import check_event
-    from pgconductor.services.events import EventService
 
     check_event(name)
     given = given_payload(payload, None)
 
     async def emit(conductor: Conductor) -> UUID:
-        limit = conductor.max_payload_bytes
-        return await EventService(conductor.engine, max_payload_bytes=limit).emit(name, given)
+        return await conductor.emit(name, given)
 
     made = with_conductor(database_url, emit)
     if as_json:

@@ -54,7 +54,8 @@ class OperatedExecutions(Protocol):
     ) -> bool:
         """Make a failed or cancelled execution available again, all its attempts anew.
 
-        Recorded errors, and children that have not completed, are dropped.
+        Recorded errors after which nothing was recorded, and children that have not completed, are
+        dropped.
 
         Args:
             execution_id: Which one.

@@ -71,15 +71,17 @@ class StepRepository(Protocol):
                 caller is not its owner.
 
         Returns:
-            For each that the caller owns how far its waits are.
+            How far the waits of each are, with their ends where the caller is its owner. Those that
+            somebody else has locked just now are left out.
         """
         ...
 
-    async def due(self, *, limit: int) -> Due:
+    async def due(self, *, limit: int, without: Collection[UUID] = ()) -> Due:
         """What there is to settle; the same may come back until it has been settled.
 
         Args:
             limit: At most so many of each kind.
+            without: Executions whose times and children have been looked at already.
         """
         ...
 

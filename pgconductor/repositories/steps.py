@@ -151,9 +151,9 @@ class SqlStepRepository(SqlRepository):
                 )
         return [Settled(one, wakes[one], tuple(ended[one])) for one in wakes]
 
-    async def due(self, *, limit: int) -> Due:
+    async def due(self, *, limit: int, without: Collection[UUID] = ()) -> Due:
         """See the protocol."""
-        (row,) = await self._rows(sql.DUE_WAITS, {"limit": limit})
+        (row,) = await self._rows(sql.DUE_WAITS, {"limit": limit, "without": list(without)})
         return Due(tuple(row.execution_ids), tuple(row.event_ids), row.next_in)
 
     async def mark_matched(self, event_ids: Collection[UUID]) -> None:

@@ -18,11 +18,14 @@ from pgconductor.domain.claims import Fetched
 from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released, Suspended
 from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import (
+    ChildError,
     CompletionNotCommitted,
     ConfigurationError,
     PayloadDecodeError,
     ResultEncodeError,
+    StepFailed,
     SuspensionSwallowed,
+    WaitTimeout,
 )
 from pgconductor.runtime.context import Tools, logger_fields
 from pgconductor.runtime.context_waits import TaskContext
@@ -37,6 +40,8 @@ __all__ = ["Attempt", "Durability", "Runnable", "Stop"]
 
 logger = logging.getLogger("pgconductor.executions")
 
+#: What another attempt would be told again: some of it is on record.
+_FINAL: Final = (PayloadDecodeError, ResultEncodeError, StepFailed, ChildError, WaitTimeout)
 #: Seconds that a cancelled handler has to clean up before it is cancelled again.
 _PATIENCE: Final = 10.0
 
@@ -334,7 +339,7 @@ class Attempt:
             error = TimeoutError(f"the attempt took longer than {limit}").with_traceback(
                 error.__traceback__
             )
-        if isinstance(error, PayloadDecodeError | ResultEncodeError):
+        if isinstance(error, _FINAL):
             retry_after = None
         elif isinstance(error, Exception):
             retry_after = self._runnable.options.retry.decide(error, fetched.attempt)

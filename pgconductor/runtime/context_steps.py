@@ -170,7 +170,8 @@ class StepContext(AttemptContext):
             max_attempts: How often the function is called before the step has failed for good:
                 that is on record then, and each attempt gets ``StepFailed``. None: the first error
                 is the handler's as it is, and is not on record.
-            retry: When it is called again; the default is after a second, growing to ten minutes.
+            retry: When it is called again, where ``max_attempts`` says how often; the default is
+                after a second, growing to ten minutes.
             timeout: How long a call may take. A plain function is not ended by it: it goes on in
                 its thread, and what it returns is dropped.
 

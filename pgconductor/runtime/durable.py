@@ -8,7 +8,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from pgconductor.domain.invocations import Invocation
-from pgconductor.domain.limits import check_delay, check_run_at, check_task_key
+from pgconductor.domain.limits import check_delay, check_event, check_run_at
 from pgconductor.domain.outcomes import Completed
 from pgconductor.domain.payloads import encode
 from pgconductor.domain.steps import ChildSpec, Recorded, StepKind, StepRecord, StepStart
@@ -16,6 +16,7 @@ from pgconductor.exceptions import (
     ChildCancelled,
     ChildFailed,
     InvalidInput,
+    ResultEncodeError,
     WaitTimeout,
 )
 from pgconductor.runtime.handler import Codec
@@ -102,7 +103,7 @@ class Durable:
         self, key: str, name: str, codec: Codec, *, match: Any, timeout: timedelta | None
     ) -> Any:
         """Wait for an event."""
-        check_task_key(name, "event")
+        check_event(name)
         if timeout is not None:
             check_delay(timeout, "timeout")
         text = None if match is None else self._encoded(match, "match")
@@ -115,7 +116,7 @@ class Durable:
 
     async def emit(self, key: str, name: str, payload: str | None) -> None:
         """Emit an event."""
-        check_task_key(name, "event")
+        check_event(name)
         await self._begun(key, StepKind.EMIT, name, text=payload)
 
     async def patched(self, name: str) -> bool:
@@ -136,7 +137,13 @@ class Durable:
         """Complete the execution in a transaction of the handler's."""
         self._record.check_open()
         fetched = self._record.fetched
-        outcome = Completed(fetched.id, fetched.claim, self._encode_result(result))
+        try:
+            text = self._encode_result(result)
+        except ResultEncodeError as error:
+            raise ResultEncodeError(
+                f"nothing was completed, for the result cannot be stored: {error.__cause__}"
+            ) from error.__cause__
+        outcome = Completed(fetched.id, fetched.claim, text)
         with self._waits.at_work(), self._record.unbroken():
             if not await self._record.memory.complete_in(session, outcome):
                 raise Interrupted

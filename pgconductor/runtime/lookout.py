@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 from uuid import UUID
@@ -16,6 +17,8 @@ from pgconductor.services.backend import Backend
 __all__ = ["Lookout"]
 
 _MOST: Final = 500
+#: Seconds after which it looks again, at the latest, at what somebody else had locked.
+_SOON: Final = 0.2
 
 logger = logging.getLogger("pgconductor.waits")
 
@@ -26,11 +29,26 @@ class Lookout:
     Args:
         backend: The database.
         interval: Seconds between two looks at all that is due, at most.
+        activity: Counts what has happened, for :attr:`looked_at`.
+        on_looked: Called after each look at all that is due.
     """
 
-    def __init__(self, backend: Backend, interval: float) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        interval: float,
+        *,
+        activity: Callable[[], int] = lambda: 0,
+        on_looked: Callable[[], None] = lambda: None,
+    ) -> None:
         self._backend = backend
         self._interval = interval
+        self._activity = activity
+        self._on_looked = on_looked
+        #: How many looks at all that is due there have been.
+        self.looks = 0
+        #: The count of activity when the last of them began.
+        self.looked_at: int | None = None
         self._here: dict[UUID, Waits] = {}
         self._parents: dict[str, UUID] = {}
         self._children: dict[UUID, set[str]] = {}
@@ -96,7 +114,6 @@ class Lookout:
             seen = {one: self._seen(one) for one in batch}
             try:
                 answers = await self._backend.steps.settle(seen)
-                backoff.reset()
             except Exception as error:
                 if not self._backend.is_transient(error):
                     # All that is due is looked at in any case, sooner or later.
@@ -111,6 +128,14 @@ class Lookout:
                 waits = self._here.get(settled.execution_id)
                 if waits is not None:
                     waits.settled(settled)
+            locked = seen.keys() - {settled.execution_id for settled in answers}
+            if not locked:
+                backoff.reset()
+                continue
+            # Others find those that are not here.
+            self._looking_for |= {one: None for one in locked if one in self._here}
+            self.kick()
+            await asyncio.sleep(min(backoff.next(), _SOON))
 
     def _seen(self, execution_id: UUID) -> int | None:
         waits = self._here.get(execution_id)
@@ -122,9 +147,13 @@ class Lookout:
         while True:
             self._kicked.clear()
             pause = self._interval
+            activity = self._activity()
             try:
                 next_in = await self._backend.steps.settle_due()
                 backoff.reset()
+                self.looks += 1
+                self.looked_at = activity
+                self._on_looked()
                 if next_in is not None:
                     pause = min(pause, max(next_in.total_seconds(), 0.0))
             except Exception as error:

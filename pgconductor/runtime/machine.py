@@ -88,7 +88,12 @@ class Machine:
         self._on_drained = on_drained
         self._told = False
         self._asking = False
-        self.lookout = Lookout(backend, settings.poll_interval.total_seconds())
+        self.lookout = Lookout(
+            backend,
+            settings.poll_interval.total_seconds(),
+            activity=lambda: self.process.activity,
+            on_looked=self._on_looked,
+        )
         self.process = Process(
             backend=backend,
             settings=settings,
@@ -253,9 +258,17 @@ class Machine:
             # What was just given back, or is to be retried at once, may be due.
             self.wake_workers()
 
+    def _on_looked(self) -> None:
+        """What was waiting may be available."""
+        if self.process.draining:
+            self.wake_workers()
+
     def _check_drained(self) -> None:
-        process = self.process
-        if process.completer.idle and all(
-            worker.quiet and worker.drained_at == process.activity for worker in self.workers
-        ):
+        """Nothing is left if all have found nothing since the waits were looked at last."""
+        process, lookout = self.process, self.lookout
+        if not process.completer.idle or not all(worker.quiet for worker in self.workers):
+            return
+        if lookout.looked_at != process.activity:
+            lookout.kick()
+        elif all(worker.drained_at == (process.activity, lookout.looks) for worker in self.workers):
             self._on_drained()

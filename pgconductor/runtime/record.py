@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 from uuid import UUID
 from weakref import WeakSet
 
@@ -27,8 +27,6 @@ from pgconductor.runtime.waits import Waits
 from pgconductor.services.transactions import OpenTransaction
 
 __all__ = ["Memory", "Record", "decoded"]
-
-T = TypeVar("T")
 
 
 class Memory(Protocol):

@@ -19,6 +19,7 @@ from pgconductor.domain.retry import RetryPolicy
 from pgconductor.domain.steps import Recorded, StepKind, StepRecord, StepStart
 from pgconductor.exceptions import (
     ConfigurationError,
+    InvalidInput,
     InvalidPayload,
     OwnershipLost,
     ResultEncodeError,
@@ -58,6 +59,8 @@ class StepOptions:
     def __post_init__(self) -> None:
         if self.max_attempts is not None:
             check_count(self.max_attempts, "max_attempts")
+        elif self.retry is not _RETRY:
+            raise InvalidInput("retry", "says when to try again: say how often, by max_attempts")
         if self.timeout is not None:
             check_duration(self.timeout, "timeout")
 
@@ -116,8 +119,14 @@ class Steps:
                     result = await self._called(key, function, args, kwargs, options)
                 except Exception as error:
                     failure = await self._failed(key, error, number, place, options)
+                    if failure is error:
+                        self._record.astray()
+                        raise
                     if failure is not None:
                         raise failure from error
+                except BaseException:
+                    self._record.astray()
+                    raise
                 else:
                     step = self._ended(key, codec, result, place)
                     with self._record.unbroken():
@@ -148,15 +157,11 @@ class Steps:
     async def _call(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        try:
-            if inspect.iscoroutinefunction(_function(function)):
-                return await function(*args, **kwargs)
-            call = partial(copy_context().run, function, *args, **kwargs)
-            result = await self._loop.run_in_executor(self._threads, call)
-            return await result if inspect.isawaitable(result) else result
-        except BaseException:
-            self._record.astray()
-            raise
+        if inspect.iscoroutinefunction(_function(function)):
+            return await function(*args, **kwargs)
+        call = partial(copy_context().run, function, *args, **kwargs)
+        result = await self._loop.run_in_executor(self._threads, call)
+        return await result if inspect.isawaitable(result) else result
 
     async def _failed(
         self, key: str, error: Exception, number: int, place: int | None, options: StepOptions

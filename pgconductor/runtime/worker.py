@@ -119,8 +119,8 @@ class Worker:
         self._starved = False
         #: The claims of fetches whose answer is awaited.
         self.fetching: set[int] = set()
-        #: The count of activity at which it found nothing to do, or None.
-        self.drained_at: int | None = None
+        #: The counts of activity and of looks at waits at which it found nothing to do, or None.
+        self.drained_at: tuple[int, int] | None = None
 
     @property
     def quiet(self) -> bool:
@@ -229,7 +229,7 @@ class Worker:
     async def _fetch(self, room: int) -> bool:
         """Fetch a batch and start it; whether there is likely to be more at once."""
         process = self.process
-        seen = process.activity
+        seen = process.activity, process.lookout.looks
         began = time.monotonic()
         self._prefetch.look(began)
         after = self._frontier.place(began, hasty=process.draining and self.quiet)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from pgconductor.domain.limits import check_event
 from pgconductor.domain.payloads import DEFAULT_MAX_BYTES, encode
-from pgconductor.services.unit_of_work import Bind, unit_of_work
+from pgconductor.services.executions import ExecutionService
+from pgconductor.services.unit_of_work import Bind
 
 __all__ = ["EventService"]
 
@@ -21,7 +21,7 @@ class EventService:
     """
 
     def __init__(self, bind: Bind, *, max_payload_bytes: int = DEFAULT_MAX_BYTES) -> None:
-        self._work = unit_of_work(bind)
+        self._executions = ExecutionService(bind)
         self._max_payload_bytes = max_payload_bytes
 
     async def emit(self, name: str, payload: Any = None) -> UUID:
@@ -39,8 +39,6 @@ class EventService:
             InvalidPayload: The payload is not strict JSON, or too large.
             SchemaMissing: The database has no pgconductor schema.
         """
-        check_event(name)
         limit = self._max_payload_bytes
         text = None if payload is None else encode(payload, max_bytes=limit)
-        async with self._work.begin() as repositories:
-            return await repositories.steps.emit(name, text)
+        return await self._executions.emit_text(name, text)

@@ -192,8 +192,8 @@ class ExecutionService(OperatedExecutions):
             second = {one.execution_id: one for one in again}
             return [second.get(one.execution_id, one) for one in verdicts]
 
-    async def emit(self, name: str, payload: str | None = None) -> UUID:
-        """Emit an event: executions that wait for it, now or later, take it once it is committed.
+    async def emit_text(self, name: str, payload: str | None = None) -> UUID:
+        """Emit an event whose payload is JSON text already; see :class:`EventService`.
 
         Args:
             name: Its name.

@@ -79,12 +79,12 @@ class InvocationWriter:
             ConfigurationError: A pooler is between, and the engine is not made for it.
         """
         if session is None:
-            return await self._executions().emit(name, payload)
+            return await self._executions().emit_text(name, payload)
         check_async_session(session)
         await self._poolers.behind(session)
         if self._has_database():
             await self._identity.check(self._engine(), session)
-        return await ExecutionService(session).emit(name, payload)
+        return await ExecutionService(session).emit_text(name, payload)
 
     async def _write_alone(self, invocations: list[Invocation]) -> list[Invoked]:
         # Whoever has no pool wants no connection kept.

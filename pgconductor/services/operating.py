@@ -51,8 +51,9 @@ class OperatedExecutions:
     ) -> bool:
         """Make a failed or cancelled execution available again, with all its attempts anew.
 
-        It resumes behind what it has on record, but for errors and for children that have failed or
-        were cancelled: these are dropped.
+        It resumes behind what it has on record, but for the errors that it has ended by and for
+        children that have failed or were cancelled: these are dropped. An error after which
+        something was recorded is kept.
 
         Args:
             execution_id: Which one.

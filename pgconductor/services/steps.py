@@ -15,6 +15,8 @@ __all__ = ["StepService"]
 
 #: How many executions are settled in one transaction, and looked for at once.
 _BATCH: Final = 500
+#: When to look again at what somebody else had locked.
+_SOON: Final = timedelta(seconds=0.2)
 
 
 class StepService:
@@ -77,7 +79,8 @@ class StepService:
                 caller is not its owner.
 
         Returns:
-            For each that the caller owns how far its waits are.
+            How far the waits of each are, with their ends where the caller is its owner. Those that
+            somebody else has locked just now are left out: come again.
         """
         if not seen:
             return []
@@ -90,15 +93,22 @@ class StepService:
         Returns:
             When the next wait ends by its time, from now; None if none does.
         """
+        seen: set[UUID] = set()
+        left: set[UUID] = set()
         while True:
             async with self._work.begin() as repositories:
-                due = await repositories.steps.due(limit=_BATCH)
+                due = await repositories.steps.due(limit=_BATCH, without=seen)
             ids = due.execution_ids
+            settled: set[UUID] = set()
             for start in range(0, len(ids), _BATCH):
-                await self.settle(dict.fromkeys(ids[start : start + _BATCH]))
-            if due.event_ids:
+                batch = dict.fromkeys(ids[start : start + _BATCH])
+                settled |= {one.execution_id for one in await self.settle(batch)}
+            left = (left | set(ids)) - settled
+            fresh, seen = set(ids) - seen, seen | set(ids)
+            # An event is looked at again until all who may wait for it were told.
+            if due.event_ids and not left:
                 async with self._work.begin() as repositories:
                     await repositories.steps.mark_matched(due.event_ids)
-            # Many waits may be of few executions: only what finds nothing has seen all.
-            if not ids and not due.event_ids:
-                return due.next_in
+            elif not fresh:
+                # What is left is locked by somebody.
+                return min(due.next_in or _SOON, _SOON) if left else due.next_in

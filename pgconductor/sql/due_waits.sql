@@ -1,9 +1,11 @@
 -- What there is to settle: executions whose waits may have ended, and the events that nobody has
--- looked at. It locks nothing, and what it finds may be settled twice: that does nothing.
+-- looked at. It locks nothing, and what it finds may be settled twice: that does nothing. Events are
+-- never looked for without anybody: they are marked when all who hope for them have been settled.
 WITH timed AS (
     SELECT s.execution_id
     FROM pgconductor.steps s
     WHERE s.pending AND s.wake_at <= pgconductor.clock()
+      AND s.execution_id <> ALL (CAST(:without AS uuid[]))
     ORDER BY s.wake_at
     LIMIT CAST(:limit AS integer)
 ),
@@ -12,6 +14,7 @@ told AS (
     SELECT DISTINCT c.parent_id AS execution_id
     FROM pgconductor.executions c
     WHERE c.parent_key IS NOT NULL AND c.awaited AND c.finished_at IS NOT NULL
+      AND c.parent_id <> ALL (CAST(:without AS uuid[]))
     ORDER BY c.parent_id
     LIMIT CAST(:limit AS integer)
 ),

@@ -1,9 +1,10 @@
 -- failed or cancelled -> available, by an operator: with all its attempts and crashes anew. Not
 -- while an unfinished execution has its dedupe key.
 --
--- What it remembers is kept, but for errors and children that have not completed: these would only
--- have it fail again. From scratch nothing is kept, and from a step on neither that step nor what
--- was recorded with it or after it.
+-- What it remembers is kept, but for the errors that it has ended by, and for children that have not
+-- completed: these would only have it fail again. An error after which something was recorded has
+-- been dealt with: a handler that undoes goes on undoing. Tries begin anew. From scratch nothing is kept, and from a
+-- step on neither that step nor what was recorded with it or after it.
 WITH target AS MATERIALIZED (
     SELECT e.id, e.task_key, e.queue, e.dedupe_key
     FROM pgconductor.executions e
@@ -33,7 +34,13 @@ dropped AS (
     WHERE s.execution_id = t.id
       AND (
           CAST(:from_scratch AS boolean)
-          OR s.error IS NOT NULL
+          OR s.kind = 'try'
+          OR s.error IS NOT NULL AND NOT EXISTS (
+              SELECT 1
+              FROM pgconductor.steps r
+              WHERE r.execution_id = s.execution_id
+                AND r.created_at > coalesce(s.ended_at, s.created_at)
+          )
           OR s.created_at >= (
               SELECT k.created_at
               FROM pgconductor.steps k

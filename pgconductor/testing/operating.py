@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from pgconductor.domain.steps import StepKind
 from pgconductor.exceptions import DedupeConflict, StepNotFound
 from pgconductor.testing.database import FakeTransaction
 from pgconductor.testing.ending import tell
@@ -86,10 +87,14 @@ def retry_in(
     first = None if from_step is None else tables.steps.get((execution_id, from_step))
     if from_step is not None and first is None:
         raise StepNotFound(execution_id, from_step)
+    dropped: list[str] = []
     for step in tables.steps_of(execution_id):
         after = first is not None and step.created_at >= first.created_at
-        if from_scratch or after or step.error is not None or _in_vain(tables, step):
-            del tables.steps[execution_id, step.key]
+        again = step.kind is StepKind.TRY or _in_vain(tables, step)
+        if from_scratch or after or again or _ended_by(tables, step):
+            dropped.append(step.key)
+    for key in dropped:
+        del tables.steps[execution_id, key]
     tables.executions[row.id] = changed = replace(
         row,
         state=ExecutionState.AVAILABLE,
@@ -105,6 +110,18 @@ def retry_in(
     )
     tell(transaction, changed)
     return True
+
+
+def _ended_by(tables: Tables, step: StepRow) -> bool:
+    """Whether it has an error after which nothing was recorded; in the order made, at one time."""
+    if step.error is None:
+        return False
+    ended = step.ended_at or step.created_at
+    mine = [one for one in tables.steps.values() if one.execution_id == step.execution_id]
+    later = mine[mine.index(step) + 1 :] if step.kind is StepKind.STEP else []
+    return not any(one.created_at > ended for one in mine) and not any(
+        one.created_at == ended for one in later
+    )
 
 
 def _in_vain(tables: Tables, step: StepRow) -> bool:

@@ -124,4 +124,4 @@ class _SessionRoute:
         self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
     ) -> UUID:
         service = self.executions if session is None else ExecutionService(session)
-        return await service.emit(name, payload)
+        return await service.emit_text(name, payload)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -30,8 +30,8 @@ def settle_in(
                 row = _woken(transaction, tables, row, told=known is not None)
             elif row.state is ExecutionState.AVAILABLE:
                 tell(transaction, row)
-            if known is not None:
-                answers.append(Settled(row.id, row.wakes, _since(tables, row, known)))
+            ended = () if known is None else _since(tables, row, known)
+            answers.append(Settled(row.id, row.wakes, ended))
         for child in list(tables.executions.values()):
             if child.parent_id == execution_id and child.untold and child.state.finished:
                 tables.executions[child.id] = replace(child, awaited=False)
@@ -128,18 +128,21 @@ def _hopes_for(step: StepRow, event: EventRow) -> bool:
     return step.detail == event.name and matches(event.payload, step.match)
 
 
-def due_in(tables: Tables, now: datetime, *, limit: int) -> Due:
+def due_in(tables: Tables, now: datetime, *, limit: int, without: Collection[UUID] = ()) -> Due:
     """What there is to settle."""
     pending = [step for step in tables.steps.values() if step.pending]
     timed = sorted(
         (step.wake_at, step.execution_id) for step in pending if step.wake_at is not None
     )
-    come = [one for when, one in timed if when <= now]
+    come = [one for when, one in timed if when <= now and one not in without]
     told = sorted(
         {
             one.parent_id
             for one in tables.executions.values()
-            if one.untold and one.state.finished and one.parent_id is not None
+            if one.untold
+            and one.state.finished
+            and one.parent_id is not None
+            and one.parent_id not in without
         }
     )
     unmatched = sorted(one.id for one in tables.events.values() if not one.matched)[:limit]

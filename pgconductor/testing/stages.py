@@ -174,7 +174,7 @@ class _FakeRoute:
     async def emit_text(
         self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
     ) -> UUID:
-        return await self._service(session).emit(name, payload)
+        return await self._service(session).emit_text(name, payload)
 
 
 #: One for each engine, for as long as it lives: a clock cannot be taken off again.

@@ -127,9 +127,10 @@ class FakeStepRepository:
         """See the protocol."""
         return settle_in(self._transaction, await self._transaction.write(), seen)
 
-    async def due(self, *, limit: int) -> Due:
+    async def due(self, *, limit: int, without: Collection[UUID] = ()) -> Due:
         """See the protocol."""
-        return due_in(self._transaction.read(), self._transaction.now(), limit=limit)
+        tables, now = self._transaction.read(), self._transaction.now()
+        return due_in(tables, now, limit=limit, without=without)
 
     async def mark_matched(self, event_ids: Collection[UUID]) -> None:
         """See the protocol."""

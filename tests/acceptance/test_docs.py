@@ -293,7 +293,8 @@ def test_nothing_public_is_left_out() -> None:
         held = {path.rpartition(".")[2] for path in documented if f".{owner.__name__}." in path}
         # What the conductor offers to its tasks and handles is not for users.
         inner = {"write", "write_sync", "watch", "check_queue_known", "emit_text", "rerouted"}
-        assert public_methods(owner) - inner == held, owner.__name__
+        hidden = inner if owner is pgconductor.Conductor else set()
+        assert public_methods(owner) - hidden == held, owner.__name__
     for name in (*pgconductor.__all__, "Orchestrator", *models.__all__[2:]):
         assert f"`{name}`" in page, name
     for name in testing.__all__:

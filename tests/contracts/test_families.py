@@ -132,7 +132,9 @@ async def test_what_can_only_fail_again_is_dropped(db: Harness) -> None:
         await begin_child(db, held, key)
     good, bad, pending = await db.fetch(owner, queue="children")
     await db.complete(good, 1)
-    await db.fail(bad)
+    await settle(db, held)
+    await db.steps.record_many([StepRecord(held.id, held.claim, "step", "2")])
+    db.advance(SECOND)
     await begin(
         db,
         start(held, "try", StepKind.TRY, delay=HOUR, failure=FAILURE),
@@ -140,11 +142,11 @@ async def test_what_can_only_fail_again_is_dropped(db: Harness) -> None:
         event(held),
         event(held, "timed out", detail="other", delay=timedelta(0)),
     )
+    await db.steps.record_many([StepRecord(held.id, held.claim, "broken", failure=FAILURE)])
+    await db.fail(bad)
     await settle(db, held)
     # Its parent is not told any more.
     await db.fail(pending)
-    broken = StepRecord(held.id, held.claim, "broken", failure=FAILURE)
-    await db.steps.record_many([broken, StepRecord(held.id, held.claim, "step", "2")])
     await db.fail(held)
     assert len(await history(db, held)) == 9
     assert await db.executions.retry(held.id)
@@ -155,6 +157,21 @@ async def test_what_can_only_fail_again_is_dropped(db: Harness) -> None:
     assert await db.results(held.id) == {
         "completed": "1", "step": "2", "sleep": None, "event": None,
     }  # fmt: skip
+
+
+async def test_what_was_dealt_with_is_kept(db: Harness) -> None:
+    """A handler that has caught an error and gone on goes on from there, for instance undoing."""
+    _, held = await db.running()
+    await db.steps.record_many([StepRecord(held.id, held.claim, "broken", failure=FAILURE)])
+    await begin(db, event(held, "timed out", detail="other", delay=timedelta(0)))
+    await settle(db, held)
+    db.advance(SECOND)
+    await db.steps.record_many([StepRecord(held.id, held.claim, "undo", "2")])
+    db.advance(SECOND)
+    await db.steps.record_many([StepRecord(held.id, held.claim, "stuck", failure=FAILURE)])
+    await db.fail(held)
+    assert await db.executions.retry(held.id)
+    assert set(await history(db, held)) == {"broken", "timed out", "undo"}
 
 
 async def test_a_child_that_is_still_under_way_is_waited_for_again(db: Harness) -> None:

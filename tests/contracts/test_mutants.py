@@ -136,10 +136,6 @@ async def completing_in_no_order(db: PostgresHarness) -> None:
     await test_races_of_waits.test_everybody_locks_in_the_order_of_the_ids(db, "complete and fail")
 
 
-async def settling_in_no_order(db: PostgresHarness) -> None:
-    await test_races_of_waits.test_everybody_locks_in_the_order_of_the_ids(db, "settle")
-
-
 #: Statement, condition, what it is replaced by, and who notices.
 MUTANTS: list[tuple[str, str, str, Contract]] = [
     ("COMPLETE_RESULTS", "AND e.locked_by = CAST(:orchestrator_id AS uuid)", "",
@@ -281,6 +277,11 @@ MUTANTS: list[tuple[str, str, str, Contract]] = [
      test_families.test_a_child_that_was_cancelled_is_invoked_anew),
     ("RETRY", "c.state IN ('failed', 'cancelled')", "true",
      test_families.test_a_child_that_is_still_under_way_is_waited_for_again),
+    ("RETRY", "AND r.created_at > coalesce(s.ended_at, s.created_at)", "AND false",
+     test_families.test_what_was_dealt_with_is_kept),
+    ("RETRY", "AND r.created_at > coalesce(s.ended_at, s.created_at)", "",
+     test_families.test_what_can_only_fail_again_is_dropped),
+    ("RETRY", "OR s.kind = 'try'", "", test_families.test_what_can_only_fail_again_is_dropped),
     ("RETRY", "OR s.created_at >= (", "OR s.created_at > (", a_retry_goes_back),
     ("RETRY", "AND NOT EXISTS (SELECT 1 FROM unknown)", "",
      test_families.test_a_retry_from_an_unknown_step_changes_nothing),
@@ -295,10 +296,14 @@ MUTANTS: list[tuple[str, str, str, Contract]] = [
 
 #: The same of functions in the database.
 FUNCTIONS: list[tuple[str, str, str, Contract]] = [
-    ("settle", "FOR NO KEY UPDATE OF e", "", settling_in_no_order),
-    ("settle", "ORDER BY e.id\n    FOR NO", "ORDER BY e.id DESC\n    FOR NO", settling_in_no_order),
+    ("settle", "FOR NO KEY UPDATE OF e SKIP LOCKED", "",
+     test_races_of_waits.test_settling_leaves_out_a_suspension_and_comes_again),
+    ("settle", " SKIP LOCKED", "",
+     test_races_of_waits.test_settling_leaves_out_a_suspension_and_comes_again),
     ("settle", "(p_ids || v_untold)", "(p_ids)",
-     test_races_of_waits.test_settling_locks_children_that_have_ended_in_their_order),
+     test_races_of_waits.test_a_child_that_is_locked_does_not_keep_its_end_from_its_parent),
+    ("settle", " INTERSECT SELECT unnest(v_locked)", "",
+     test_races_of_waits.test_a_child_that_is_locked_does_not_keep_its_end_from_its_parent),
     ("settle", "AND x.emitted_at >= e.created_at", "",
      test_events.test_an_event_may_come_before_the_wait_but_not_before_the_invocation),
     ("settle", "ORDER BY x.emitted_at, x.id", "ORDER BY x.emitted_at DESC",
@@ -322,7 +327,7 @@ FUNCTIONS: list[tuple[str, str, str, Contract]] = [
      test_suspend.test_a_finished_execution_stays_finished),
     ("settle", "AND k.seen IS NULL", "",
      test_suspend.test_an_owner_is_told_that_somebody_else_has_settled),
-    ("settle", "WHERE e.id = ANY (p_ids) AND e.state = 'available'", "WHERE false",
+    ("settle", "WHERE e.id = ANY (v_here) AND e.state = 'available'", "WHERE false",
      test_suspend.test_what_is_available_is_announced_again),
     ("settle", "c.id = ANY (v_untold) AND", "c.parent_id = ANY (p_ids) AND",
      test_races_of_waits.test_a_child_ends_while_its_parent_is_being_settled),

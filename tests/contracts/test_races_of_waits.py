@@ -53,6 +53,16 @@ async def settle_unowned(db: PostgresHarness, *ids: UUID) -> None:
     await db.steps.settle(dict.fromkeys(ids))
 
 
+async def left_out(db: PostgresHarness, execution: UUID) -> bool:
+    """Whether settling passes it over, and does not wait for its lock."""
+    async with db.impatient() as repositories:
+        return await repositories.steps.settle({execution: None}) == []
+
+
+async def record_in(repositories: Repositories, held: Fetched) -> None:
+    await repositories.steps.record_many([StepRecord(held.id, held.claim, "step", "1")])
+
+
 async def start_many(db: PostgresHarness, *starts: StepStart) -> list[Started]:
     return await db.steps.start_many(starts)
 
@@ -68,14 +78,16 @@ async def state(db: PostgresHarness, execution: UUID) -> ExecutionState:
 # --- suspending while something comes ------------------------------------------------------------
 
 
-async def test_settling_waits_for_a_suspension_and_wakes_it(postgres: PostgresHarness) -> None:
-    """B2: the child has ended, and its parent is not waiting yet."""
+async def test_settling_leaves_out_a_suspension_and_comes_again(postgres: PostgresHarness) -> None:
+    """B2: the child has ended, and its parent is not waiting yet. It stays due."""
     parent, made = await parent_and_child(postgres)
     await postgres.complete(made)
     async with postgres.begin() as suspending:
         await report_suspended(suspending, parent)
-        settling = await postgres.blocked(settle_unowned(postgres, parent.id))
-    await settling
+        assert await left_out(postgres, parent.id)
+    assert await state(postgres, parent.id) is WAITING
+    assert (await due(postgres)).execution_ids == (parent.id,)
+    await postgres.steps.settle_due()
     assert await state(postgres, parent.id) is AVAILABLE
 
 
@@ -138,14 +150,11 @@ async def test_two_settle_at_once(postgres: PostgresHarness) -> None:
     await begin(postgres, sleep(held))
     await suspend(postgres, held)
     postgres.advance(HOUR)
-    async with postgres.notifications() as sent:
-        async with postgres.begin() as first:
-            await first.steps.settle({held.id: None})
-            second = await postgres.blocked(settle_unowned(postgres, held.id))
-        await second
+    async with postgres.notifications() as sent, postgres.begin() as first:
+        await first.steps.settle({held.id: None})
+        assert await left_out(postgres, held.id)
     assert (await postgres.steps.histories([held.id]))[held.id].wakes == 1
-    # Again: a fetch may have passed it over while the second had locked it.
-    assert sent == [("pgconductor_available", "default")] * 2
+    assert sent == [("pgconductor_available", "default")]
 
 
 async def test_a_fetch_passes_over_what_is_being_settled(postgres: PostgresHarness) -> None:
@@ -249,7 +258,7 @@ async def test_a_child_of_what_is_being_cancelled_is_not_invoked(
     assert len((await postgres.executions.list()).items) == 1
 
 
-async def test_settling_waits_for_a_cancellation(postgres: PostgresHarness) -> None:
+async def test_settling_leaves_out_a_cancellation(postgres: PostgresHarness) -> None:
     """I7: it has ended for good."""
     _, held = await postgres.running()
     await begin(postgres, sleep(held))
@@ -257,8 +266,8 @@ async def test_settling_waits_for_a_cancellation(postgres: PostgresHarness) -> N
     postgres.advance(HOUR)
     async with postgres.begin() as cancelling:
         assert await cancelling.executions.cancel(held.id)
-        settling = await postgres.blocked(settle_unowned(postgres, held.id))
-    await settling
+        assert await left_out(postgres, held.id)
+    await postgres.steps.settle_due()
     assert await state(postgres, held.id) is CANCELLED
 
 
@@ -362,15 +371,15 @@ async def test_a_retry_waits_for_settling_and_drops_what_that_has_ended(
     assert await history(postgres, parent) == {}
 
 
-async def test_settling_waits_for_a_retry(postgres: PostgresHarness) -> None:
+async def test_settling_leaves_out_a_retry(postgres: PostgresHarness) -> None:
     """What that has dropped does not come back."""
     parent, made = await parent_and_child(postgres)
     await postgres.fail(parent)
     await postgres.fail(made)
     async with postgres.begin() as retrying:
         assert await retrying.executions.retry(parent.id)
-        settling = await postgres.blocked(settle_unowned(postgres, parent.id))
-    await settling
+        assert await left_out(postgres, parent.id)
+    await postgres.steps.settle_due()
     found = (await postgres.steps.histories([parent.id]))[parent.id]
     assert (found.records, found.wakes) == ({}, 0)
     assert await due(postgres) == Due()
@@ -405,7 +414,6 @@ async def two_running(db: PostgresHarness) -> tuple[Fetched, Fetched]:
 
 
 WAITING_FOR_BOTH: dict[str, Callable[[Repositories, Fetched, Fetched], Awaitable[Any]]] = {
-    "settle": lambda all_, a, b: all_.steps.settle({a.id: None, b.id: 0}),
     "cancel": lambda all_, a, _: all_.executions.cancel(a.id),
     "complete": lambda all_, *held: all_.executions.complete(
         [Completed(one.id, one.claim) for one in held]
@@ -449,25 +457,37 @@ async def test_everybody_locks_in_the_order_of_the_ids(postgres: PostgresHarness
     assert free
 
 
-async def test_settling_locks_children_that_have_ended_in_their_order(
+async def test_a_child_that_is_locked_does_not_keep_its_end_from_its_parent(
     postgres: PostgresHarness,
 ) -> None:
-    """I9: with their parents, and whatever else is settled."""
+    """It is marked as told of when it is free."""
     parent, made = await parent_and_child(postgres)
-    _, great = await postgres.running()
-    assert parent.id < made.id < great.id
     await postgres.complete(made)
-    lock = text("SELECT FROM pgconductor.executions WHERE id = :id FOR UPDATE NOWAIT")
-    free = False
     async with postgres.engine.begin() as holder:
+        lock = text("SELECT FROM pgconductor.executions WHERE id = :id FOR UPDATE")
         await holder.execute(lock, {"id": made.id})
-        task = await postgres.blocked(settle_unowned(postgres, parent.id, great.id))
-        with suppress(DBAPIError):
-            await holder.execute(lock, {"id": great.id})
-            free = True
-    await task
-    assert free
+        assert not await left_out(postgres, parent.id)
+        assert (await due(postgres)).execution_ids == (parent.id,)
+        # It ends, though the same is due again and again.
+        await postgres.steps.settle_due()
     assert set(await ended(postgres, parent)) == {"child"}
+    await postgres.steps.settle_due()
+    assert await due(postgres) == Due()
+
+
+async def test_an_event_is_looked_at_until_all_were_told(postgres: PostgresHarness) -> None:
+    """B2: also whoever was locked just then."""
+    one, other = await two_running(postgres)
+    await begin(postgres, event(one), event(other))
+    await emit(postgres)
+    async with postgres.begin() as holder:
+        await record_in(holder, one)
+        assert await postgres.steps.settle_due() is not None
+        assert len((await due(postgres)).event_ids) == 1
+        assert set(await ended(postgres, other)) == {"event"}
+    await postgres.steps.settle_due()
+    assert await due(postgres) == Due()
+    assert set(await ended(postgres, one)) == {"event"}
 
 
 async def test_a_child_that_has_ended_is_not_waited_for(postgres: PostgresHarness) -> None:

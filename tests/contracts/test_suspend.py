@@ -9,7 +9,7 @@ import pytest
 from pgconductor.domain.claims import Claim
 from pgconductor.domain.ids import new_id
 from pgconductor.domain.outcomes import Disposition, Suspended, Verdict
-from pgconductor.domain.steps import Due, StepKind
+from pgconductor.domain.steps import Due, Settled, StepKind
 from pgconductor.types import ExecutionState
 from tests.contracts.harness import Harness, empty
 from tests.contracts.waits import (
@@ -59,8 +59,8 @@ async def test_it_is_available_when_its_wait_has_ended(db: Harness) -> None:
     db.advance(HOUR)
     now = await db.now()
     async with db.notifications() as sent:
-        # Whoever settles does not own it, and is told nothing.
-        assert await db.steps.settle({held.id: None}) == []
+        # Whoever settles does not own it, and is told of no ends.
+        assert await db.steps.settle({held.id: None}) == [Settled(held.id, 1)]
     assert sent == [("pgconductor_available", "default")]
     found = await db.get(held.id)
     assert found.state is AVAILABLE
@@ -202,6 +202,7 @@ async def test_many_are_settled_at_once(db: Harness) -> None:
     found = await db.steps.settle({three.id: 0, one.id: 0, two.id: None, new_id(): 0})
     assert {each.execution_id: (each.wakes, len(each.ended)) for each in found} == {
         one.id: (1, 1),
+        two.id: (1, 0),
         three.id: (0, 0),
     }
     assert (await db.get(two.id)).state is AVAILABLE

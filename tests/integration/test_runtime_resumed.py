@@ -19,9 +19,6 @@ async def world(database_url: str) -> AsyncIterator[World]:
     await world.close()
 
 
-@pytest.mark.xfail(
-    reason="a drain looks at what is available, not at what waits: a matter of luck", strict=False
-)
 async def test_a_drain_wakes_what_is_due(world: World) -> None:
     conductor = world.conductor()
 
@@ -38,7 +35,6 @@ async def test_a_drain_wakes_what_is_due(world: World) -> None:
     assert world.execution(handle.id)["state"] == "completed"
 
 
-@pytest.mark.xfail(reason="a retry drops errors that were dealt with, so the handler turns round")
 async def test_a_retry_goes_on_with_the_undoing(world: World) -> None:
     conductor = world.conductor()
     done: list[str] = []

@@ -54,7 +54,6 @@ async def test_one_look_settles_all_that_is_due(
         assert connection.execute(untold).fetchone() == (0,)
 
 
-@pytest.mark.xfail(strict=True, reason="settling waits for the lock, and with it all that is due")
 async def test_a_row_that_is_locked_does_not_hold_up_the_others(database_url: str) -> None:
     """I9: a frozen process between its proof of ownership and its commit holds the lock for long.
 

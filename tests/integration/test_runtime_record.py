@@ -1,0 +1,106 @@
+"""Errors that are on record: they are final, and the handler's way beyond them is known."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+
+from pgconductor import Conductor, RetryPolicy, TaskContext
+from pgconductor.exceptions import ExecutionFailed, InvalidInput, StepFailed
+from tests.integration.runtime_world import SOON, World
+
+AT_ONCE = RetryPolicy.constant(timedelta(milliseconds=1))
+
+
+@pytest.fixture
+async def world(database_url: str) -> AsyncIterator[World]:
+    world = World(database_url)
+    yield world
+    await world.close()
+
+
+@pytest.fixture
+def conductor(world: World) -> Conductor:
+    return world.conductor()
+
+
+async def refuse() -> None:
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize("what", ["step", "child", "wait"])
+async def test_an_error_on_record_is_not_met_again(
+    world: World, conductor: Conductor, what: str
+) -> None:
+    """Each attempt would be told the same."""
+    attempts: list[int] = []
+
+    @conductor.task(max_attempts=1)
+    async def child(ctx: TaskContext) -> None:
+        await refuse()
+
+    @conductor.task(max_attempts=5, retry=AT_ONCE)
+    async def task(ctx: TaskContext) -> None:
+        attempts.append(ctx.attempt)
+        if what == "step":
+            await ctx.options(max_attempts=1).step("a", refuse)
+        elif what == "child":
+            await ctx.invoke("a", child)
+        else:
+            await ctx.wait_for("a", "never", timeout=timedelta(0))
+
+    async with world.serving(conductor):
+        with pytest.raises(ExecutionFailed, match=r"StepFailed|ChildFailed|WaitTimeout"):
+            await (await task.invoke()).result(SOON)
+    assert set(attempts) == {1}
+
+
+async def test_what_follows_an_error_on_record_is_numbered(
+    world: World, conductor: Conductor
+) -> None:
+    """And what follows one that is not has no number, for the handler may go another way."""
+
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> None:
+        with pytest.raises(StepFailed):
+            await ctx.options(max_attempts=2, retry=AT_ONCE).step("on record", refuse)
+        await ctx.step("known", int)
+        with pytest.raises(ValueError, match="no"):
+            await ctx.step("not on record", refuse)
+        await ctx.step("unknown", int)
+
+    async with world.serving(conductor):
+        await (await task.invoke()).result(SOON)
+    rows = world.rows("SELECT key, place FROM pgconductor.steps WHERE kind = 'step'")
+    assert {row["key"]: row["place"] for row in rows} == {
+        "on record": 1,
+        "known": 2,
+        "unknown": None,
+    }
+
+
+async def test_a_result_that_cannot_complete_anything(conductor: Conductor) -> None:
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> int:
+        async with conductor.sessionmaker.begin() as session:
+            await ctx.complete_in(session, "no number")
+        return 0
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    with pytest.raises(ExecutionFailed, match="nothing was completed, for the result"):
+        await handle.result(SOON)
+
+
+async def test_a_retry_policy_without_a_number_is_refused(conductor: Conductor) -> None:
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> str:
+        with pytest.raises(InvalidInput, match="say how often, by max_attempts"):
+            ctx.options(retry=AT_ONCE)
+        return "refused"
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    assert await handle.result(SOON) == "refused"
