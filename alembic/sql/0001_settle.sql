@@ -9,7 +9,8 @@
 -- and if there are more, it is not suspended.
 --
 -- p_seen is the number of wakes that the caller knows of, for each execution, or NULL where the
--- caller is not its owner; such an owner is notified. Ends of waits beyond it come back.
+-- caller is not its owner; such an owner is notified. Ends of waits beyond it come back with the
+-- number of wakes; who is not the owner is told neither.
 --
 -- A wait for an event takes the first one that was emitted since the execution was invoked, that
 -- matches, and that no other wait of the execution has taken.
@@ -173,7 +174,7 @@ BEGIN
 
     RETURN QUERY
     SELECT
-        e.id, e.wakes, s.key, s.kind, CAST(s.result AS text), s.error_type, s.error, s.detail,
+        e.id, CASE WHEN k.seen IS NOT NULL THEN e.wakes END, s.key, s.kind, CAST(s.result AS text), s.error_type, s.error, s.detail,
         s.child_id
     FROM unnest(p_ids, p_seen) AS k (id, seen)
     JOIN pgconductor.executions e ON e.id = k.id

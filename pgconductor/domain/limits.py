@@ -68,10 +68,14 @@ def check_task_key(name: object, field: str = "task") -> str:
     Raises:
         InvalidName: It is not a string, or outside ``A-Z a-z 0-9 _ . : / -``.
     """
+    return _check_dotted(name, field, "a task")
+
+
+def _check_dotted(name: object, field: str, what: str) -> str:
     if not isinstance(name, str) or _TASK_KEY.fullmatch(name) is None:
         raise InvalidName(
             field,
-            f"{name!r} cannot name a task; use a letter or '_', then at most 127 of "
+            f"{name!r} cannot name {what}; use a letter or '_', then at most 127 of "
             "A-Z, a-z, 0-9, '_', '.', ':', '/' and '-'",
         )
     return name
@@ -83,13 +87,7 @@ def check_event(name: object, field: str = "event") -> str:
     Raises:
         InvalidName: It is not a string, or outside that alphabet.
     """
-    if not isinstance(name, str) or _TASK_KEY.fullmatch(name) is None:
-        raise InvalidName(
-            field,
-            f"{name!r} cannot name an event; use a letter or '_', then at most 127 of "
-            "A-Z, a-z, 0-9, '_', '.', ':', '/' and '-'",
-        )
-    return name
+    return _check_dotted(name, field, "an event")
 
 
 def check_text(value: object, field: str) -> str:

@@ -188,12 +188,13 @@ class Settled:
 
     Attributes:
         execution_id: The execution.
-        wakes: How many of its waits have ended so far.
+        wakes: How many of its waits have ended so far; None where the caller is not its owner, and
+            is not told which: then it must not count them as seen.
         ended: Those that have ended since the number of wakes that was asked about.
     """
 
     execution_id: UUID
-    wakes: int
+    wakes: int | None
     ended: tuple[Recorded, ...] = ()
 
 

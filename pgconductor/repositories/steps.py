@@ -132,23 +132,13 @@ class SqlStepRepository(SqlRepository):
     async def settle(self, seen: Mapping[UUID, int | None]) -> list[Settled]:
         """See the protocol."""
         rows = await self._rows(sql.SETTLE, {"ids": list(seen), "seen": list(seen.values())})
-        wakes: dict[UUID, int] = {}
+        wakes: dict[UUID, int | None] = {}
         ended: dict[UUID, list[Recorded]] = {}
         for row in rows:
             wakes[row.execution_id] = row.wakes
             mine = ended.setdefault(row.execution_id, [])
             if row.key is not None:
-                mine.append(
-                    Recorded(
-                        key=row.key,
-                        kind=StepKind(row.kind),
-                        result=row.result,
-                        error_type=row.error_type,
-                        error=row.error,
-                        detail=row.detail,
-                        child_id=row.child_id,
-                    )
-                )
+                mine.append(_recorded(row))
         return [Settled(one, wakes[one], tuple(ended[one])) for one in wakes]
 
     async def due(self, *, limit: int, without: Collection[UUID] = ()) -> Due:

@@ -188,7 +188,7 @@ class Waits:
 
     def settled(self, settled: Settled) -> None:
         """Hear how far the waits are."""
-        if self.suspended_by is not None:
+        if self.suspended_by is not None or settled.wakes is None:
             # The handler does not see it: it must count as not seen, or nobody would be woken.
             return
         self.wakes = max(self.wakes, settled.wakes)

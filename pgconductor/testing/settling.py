@@ -31,7 +31,7 @@ def settle_in(
             elif row.state is ExecutionState.AVAILABLE:
                 tell(transaction, row)
             ended = () if known is None else _since(tables, row, known)
-            answers.append(Settled(row.id, row.wakes, ended))
+            answers.append(Settled(row.id, None if known is None else row.wakes, ended))
         for child in list(tables.executions.values()):
             if child.parent_id == execution_id and child.untold and child.state.finished:
                 tables.executions[child.id] = replace(child, awaited=False)

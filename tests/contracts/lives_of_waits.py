@@ -10,7 +10,7 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from pgconductor.domain.claims import Fetched
 from pgconductor.domain.outcomes import Suspended
-from pgconductor.domain.steps import ChildSpec, Recorded, Started, StepKind, StepStart
+from pgconductor.domain.steps import ChildSpec, Recorded, Settled, Started, StepKind, StepStart
 from tests.contracts.lives import HOUR, INDEX, Lives, owner_of
 from tests.contracts.model import ModelWait
 from tests.contracts.waits import child, emit, event, sleep
@@ -103,11 +103,11 @@ class WaitingLives(Lives):
         found = self.do(self.db.steps.settle({execution: seen}))
         if self.model.settle(execution):
             self._learn_run_at(execution)
-        if seen is None:
-            assert found == []
-            return
         row = self.model.rows[execution]
         (answer,) = found
+        if seen is None:
+            assert answer == Settled(execution, None)
+            return
         assert (answer.execution_id, answer.wakes) == (execution, row.wakes)
         expected = {key for key, wait in row.waits.items() if wait.woke > seen}
         assert {one.key for one in answer.ended} == expected

@@ -60,7 +60,7 @@ async def test_it_is_available_when_its_wait_has_ended(db: Harness) -> None:
     now = await db.now()
     async with db.notifications() as sent:
         # Whoever settles does not own it, and is told of no ends.
-        assert await db.steps.settle({held.id: None}) == [Settled(held.id, 1)]
+        assert await db.steps.settle({held.id: None}) == [Settled(held.id, None)]
     assert sent == [("pgconductor_available", "default")]
     found = await db.get(held.id)
     assert found.state is AVAILABLE
@@ -202,7 +202,7 @@ async def test_many_are_settled_at_once(db: Harness) -> None:
     found = await db.steps.settle({three.id: 0, one.id: 0, two.id: None, new_id(): 0})
     assert {each.execution_id: (each.wakes, len(each.ended)) for each in found} == {
         one.id: (1, 1),
-        two.id: (1, 0),
+        two.id: (None, 0),
         three.id: (0, 0),
     }
     assert (await db.get(two.id)).state is AVAILABLE

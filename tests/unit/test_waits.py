@@ -138,7 +138,7 @@ class Blocked:
         self.asked.append(set(seen))
         if self._locked in seen:
             raise TimeoutError
-        return []
+        return [Settled(one, known) for one, known in seen.items()]
 
     def is_transient(self, error: Exception) -> bool:
         return isinstance(error, TimeoutError)
@@ -157,4 +157,50 @@ async def test_nobody_looks_again_for_what_is_not_waited_for() -> None:
     await eventually(lambda: len(backend.asked) == 2)
     assert backend.asked == [{locked, here}, {here}]
     handler.task.cancel()
+    await lookout.aclose()
+
+
+class Slow:
+    """A database that answers when it is told to, and has locked an execution at first."""
+
+    def __init__(self) -> None:
+        self.steps = self
+        self.asked: list[dict[UUID, int | None]] = []
+        self.answers: asyncio.Queue[list[Settled]] = asyncio.Queue()
+
+    async def settle(self, seen: dict[UUID, int | None]) -> list[Settled]:
+        self.asked.append(seen)
+        return await self.answers.get()
+
+
+async def test_what_nobody_was_told_of_does_not_count_as_seen() -> None:
+    """I3: an attempt that began while its execution was settled for others looks for itself."""
+    backend = Slow()
+    lookout = Lookout(cast("Backend", backend), 60)
+    execution = uuid4()
+    lookout.look(execution)
+    await eventually(lambda: backend.asked == [{execution: None}])
+    handler = Handler(EVENT, lookout)
+    handler.waits.execution_id = execution
+    await asyncio.sleep(0)
+    backend.answers.put_nowait([Settled(execution, None)])
+    await eventually(lambda: len(backend.asked) == 2)
+    assert backend.asked[1] == {execution: 0}
+    assert not handler.waits.suspend(), "it has not looked for itself"
+    backend.answers.put_nowait([Settled(execution, 1, (EVENT,))])
+    assert (await asyncio.wait_for(handler.task, 10)).key == "event"
+    assert handler.waits.wakes == 1
+    await lookout.aclose()
+
+
+async def test_what_was_locked_is_looked_for_again() -> None:
+    backend = Slow()
+    lookout = Lookout(cast("Backend", backend), 60)
+    handler = Handler(EVENT, lookout)
+    execution = handler.waits.execution_id
+    await eventually(lambda: backend.asked)
+    backend.answers.put_nowait([])
+    backend.answers.put_nowait([Settled(execution, 1, (EVENT,))])
+    assert (await asyncio.wait_for(handler.task, 10)).key == "event"
+    assert backend.asked[:2] == [{execution: 0}] * 2
     await lookout.aclose()
