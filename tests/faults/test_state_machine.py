@@ -91,6 +91,8 @@ def live(factory: Factory, how: settings) -> None:
     run_state_machine_as_test(cast("type[RuleBasedStateMachine]", factory), settings=how)
 
 
+# Other tests cover the fakes; noting each line once more would double the time of these.
+@pytest.mark.no_cover
 def test_the_fakes_live_as_the_model_does(fake_lives: Factory) -> None:
     live(fake_lives, ORDINARY)
 
@@ -156,6 +158,7 @@ MUTANTS: dict[str, list[tuple[Any, str, Any]]] = {
 }
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("changes", MUTANTS.values(), ids=MUTANTS.keys())
 def test_no_mutant_survives(
     fake_lives: Factory,
