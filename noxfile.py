@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -99,10 +100,18 @@ def _audit(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Check the types with mypy and with pyright."""
+    """Check the types with mypy and with pyright at the same time; each tells all at its end."""
     install(session)
-    session.run("mypy", *session.posargs)
-    session.run("pyright", *session.posargs)
+    with ThreadPoolExecutor() as pool:
+        checks = [
+            pool.submit(session.run, name, *session.posargs, silent=True)
+            for name in ("mypy", "pyright")
+        ]
+    # What a failed one has said, nox has shown already.
+    for said in [check.result() for check in checks if check.exception() is None]:
+        session.log(said)
+    for check in checks:
+        check.result()
 
 
 @nox.session

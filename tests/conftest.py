@@ -35,6 +35,9 @@ from tests.support.servers import (
     start_shared_server,
 )
 
+# Container images often forbid it; hundreds of processes would each compile the package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 _shared = pytest.StashKey[EmbeddedServer]()
 
 
@@ -46,6 +49,23 @@ def pytest_configure(config: pytest.Config) -> None:
     # pytest-alembic binds its built-in tests to tests/conftest.py without being asked, and its
     # 0.13 fails at that with pytest 9. Its fixtures, and its tests when imported, work.
     config.option.pytest_alembic_tests_path = os.devnull
+    # The slow tests come first, and no worker is to be given all of them.
+    if config.getoption("maxschedchunk", 0) is None:
+        config.option.maxschedchunk = 4
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Half as many again as processors: tests often wait for processes and for clocks."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    processors = os.cpu_count() or 1
+    return processors + max(processors // 2, 1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow tests: the last ones are short, so all workers end together."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -12,10 +12,12 @@ from pgconductor.bench.contestants import OURS, ours_and_raw
 from pgconductor.bench.measures import CONDITIONS, MEASURES
 from pgconductor.cli import ExitCode
 from tests.acceptance.test_cli_support import call, call_process
+from tests.support.processes import UNMEASURED
 from tests.support.servers import connect
 
 KNOWN = {one.key: one for one in (*MEASURES, *CONDITIONS)}
-# One of each way to measure: each contestant of each measure starts a process or two.
+# One of each way to measure: each contestant of each measure starts a process or two. They end
+# without telling what was covered, so it need not be noted.
 MEASURED = ["invoke_one", "bulk_large", "drain", "pick_up", "steps", "drain_future", "drain_held"]
 
 
@@ -34,7 +36,7 @@ def test_each_way_of_measuring_once_and_tiny(empty_database_url: str, tmp_path: 
     options = ["--rounds", "1", "--scale", "0.004", "--seeded-rows", "50", "--json", str(file)]
     for key in MEASURED:
         options += ["--measure", key]
-    ended = call("bench", *options, "--database-url", empty_database_url).succeeds()
+    ended = call("bench", *options, "--database-url", empty_database_url, **UNMEASURED).succeeds()
 
     found = json.loads(file.read_text(encoding="utf-8"))
     assert list(found["measures"]) == MEASURED
@@ -65,7 +67,7 @@ def test_each_way_of_measuring_once_and_tiny(empty_database_url: str, tmp_path: 
 
 def test_one_measure(empty_database_url: str) -> None:
     options = ("--rounds", "2", "--scale", "0.01", "--measure", "invoke_one")
-    ended = call("bench", *options, "--database-url", empty_database_url).succeeds()
+    ended = call("bench", *options, "--database-url", empty_database_url, **UNMEASURED).succeeds()
     titles = [one for one in MEASURES if one.title in ended.out]
     assert [one.key for one in titles] == ["invoke_one"]
     heads = next(line for line in ended.out.splitlines() if "median" in line)

@@ -18,6 +18,7 @@ from pgconductor.cli.root import root
 from pgconductor.domain.migrations import MigrationOptions
 from pgconductor.domain.revisions import KNOWN_REVISION
 from pgconductor.schema import script_location
+from tests.support.processes import UNMEASURED
 from tests.support.servers import Server, connect
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +27,7 @@ EXAMPLES = ROOT / "examples"
 
 def python(*arguments: str | Path, cwd: Path = EXAMPLES, url: str | None = None) -> str:
     """What a Python process prints; it must end well."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, **UNMEASURED, "PYTHONPATH": str(ROOT)}
     for name in ("PGCONDUCTOR_DATABASE_URL", "DATABASE_URL"):
         env.pop(name, None)
     if url is not None:

@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 
 from pgconductor.runtime.orchestrator import Orchestrator
 from tests.faults.drill_tasks import drill_conductor
-from tests.support.processes import Child, Children
+from tests.support.processes import UNMEASURED, Child, Children
 from tests.support.servers import connect
 from tests.support.waiting import eventually
 
@@ -67,7 +67,7 @@ class Drill:
     ) -> Child:
         """Start a worker process, and wait until it is registered."""
         child = await self.children.start(
-            WORKER, env={"DRILL": point, "DRILL_URL": url or self.url, **(env or {})}
+            WORKER, env={**UNMEASURED, "DRILL": point, "DRILL_URL": url or self.url, **(env or {})}
         )
         if wait:
             await child.wait_for_line("registered")

@@ -109,6 +109,8 @@ def live(factory: Factory, how: settings) -> None:
     run_state_machine_as_test(cast("type[RuleBasedStateMachine]", factory), settings=how)
 
 
+# Other tests cover the fakes; noting each line once more would double the time of these.
+@pytest.mark.no_cover
 def test_the_fakes_live_as_the_model_does(fake_lives: Factory) -> None:
     live(fake_lives, ORDINARY)
 
@@ -199,6 +201,7 @@ WAITING_MUTANTS: dict[str, list[tuple[Any, str, Any]]] = {
 }
 
 
+@pytest.mark.no_cover
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", WAITING_MUTANTS.values(), ids=WAITING_MUTANTS.keys())
 def test_no_mutant_of_waits_survives(
@@ -209,6 +212,7 @@ def test_no_mutant_of_waits_survives(
     test_no_mutant_survives(fake_waiting_lives, changes, monkeypatch)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("changes", MUTANTS.values(), ids=MUTANTS.keys())
 def test_no_mutant_survives(
     fake_lives: Factory,

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from alembic.config import Config
 
 from pgconductor.schema import alembic_config, script_location
+from tests.support.processes import UNMEASURED
 from tests.support.servers import connect
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,7 +142,7 @@ def alembic(
     return subprocess.run(
         [str(Path(sys.executable).parent / "alembic"), *arguments],
         cwd=cwd or ROOT,
-        env=inherited | {"PYTHONWARNINGS": "error"} | given | (environment or {}),
+        env=inherited | UNMEASURED | {"PYTHONWARNINGS": "error"} | given | (environment or {}),
         capture_output=True,
         text=True,
         timeout=60,

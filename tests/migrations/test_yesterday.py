@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.migrations.support import ROOT, add_revision
+from tests.support.processes import UNMEASURED
 from tests.support.servers import URL_VARIABLE, Server
 from tests.support.yesterday import SELECTION, State, command, environment, git, states, unpack
 
@@ -48,7 +49,7 @@ def test_a_release_on_a_later_schema(
     done = subprocess.run(
         command("-q", *FEW),
         cwd=ROOT,
-        env=environment(ROOT, today) | {URL_VARIABLE: server.url_for("postgres")},
+        env=environment(ROOT, today) | UNMEASURED | {URL_VARIABLE: server.url_for("postgres")},
         capture_output=True,
         text=True,
         timeout=110,

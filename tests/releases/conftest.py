@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pickle
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -13,8 +16,20 @@ from tests.support.processes import Children
 
 @pytest.fixture(scope="session")
 def releases(tmp_path_factory: pytest.TempPathFactory) -> Releases:
-    """Wheels of the checkout and of two made-up releases, each installed in a folder."""
-    return build_all(tmp_path_factory.mktemp("releases"))
+    """Wheels of the checkout and of made-up releases, each installed in a folder.
+
+    The first of xdist's workers that asks for them builds them for all.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    built = folder / "releases.pickle"
+    with (folder / "releases.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not built.exists():
+            built.write_bytes(pickle.dumps(build_all(folder / "releases")))
+    found: Releases = pickle.loads(built.read_bytes())
+    return found
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from tests.support.processes import UNMEASURED
+
 # Alembic's ``context`` and ``op`` are global to the process.
 _one_at_a_time = threading.Lock()
 
@@ -41,7 +43,7 @@ def _upgrade_elsewhere(checkout: str, url: str, revision: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "alembic", "upgrade", revision],
         cwd=checkout,
-        env=os.environ | {"PYTHONPATH": checkout, "PGCONDUCTOR_DATABASE_URL": url},
+        env=os.environ | UNMEASURED | {"PYTHONPATH": checkout, "PGCONDUCTOR_DATABASE_URL": url},
         capture_output=True,
         text=True,
         timeout=100,
