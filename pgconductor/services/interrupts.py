@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final, NoReturn, TypeVar
@@ -23,15 +23,11 @@ class _Told(KeyboardInterrupt):
     """SIGTERM came: like Ctrl-C, for drivers know that, and cancel the statement for it."""
 
 
-def _in_main_thread() -> bool:
-    # Signals belong to the main thread; elsewhere they are the program's own matter.
-    return threading.current_thread() is threading.main_thread()
-
-
 async def terminable(work: Awaitable[T]) -> T:
-    """Await something that SIGTERM cancels.
+    """Await something that SIGTERM cancels; for a process that ends with it.
 
-    More signals change nothing: what is being taken back is not interrupted.
+    More signals change nothing, neither while things are taken back nor until the process has
+    said how it ends: only where none came is the handler from before put back.
 
     Args:
         work: What to await.
@@ -39,32 +35,23 @@ async def terminable(work: Awaitable[T]) -> T:
     Raises:
         MigrationAborted: SIGTERM came.
     """
-    if not _in_main_thread():
-        return await work
     told = False
     task = asyncio.current_task()
+    loop = asyncio.get_running_loop()
 
     def stop() -> None:
         nonlocal told
-        if task is not None and not told:
-            told = True
+        told = True
+        if task is not None:
             task.cancel(ABORTED)
 
-    loop = asyncio.get_running_loop()
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        loop.add_signal_handler(signal.SIGTERM, stop)
-    except NotImplementedError:
-        return await work  # Not a POSIX system: there is no SIGTERM to handle.
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if told:
-            raise MigrationAborted(ABORTED) from None
-        raise
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, before)
+    with _once(lambda: loop.call_soon_threadsafe(stop)):
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if told:
+                raise MigrationAborted(ABORTED) from None
+            raise
 
 
 @contextmanager
@@ -74,18 +61,32 @@ def terminable_here() -> Generator[None]:
     Raises:
         MigrationAborted: SIGTERM came.
     """
-    if not _in_main_thread():
+
+    def stop() -> NoReturn:
+        raise _Told(ABORTED)
+
+    try:
+        with _once(stop):
+            yield
+    except _Told:
+        raise MigrationAborted(ABORTED) from None
+
+
+@contextmanager
+def _once(stop: Callable[[], object]) -> Generator[None]:
+    # Signals belong to the main thread; elsewhere they are the program's own matter.
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    def handle(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise _Told(ABORTED)
+        stop()
 
-    before = signal.signal(signal.SIGTERM, stop)
+    # Not the loop's own handlers: whoever removes one has a signal end the process at once.
+    before = signal.signal(signal.SIGTERM, handle)
     try:
         yield
-    except _Told:
-        raise MigrationAborted(ABORTED) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is handle:
+            signal.signal(signal.SIGTERM, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -357,5 +358,25 @@ async def test_a_program_keeps_its_own_handler() -> None:
         with terminable_here():
             pass
         assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+async def test_told_to_stop_by_many_signals() -> None:
+    """Not even one that comes between the end of the work and that of the process kills it."""
+
+    async def told_at_once() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(MigrationAborted):
+            await terminable(told_at_once())
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
+        with pytest.raises(MigrationAborted), terminable_here():
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
