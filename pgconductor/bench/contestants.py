@@ -13,7 +13,7 @@ __all__ = ["OURS", "Contestant", "ours_and_raw", "python_arguments"]
 
 OURS = "pgconductor"
 _HERE = Path(__file__).resolve().parent
-_ALL = ("invoke_one", "bulk", "bulk_large", "drain", "drain_two", "pick_up", "steps")
+_ALL = ("invoke_one", "bulk", "bulk_large", "drain", "drain_two", "pick_up", "steps", "chain")
 _CONDITIONS = ("drain_retained", "drain_future", "drain_large", "drain_held")
 
 
@@ -59,7 +59,7 @@ def ours_and_raw() -> list[Contestant]:
     path = os.pathsep.join(filter(None, [str(_HERE.parents[1]), os.environ.get("PYTHONPATH")]))
     found = [
         Contestant(OURS, ours, measures=(*_ALL, *_CONDITIONS)),
-        Contestant("raw", raw, measures=("invoke_one", "pick_up")),
+        Contestant("raw", raw, measures=("invoke_one", "pick_up", "chain")),
         Contestant("raw, unnest", raw, measures=("bulk", "bulk_large")),
         Contestant("raw, COPY", raw, {"copy": True}, ("bulk", "bulk_large")),
         Contestant("raw, batches of 1", raw, {"batch": 1}, ("drain",), 0.1),

@@ -75,6 +75,7 @@ MEASURES = (
     Measure("drain_two", "Drain, two processes", "drain", 5_000, workers=2, counted=False),
     Measure("pick_up", "Idle pick-up", "pick_up", 20, "ms", counted=False),
     Measure("steps", "Ten steps an execution", "steps", 500, "steps/s"),
+    Measure("chain", "Ten children, one after the other", "chain", 10, "ms"),
 )
 CONDITIONS = (
     _condition("drain_retained", "Drain beside finished rows", seed="retained"),
@@ -181,6 +182,17 @@ class Bout:
             found = await process.ask("pick_up", count=max(units, _LEAST_DELAYS))
             delays = [delay * 1000 for delay in found]
             return Sample(statistics.median(delays), p95=percentile(delays, 95))
+
+    async def _chain(self, units: int) -> Sample:
+        async with self._process() as process:
+            await process.ask("work_idle")
+            if self._proxy is None:
+                await process.ask("chain", count=2)
+            meter = await self._meter([process])
+            count = max(units, _LEAST_DELAYS)
+            delays = [delay * 1000 for delay in await process.ask("chain", count=count)]
+            costs = await meter.costs(count)
+            return Sample(statistics.median(delays), costs, percentile(delays, 95))
 
     async def _drain(self, units: int) -> Sample:
         return await self._drained(units, units, "work")

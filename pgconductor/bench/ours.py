@@ -23,6 +23,7 @@ _CONCURRENCY = 100
 _PAYLOAD = {"n": 1}
 _LARGEST_CALL = 10_000
 _STEPS = 10
+_CHILDREN = 10
 _UNFINISHED = """
 SELECT EXISTS (SELECT FROM pgconductor.executions WHERE id >= '{}' AND finished_at IS NULL)
 """
@@ -70,7 +71,12 @@ class Contestant:
             for number in range(_STEPS):
                 await step(f"step-{number}", _nothing)
 
+        async def ten_children(ctx: TaskContext) -> None:
+            for number in range(_CHILDREN):
+                await ctx.invoke(f"child-{number}", self._noop, _PAYLOAD)
+
         self._noop = self._conductor.task()(noop)
+        self._ten_children = self._conductor.task()(ten_children)
         self._ten_steps = self._conductor.task()(ten_steps)
 
     async def install(self) -> None:
@@ -115,6 +121,10 @@ class Contestant:
         """
         _step_of(TaskContext)
         await self.work()
+
+    async def chain(self) -> None:
+        """Invoke an execution that invokes ten children, one after the other, and wait for it."""
+        await (await self._ten_children.invoke()).result()
 
     async def unfinished(self) -> str:
         """Whether any of the executions that this process invoked is unfinished, as SQL.

@@ -62,6 +62,7 @@ SELECT i, 'default', '{"n": 1}', now() + interval '30 days' FROM unnest($1::uuid
 """
 _UNFINISHED = "SELECT EXISTS (SELECT FROM raw_executions WHERE id >= '{}' AND finished_at IS NULL)"
 _STEPS = 10
+_CHILDREN = 10
 _SEED_BATCH = 100_000
 
 
@@ -186,6 +187,17 @@ class Contestant:
     async def invoke_steps(self, count: int) -> None:
         """What ``work_steps`` drains."""
         await self.invoke_many(count)
+
+    async def chain(self) -> None:
+        """Insert, fetch and finish one row, and ten more meanwhile, each committed by itself."""
+        await self._one(_CHILDREN)
+
+    async def _one(self, children: int) -> None:
+        await self._first.execute(_INVOKE, new_id(), _PAYLOAD)
+        rows = await self._first.fetch(_FETCH, 1)
+        for _ in range(children):
+            await self._one(0)
+        await self._first.execute(_FINISH, [row["id"] for row in rows])
 
     async def unfinished(self) -> str:
         """Whether any of the rows that this process wrote is unfinished, as SQL."""

@@ -108,6 +108,15 @@ class Server:
             delays.append(await self._progress.one_after(self._contestant.invoke))
         return delays
 
+    async def chain(self, count: int) -> list[float]:
+        """Seconds that each of so many executions takes, one after the other."""
+        delays: list[float] = []
+        for _ in range(count):
+            started = time.monotonic()
+            await self._contestant.chain()
+            delays.append(time.monotonic() - started)
+        return delays
+
     async def work_idle(self) -> None:
         """Start a worker that is to wait; contestants may have a way of their own for it."""
         await getattr(self._contestant, "work_idle", self._contestant.work)()
@@ -150,7 +159,7 @@ class Server:
             answers.flush()
 
 
-_COMMANDS = {"about", "open", "invoke_one", "bulk", "pick_up", "progress", "work_idle"}
+_COMMANDS = {"about", "open", "invoke_one", "bulk", "pick_up", "progress", "work_idle", "chain"}
 
 
 def _loaded(path: str) -> ModuleType:
