@@ -185,6 +185,18 @@ def test_the_exit_codes() -> None:
     assert rows == [(str(int(code)), f"`{code.name}`", text) for code, text in meanings]
 
 
+def test_the_doctor_ends_with_the_code_that_its_page_names() -> None:
+    page = (DOCS / "operating.md").read_text(encoding="utf-8")
+    assert f"exit code {int(ExitCode.ATTENTION)} if something is `warn` or `bad`" in page
+
+
+def test_an_arrow_of_the_states_is_drawn_once() -> None:
+    page = (DOCS / "concepts.md").read_text(encoding="utf-8")
+    arrows = re.findall(r"^ +(\S+ --> \S+):? ", page, re.MULTILINE)
+    assert len(arrows) > 10
+    assert sorted(set(arrows)) == sorted(arrows)
+
+
 def test_the_models() -> None:
     rows = {row[0].strip("`"): row[1:] for row in rows_of("reference.md", first_column="model")}
     mapped = {name for name in models.__all__ if hasattr(getattr(models, name), "__table__")}
