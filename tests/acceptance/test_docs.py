@@ -92,7 +92,7 @@ def test_programs_execute(page: Path, tmp_path: Path, database_url: str) -> None
             tests.append(name)
     if tests:
         options = (
-            *("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto"),
+            *("-q", "-p", "no:randomly", "-p", "no:cacheprovider"),
             *("-p", "pgconductor.testing.plugin", "--pgconductor-url", database_url),
         )
         python("-m", "pytest", *options, *tests, cwd=tmp_path, url=database_url)
