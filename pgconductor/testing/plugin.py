@@ -78,11 +78,11 @@ def pgconductor_server_url(request: pytest.FixtureRequest) -> Iterator[str]:
     try:
         server = EmbeddedServer.start(fsync=False)
     except EmbeddedServerError as error:
-        pytest.fail(
+        told = (
             f"no server for tests: {error} Install pgconductor[testing], or name one by "
-            f"--pgconductor-url or {_URL}.",
-            pytrace=False,
+            f"--pgconductor-url or {_URL}."
         )
+        raise pytest.fail.Exception(told, pytrace=False) from None
     with server:
         yield server.url
 
@@ -110,7 +110,8 @@ def pgconductor_templates(
     except ConfigurationError as error:
         named, source = _named(request.config)
         given = source if named == pgconductor_server_url else "the fixture pgconductor_server_url"
-        pytest.fail(f"no server for tests by {given}: {error}", pytrace=False)
+        told = f"no server for tests by {given}: {error}"
+        raise pytest.fail.Exception(told, pytrace=False) from None
     try:
         yield templates
     finally:
