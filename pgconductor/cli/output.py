@@ -9,11 +9,13 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any, Final, cast
 from uuid import UUID
 
 __all__ = [
+    "WIDTH",
     "clean",
+    "matched",
     "moment",
     "one_line",
     "plain",
@@ -23,6 +25,9 @@ __all__ = [
     "print_table",
     "shortened",
 ]
+
+#: As much of a step's result, error or match as helps to recognise it.
+WIDTH: Final = 120
 
 # Escape sequences whole (CSI, OSC, and the two-character ones), so that no "[31m" stays behind.
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-_]?")
@@ -51,6 +56,13 @@ def one_line(text: object) -> str:
 def shortened(text: str, width: int) -> str:
     """Text of at most ``width`` characters."""
     return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
+
+
+def matched(match: Any) -> str:
+    """What an event's payload must contain; empty for any payload."""
+    return (
+        "" if match is None else shortened(one_line(json.dumps(match, ensure_ascii=False)), WIDTH)
+    )
 
 
 def moment(when: datetime) -> str:

@@ -12,6 +12,8 @@ import click
 from pgconductor.cli.database import with_conductor
 from pgconductor.cli.options import as_json, database_url, execution_id
 from pgconductor.cli.output import (
+    WIDTH,
+    matched,
     moment,
     one_line,
     plain,
@@ -25,9 +27,6 @@ if TYPE_CHECKING:
     from pgconductor.domain.trees import Branch, ExecutionTree, Relative, StepSnapshot
 
 __all__ = ["show_command"]
-
-#: As much of a step's result or error as helps to recognise it.
-_WIDTH = 120
 
 
 @click.command("show")
@@ -86,12 +85,13 @@ def _drawn(nodes: list[_Node], before: str = "") -> Iterator[str]:
 def _of_tree(tree: ExecutionTree) -> list[_Node]:
     children = {one.execution.id: one for one in tree.children}
     nodes: list[_Node] = []
+    over = tree.execution.state.finished
     for step in tree.steps:
         child = None if step.child_id is None else children.pop(step.child_id, None)
         if child is None:
-            nodes.append(_Node(_step(step)))
+            nodes.append(_Node(_step(step, over=over)))
         else:
-            nodes.append(_Node(_step(step, shown=True), [_child(child, known=True)]))
+            nodes.append(_Node(_step(step, over=over, shown=True), [_child(child, known=True)]))
     # What a retry has dropped the step of, or what is beyond the steps that are shown.
     nodes += [_child(one) for one in children.values()]
     return nodes + _hidden(tree.hidden)
@@ -100,7 +100,8 @@ def _of_tree(tree: ExecutionTree) -> list[_Node]:
 def _child(branch: Branch, *, known: bool = False) -> _Node:
     """A child; its key is known where the step is the line above."""
     key = None if known else branch.key
-    waits = [_Node(_step(one)) for one in branch.waits]
+    over = branch.execution.state.finished
+    waits = [_Node(_step(one, over=over)) for one in branch.waits]
     children = [_child(one) for one in branch.children]
     return _Node(_execution(branch.execution, key), [*waits, *children, *_hidden(branch.hidden)])
 
@@ -114,21 +115,22 @@ def _hidden(number: int) -> list[_Node]:
     return [_Node(f"… {many} {'child' if number == 1 else 'children'} not shown")]
 
 
-def _step(step: StepSnapshot, *, shown: bool = False) -> str:
-    """A step; its child's id is told unless the child is shown."""
-    parts = [step.key, f"[{step.kind}]", step.detail or ""]
+def _step(step: StepSnapshot, *, over: bool, shown: bool = False) -> str:
+    """A step, of an execution that is over or not; its child's id is told unless it is shown."""
+    parts = [step.key, f"[{step.kind}]", step.detail or "", matched(step.match)]
     if step.pending:
-        parts.append(f"waits since {moment(step.created_at)}")
-        if step.wake_at is not None:
+        # What has finished meanwhile keeps it for a retry, and waits for nothing.
+        parts.append(f"{'waited' if over else 'waits'} since {moment(step.created_at)}")
+        if step.wake_at is not None and not over:
             parts.append(f"until {moment(step.wake_at)}")
     if step.error is not None:
-        parts.append(shortened(one_line(f"{step.error_type}: {step.error}"), _WIDTH))
+        parts.append(shortened(one_line(f"{step.error_type}: {step.error}"), WIDTH))
     elif step.result is not None:
         text = json.dumps(step.result, ensure_ascii=False)
-        parts.append(shortened(one_line(text), _WIDTH))
+        parts.append(shortened(one_line(text), WIDTH))
     if step.child_id is not None and not shown:
         parts.append(str(step.child_id))
-    return " ".join(parts)
+    return " ".join(filter(None, parts))
 
 
 def _execution(one: Relative, key: str | None) -> str:
@@ -137,7 +139,7 @@ def _execution(one: Relative, key: str | None) -> str:
     if one.crashes:
         parts.append(f"crashes {one.crashes}/{one.max_crashes}")
     if one.cancel_reason is not None:
-        parts.append(shortened(one_line(one.cancel_reason), _WIDTH))
+        parts.append(shortened(one_line(one.cancel_reason), WIDTH))
     elif one.last_error is not None:
-        parts.append(shortened(one_line(f"{one.last_error_type}: {one.last_error}"), _WIDTH))
+        parts.append(shortened(one_line(f"{one.last_error_type}: {one.last_error}"), WIDTH))
     return " ".join(parts)

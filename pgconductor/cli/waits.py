@@ -9,7 +9,7 @@ import click
 from pgconductor.cli.database import with_conductor
 from pgconductor.cli.invoke import given_payload
 from pgconductor.cli.options import as_json, database_url
-from pgconductor.cli.output import moment, print_json, print_table
+from pgconductor.cli.output import matched, moment, print_json, print_table
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -44,7 +44,8 @@ def waiting_command(
 
 
 def _row(one: Waiting) -> tuple[object, ...]:
-    what = one.detail if one.child_id is None else f"{one.detail} {one.child_id}"
+    more = matched(one.match) if one.child_id is None else str(one.child_id)
+    what = " ".join(part for part in (one.detail, more) if part)
     until = None if one.until is None else moment(one.until)
     since = moment(one.since)
     return one.execution_id, one.task_key, one.queue, one.key, one.kind, what, since, until

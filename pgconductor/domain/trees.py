@@ -44,6 +44,7 @@ class StepSnapshot:
         error_type: The type of the error that it has ended by.
         error: That error's message.
         detail: The child's task, or the event's name.
+        match: What the event's payload must contain; None for any payload.
         child_id: The child.
         created_at: When it was recorded, or began to wait.
         wake_at: When it ends at the latest.
@@ -58,6 +59,7 @@ class StepSnapshot:
     error_type: str | None
     error: str | None
     detail: str | None
+    match: Any
     child_id: UUID | None
     created_at: datetime
     wake_at: datetime | None
@@ -180,6 +182,7 @@ class Waiting:
         key: The name of the wait.
         kind: What is waited for.
         detail: The child's task, or the event's name.
+        match: What the event's payload must contain; None for any payload.
         child_id: The child.
         since: When it began.
         until: When it ends at the latest; None if it may last for ever.
@@ -191,6 +194,7 @@ class Waiting:
     key: str
     kind: StepKind
     detail: str | None
+    match: Any
     child_id: UUID | None
     since: datetime
     until: datetime | None

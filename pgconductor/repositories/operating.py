@@ -21,12 +21,13 @@ from pgconductor.types import ExecutionState
 __all__ = ["OperatedExecutions", "SqlOperatedExecutions", "readable"]
 
 _STEP: Final = tuple(
-    name for name in StepSnapshot.__dataclass_fields__ if name not in {"kind", "result"}
+    name for name in StepSnapshot.__dataclass_fields__ if name not in {"kind", "result", "match"}
 )
 _STEP_COLUMNS: Final = (
     *(getattr(Step, name) for name in _STEP),
     Step.kind,
     cast(Step.result, Text).label("result"),
+    cast(Step.match, Text).label("match"),
 )
 _RELATIVE: Final = tuple(name for name in Relative.__dataclass_fields__ if name != "state")
 
@@ -192,6 +193,7 @@ class SqlOperatedExecutions(SqlRepository):
                 **{name: getattr(row, name) for name in _STEP},
                 kind=StepKind(row.kind),
                 result=readable(row.result),
+                match=readable(row.match),
             )
             for row in rows
         ]
@@ -211,7 +213,8 @@ class SqlOperatedExecutions(SqlRepository):
         query = (
             select(
                 *(Step.execution_id, of.c.task_key, of.c.queue),
-                *(Step.key, Step.kind, Step.detail, Step.child_id),
+                *(Step.key, Step.kind, Step.detail, cast(Step.match, Text).label("match")),
+                Step.child_id,
                 Step.created_at.label("since"),
                 Step.wake_at.label("until"),
             )
@@ -233,5 +236,5 @@ _WAITING: Final = tuple(Waiting.__dataclass_fields__)
 
 def _waiting(row: Any) -> Waiting:
     values: dict[str, Any] = dict(zip(_WAITING, row, strict=True))
-    values["kind"] = StepKind(row.kind)
+    values["kind"], values["match"] = StepKind(row.kind), readable(row.match)
     return Waiting(**values)

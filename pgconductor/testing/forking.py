@@ -19,7 +19,9 @@ from pgconductor.types import ExecutionState
 __all__ = ["FakeOperatedExecutions"]
 
 _RELATIVE: Final = tuple(name for name in Relative.__dataclass_fields__ if name != "children")
-_STEP: Final = tuple(name for name in StepSnapshot.__dataclass_fields__ if name != "result")
+_STEP: Final = tuple(
+    name for name in StepSnapshot.__dataclass_fields__ if name not in {"result", "match"}
+)
 
 
 class FakeOperatedExecutions:
@@ -112,11 +114,18 @@ def _relative(tables: Tables, row: ExecutionRow) -> Relative:
 
 
 def _step(row: StepRow) -> StepSnapshot:
+    return StepSnapshot(
+        **{name: getattr(row, name) for name in _STEP},
+        result=_readable(row.result),
+        match=_readable(row.match),
+    )
+
+
+def _readable(text: str | None) -> Any:
     try:
-        result = decode(row.result)
+        return decode(text)
     except PayloadDecodeError:
-        result = row.result
-    return StepSnapshot(**{name: getattr(row, name) for name in _STEP}, result=result)
+        return text
 
 
 def _waiting(of: ExecutionRow, row: StepRow) -> Waiting:
@@ -127,6 +136,7 @@ def _waiting(of: ExecutionRow, row: StepRow) -> Waiting:
         key=row.key,
         kind=row.kind,
         detail=row.detail,
+        match=_readable(row.match),
         child_id=row.child_id,
         since=row.created_at,
         until=row.wake_at,

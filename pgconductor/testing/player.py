@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
@@ -247,7 +248,8 @@ class Player:
             _playing.reset(token)
         try:
             await self._until_ended(task, memory)
-            await sentry.aclose()
+            if not memory.crashed.is_set():
+                await sentry.aclose()
         except TimeoutError:
             await self._cut_off(attempt, memory, task)
             raise TimeoutError(
@@ -259,6 +261,8 @@ class Player:
             raise
         if memory.dies(None, "before"):
             await self._cut_off(attempt, memory, task, crashed=True)
+            # Its look may have waited for the turn that the dead handler had.
+            await sentry.aclose()
             return True
         await self._stage.executions.complete(outcomes)
         return False
@@ -282,6 +286,9 @@ class Player:
     ) -> None:
         """End a handler whose outcome nobody wants, and take its execution back."""
         memory.crashed.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PARTING):
+                await self._stage.quiet(memory.frozen)
         attempt.stop(Stop.LOST)
         for frozen in memory.frozen - {task}:
             frozen.cancel()

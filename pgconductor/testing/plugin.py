@@ -54,12 +54,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 # --- databases -----------------------------------------------------------------------------------
 
 
+def _named(config: pytest.Config) -> tuple[str, str]:
+    """The server's URL and what names it; empty if nothing does."""
+    for url, source in (
+        (config.getoption("--pgconductor-url"), "--pgconductor-url"),
+        (os.environ.get(_URL), _URL),
+        (config.getini("pgconductor_url"), "the ini option pgconductor_url"),
+    ):
+        if url:
+            return url, source
+    return "", ""
+
+
 @pytest.fixture(scope="session")
 def pgconductor_server_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a server for tests; an embedded one is started if none is named."""
-    config = request.config
-    named = config.getoption("--pgconductor-url") or os.environ.get(_URL)
-    if named := named or config.getini("pgconductor_url"):
+    named, _ = _named(request.config)
+    if named:
         yield named
         return
     from pgconductor.dev import EmbeddedServer, EmbeddedServerError
@@ -67,11 +78,11 @@ def pgconductor_server_url(request: pytest.FixtureRequest) -> Iterator[str]:
     try:
         server = EmbeddedServer.start(fsync=False)
     except EmbeddedServerError as error:
-        pytest.fail(
-            f"no server for tests: {error} Install pgconductor[dev], or name one by "
-            f"--pgconductor-url or {_URL}.",
-            pytrace=False,
+        told = (
+            f"no server for tests: {error} Install pgconductor[testing], or name one by "
+            f"--pgconductor-url or {_URL}."
         )
+        raise pytest.fail.Exception(told, pytrace=False) from None
     with server:
         yield server.url
 
@@ -89,11 +100,18 @@ def pgconductor_templates(
     pgconductor_prepare: Callable[[str], Any] | None,
 ) -> Iterator[Templates]:
     """What clones the migrated template; every worker of xdist has the same one."""
+    from pgconductor.exceptions import ConfigurationError
     from pgconductor.testing.templates import Templates
 
     worker: dict[str, Any] = getattr(request.config, "workerinput", {})
     session = str(worker.get("testrunuid") or uuid4().hex)[:16]
-    templates = Templates(pgconductor_server_url, session, pgconductor_prepare)
+    try:
+        templates = Templates(pgconductor_server_url, session, pgconductor_prepare)
+    except ConfigurationError as error:
+        named, source = _named(request.config)
+        given = source if named == pgconductor_server_url else "the fixture pgconductor_server_url"
+        told = f"no server for tests by {given}: {error}"
+        raise pytest.fail.Exception(told, pytrace=False) from None
     try:
         yield templates
     finally:
@@ -130,9 +148,15 @@ def pgconductor_session_database(pgconductor_templates: Templates) -> Iterator[s
 
 @pytest.fixture
 def pgconductor_loop(request: pytest.FixtureRequest) -> None:
-    """Refuses what would be executed in two event loops."""
-    both = request.config.pluginmanager.hasplugin("asyncio")
-    if both and request.node.get_closest_marker("anyio") is not None:
+    """Refuses what would be executed in two event loops, or in none."""
+    plugins = request.config.pluginmanager
+    if not plugins.hasplugin("asyncio") and not plugins.hasplugin("anyio"):
+        pytest.fail(
+            "nothing here executes async fixtures: install pytest-asyncio or anyio, as "
+            "pgconductor[testing] does, and switch it on",
+            pytrace=False,
+        )
+    if plugins.hasplugin("asyncio") and request.node.get_closest_marker("anyio") is not None:
         pytest.fail(
             "pytest-asyncio executes this fixture and anyio the test, each in a loop of its own: "
             "switch pytest-asyncio off, by -p no:asyncio",

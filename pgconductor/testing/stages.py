@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -68,6 +69,10 @@ class Stage(Protocol):
         """Complete an execution in a transaction of the application's; False if cancelled."""
         ...
 
+    async def quiet(self, dead: Collection[asyncio.Task[Any]]) -> None:
+        """Wait until others than the dead may be cancelled without harm to the rest."""
+        ...
+
     async def now(self) -> datetime:
         """The instant that every decision goes by."""
         ...
@@ -107,6 +112,9 @@ class FakeStage:
         """See the protocol."""
         work: Any = self._with_sessions.joined(session)
         return await Backend.complete_in(work, outcome)
+
+    async def quiet(self, dead: Collection[asyncio.Task[Any]]) -> None:
+        """See the protocol: each has a connection of its own, or none."""
 
     async def now(self) -> datetime:
         """See the protocol."""
@@ -214,6 +222,9 @@ class PostgresStage:
     async def complete_in(self, session: Any, outcome: Completed) -> bool:
         """See the protocol."""
         return await Backend.complete_in(session, outcome)
+
+    async def quiet(self, dead: Collection[asyncio.Task[Any]]) -> None:
+        """See the protocol: each has a connection of its own, or none."""
 
     async def now(self) -> datetime:
         """See the protocol."""

@@ -12,9 +12,11 @@ from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from sqlalchemy import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from pgconductor.exceptions import ConfigurationError
 from pgconductor.settings import normalise_url
 
 __all__ = ["Templates"]
@@ -24,6 +26,9 @@ T = TypeVar("T")
 #: Seconds that a migration or a clone may take.
 _PATIENCE: Final = 120.0
 _NAMESPACE: Final = 0x7067636F
+_MAY_CREATE: Final = (
+    "SELECT rolsuper OR rolcreatedb FROM pg_catalog.pg_roles WHERE rolname = current_user"
+)
 
 
 class Templates:
@@ -37,6 +42,10 @@ class Templates:
         session: Names the test session; processes that give the same share a template.
         prepare: Called with the URL of the template once it is migrated, for instance to make the
             application's own tables; it may be async.
+
+    Raises:
+        ConfigurationError: The URL cannot be read, its server cannot be reached, or its role may
+            not create databases.
     """
 
     def __init__(
@@ -48,13 +57,21 @@ class Templates:
         self._key: Final = f"{_NAMESPACE}, {zlib.crc32(self.name.encode()) - 2**31}"
         self._strategy = ""
         self._made = False
+        try:
+            self._engine: Final[AsyncEngine] = create_async_engine(
+                self._url, poolclass=NullPool, isolation_level="AUTOCOMMIT"
+            )
+        except ArgumentError as error:
+            raise ConfigurationError(f"the database URL cannot be used: {error}") from None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._engine: Final[AsyncEngine] = create_async_engine(
-            self._url, poolclass=NullPool, isolation_level="AUTOCOMMIT"
-        )
         self._connection: AsyncConnection | None = None
+        try:
+            self._check()
+        except BaseException:
+            self._end()
+            raise
 
     def url_for(self, database: str) -> str:
         """The URL of a database of this server."""
@@ -87,6 +104,22 @@ class Templates:
                 self._command(f"SELECT pg_catalog.pg_advisory_unlock_shared({self._key})")
                 if self._command(f"SELECT pg_catalog.pg_try_advisory_lock({self._key})"):
                     self._command(f'DROP DATABASE IF EXISTS "{self.name}" WITH (FORCE)')
+        finally:
+            self._end()
+
+    def _check(self) -> None:
+        try:
+            may = self._command(_MAY_CREATE)
+        except (DBAPIError, OSError, TimeoutError) as error:
+            said = (error.orig or error) if isinstance(error, DBAPIError) else error
+            # SQLAlchemy puts the driver's class before what it says.
+            text = str(said).rpartition(">: ")[2] or "it does not answer"
+            raise ConfigurationError(f"the database is out of reach: {text}") from None
+        if not may:
+            raise ConfigurationError("the role may not create databases: give it CREATEDB")
+
+    def _end(self) -> None:
+        try:
             self._wait(self._disconnect())
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)

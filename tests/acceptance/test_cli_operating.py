@@ -45,7 +45,13 @@ async def waiting_order(url: str) -> tuple[UUID, UUID]:
         packing = ChildSpec(new_id(), "packing", max_attempts=1)
         await steps.start_many(
             [
-                begin(key="paid", kind=StepKind.EVENT, detail="payment/paid", delay=DAY),
+                begin(
+                    key="paid",
+                    kind=StepKind.EVENT,
+                    detail="payment/paid",
+                    text='{"order": 1}',
+                    delay=DAY,
+                ),
                 begin(key="pack", kind=StepKind.CHILD, detail="pack", child=packing),
             ]
         )
@@ -82,8 +88,9 @@ def test_show_draws_a_tree(command: Command, order: tuple[str, str]) -> None:
         r'├── book \[step\] "x{118}…',
         rf"├── pack \[child\] pack waits since {when}",
         rf"│   └── pack {packing} failed attempts 1/1 ValueError: no box",
-        rf"│       └── nap \[sleep\] waits since {when} until {when}",
-        rf"└── paid \[event\] payment/paid waits since {when} until {when}",
+        # A failed one waits for nothing any more.
+        rf"│       └── nap \[sleep\] waited since {when}",
+        rf'└── paid \[event\] payment/paid \{{"order": 1\}} waits since {when} until {when}',
     ]
     assert re.fullmatch("\n".join(expected), drawn.rstrip()), drawn
     cut = command("show", made, "--depth", "0").succeeds().out
@@ -93,7 +100,7 @@ def test_show_draws_a_tree(command: Command, order: tuple[str, str]) -> None:
     assert found["payload"] == {"id": 1}
     keys = {one["key"]: one for one in found["steps"]}
     assert keys["charge"]["result"] == {"charge_id": "ch_1"}
-    assert keys["paid"]["pending"] is True
+    assert (keys["paid"]["pending"], keys["paid"]["match"]) == (True, {"order": 1})
     (child,) = found["children"]
     assert (child["key"], child["execution"]["id"]) == ("pack", packing)
     assert child["waits"][0]["key"] == "nap"
@@ -112,6 +119,8 @@ def test_waiting(command: Command, order: tuple[str, str]) -> None:
     assert heads.split() == ["ID", "TASK", "QUEUE", "KEY", "KIND", "FOR", "SINCE", "UNTIL"]
     assert len(lines) == 2
     assert packing in table
+    assert 'payment/paid {"order": 1}' in table
+    assert {one["key"]: one["match"] for one in rows} == {"paid": {"order": 1}, "pack": None}
     assert len(command("waiting", "--limit", "1", "--json").json) == 1
     assert command("waiting", "--queue", "other", "--json").json == []
     command("waiting", "--queue", "Other").fails(ExitCode.USAGE, "queue")

@@ -92,7 +92,7 @@ def test_programs_execute(page: Path, tmp_path: Path, database_url: str) -> None
             tests.append(name)
     if tests:
         options = (
-            *("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto"),
+            *("-q", "-p", "no:randomly", "-p", "no:cacheprovider"),
             *("-p", "pgconductor.testing.plugin", "--pgconductor-url", database_url),
         )
         python("-m", "pytest", *options, *tests, cwd=tmp_path, url=database_url)
@@ -183,6 +183,18 @@ def test_the_exit_codes() -> None:
     rows = [tuple(row) for row in rows_of("deploying.md", first_column="code")]
     meanings = ExitCode.meanings().items()
     assert rows == [(str(int(code)), f"`{code.name}`", text) for code, text in meanings]
+
+
+def test_the_doctor_ends_with_the_code_that_its_page_names() -> None:
+    page = (DOCS / "operating.md").read_text(encoding="utf-8")
+    assert f"exit code {int(ExitCode.ATTENTION)} if something is `warn` or `bad`" in page
+
+
+def test_an_arrow_of_the_states_is_drawn_once() -> None:
+    page = (DOCS / "concepts.md").read_text(encoding="utf-8")
+    arrows = re.findall(r"^ +(\S+ --> \S+):? ", page, re.MULTILINE)
+    assert len(arrows) > 10
+    assert sorted(set(arrows)) == sorted(arrows)
 
 
 def test_the_models() -> None:

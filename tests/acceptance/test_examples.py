@@ -154,17 +154,23 @@ def test_workers_have_the_time_to_stop() -> None:
 # --- without a database --------------------------------------------------------------------------
 
 
+#: Not as a module, which would have the working directory on the path.
+PYTEST = (
+    *("-c", "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"),
+    *("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "pgconductor.testing.plugin"),
+)
+
+
 def test_fakes_need_no_database() -> None:
-    folder = EXAMPLES / "testing_with_fakes"
-    printed = python("-m", "pytest", "-q", "-p", "no:randomly", ".", cwd=folder)
+    # As its docstring says.
+    printed = python(*PYTEST, "examples/testing_with_fakes", cwd=ROOT)
     assert "3 passed" in printed
 
 
 def test_durable_handlers_are_tested(server: Server) -> None:
     printed = python(
-        *("-m", "pytest", "-q", "-p", "no:randomly", "-p", "pgconductor.testing.plugin"),
-        *("--override-ini=addopts=", f"--pgconductor-url={server.url_for('postgres')}", "."),
-        cwd=EXAMPLES / "testing_durable",
+        *(*PYTEST, f"--pgconductor-url={server.url_for('postgres')}", "examples/testing_durable"),
+        cwd=ROOT,
     )
     assert "7 passed" in printed
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from sqlalchemy import make_url
 
 from tests.support.servers import URL_VARIABLE, Server, connect
 
@@ -135,13 +136,57 @@ def test_the_fixtures(
     assert left == []
 
 
-def test_what_is_missing_is_named(project: pytest.Pytester) -> None:
+def test_a_conductor_that_is_missing_is_asked_for(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\npythonpath = .\nasyncio_default_fixture_loop_scope = function\n")
-    options = ("-p", "pgconductor.testing.plugin", "--pgconductor-url=sqlite://", "-q")
+    options = ("-p", "pgconductor.testing.plugin", "-q", "-k", "test_a_rehearsal and not session")
     done = project.runpytest_subprocess(*options, timeout=60)
-    done.assert_outcomes(errors=6)
+    done.assert_outcomes(errors=1, deselected=5)
     done.stdout.fnmatch_lines(["*Set the ini option pgconductor_conductor to module:attribute*"])
-    done.stdout.fnmatch_lines(["*ConfigurationError: the database URL is for 'sqlite'*"])
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("sqlite://", "the database URL is for 'sqlite'*"),
+        ("postgresql://me:secret@127.0.0.1:1/x", "the database is out of reach:*127.0.0.1*"),
+        (
+            "postgresql://me:secret@/x?host=/nowhere",
+            "the database is out of reach: * No such file*",
+        ),
+        ("postgresql://me:secret@/x?host=here&port=x", "the database URL cannot be used: *port*"),
+        ("{nowhere}", 'the database is out of reach: database "nowhere" does not exist'),
+        ("{guest}", "the role may not create databases: give it CREATEDB"),
+    ],
+)
+def test_a_server_that_cannot_be_used_is_told_in_a_line(
+    project: pytest.Pytester, server: Server, url: str, said: str
+) -> None:
+    with connect(server.url_for("postgres")) as connection:
+        connection.execute("DROP ROLE IF EXISTS plugin_guest; CREATE ROLE plugin_guest LOGIN")
+    admin = make_url(server.url_for("postgres"))
+    guest = admin.set(username="plugin_guest", drivername="postgresql")
+    named = url.format(
+        nowhere=admin.set(database="nowhere").render_as_string(hide_password=False),
+        guest=guest.render_as_string(hide_password=False),
+    )
+    options = ("-p", "pgconductor.testing.plugin", f"--pgconductor-url={named}", "-q")
+    done = project.runpytest_subprocess(*options, "-k", "test_a_database", timeout=60)
+    done.assert_outcomes(errors=2, deselected=4)
+    done.stdout.fnmatch_lines([f"no server for tests by --pgconductor-url: {said}"])
+    done.stdout.no_fnmatch_line("*Traceback*")
+    done.stdout.no_fnmatch_line("*another exception*")
+    done.stdout.no_fnmatch_line("*secret*")
+    assert len(done.outlines) < 20
+
+
+def test_async_fixtures_without_a_plugin_for_them(project: pytest.Pytester) -> None:
+    switched_off = ("-p", "no:asyncio", "-p", "no:anyio")
+    project.makeini("[pytest]\npythonpath = .\nmarkers = asyncio\n")
+    options = ("-p", "pgconductor.testing.plugin", "-q", "-k", "session")
+    done = project.runpytest_subprocess(*options, *switched_off, timeout=60)
+    done.assert_outcomes(errors=3, deselected=3)
+    told = [line for line in done.outlines if line.startswith("nothing here executes async")]
+    assert len(told) == 3
 
 
 def test_loading_it_loads_nothing_else() -> None:

@@ -216,7 +216,7 @@ async def test_what_cannot_be_forked(db: Harness) -> None:
 
 async def test_waits_are_listed_longest_first(db: Harness) -> None:
     owner, first = await db.running(queue="default")
-    await start(db, first, "paid", StepKind.EVENT, detail="payment/paid")
+    await start(db, first, "paid", StepKind.EVENT, detail="payment/paid", text='{"a": [1]}')
     second = await db.invoke("other")
     (held,) = await db.fetch(owner)
     assert held.id == second
@@ -235,6 +235,8 @@ async def test_waits_are_listed_longest_first(db: Harness) -> None:
     ]
     paid, nap, pack = found
     assert (paid.task_key, paid.queue, paid.until) == ("greet", "default", None)
+    assert [one.match for one in found] == [{"a": [1]}, None, None]
+    assert (await db.executions.tree(first.id)).steps[0].match == {"a": [1]}
     assert nap.until == nap.since + DAY
     assert pack.child_id == invoked
     assert await db.executions.waiting(limit=1) == [paid]

@@ -120,6 +120,14 @@ async def an_earlier_claim_begins(db: PostgresHarness) -> None:
     await test_waits.test_nobody_else_begins_anything(db, "other claim")
 
 
+async def others_record_many(db: PostgresHarness) -> None:
+    await test_steps.test_of_many_each_must_prove_its_owner(db, "other orchestrator")
+
+
+async def an_earlier_claim_records_many(db: PostgresHarness) -> None:
+    await test_steps.test_of_many_each_must_prove_its_owner(db, "fetched again")
+
+
 async def a_retry_goes_back(db: PostgresHarness) -> None:
     await test_families.test_a_retry_may_go_back_to_a_step(db, "b", ["a"])
 
@@ -259,8 +267,10 @@ MUTANTS: list[tuple[str, str, str, Contract]] = [
     ("START_STEPS", "WHEN s.kind = 'child' THEN pgconductor.clock()",
      "WHEN false THEN NULL",
      test_waits.test_a_child_is_invoked_as_its_parent_says),
+    ("RECORD_STEPS", "AND e.locked_by = CAST(:orchestrator_id AS uuid)",
+     "AND CAST(:orchestrator_id AS uuid) IS NOT NULL", others_record_many),
     ("RECORD_STEPS", "AND f.claim_number = s.claim_number", "",
-     test_steps.test_of_many_each_must_prove_its_owner),
+     an_earlier_claim_records_many),
     ("RECORD_STEPS", "FOR SHARE OF e", "",
      test_races_of_waits.test_what_is_recorded_too_late_waits_for_recovery_and_is_refused),
     ("DUE_WAITS", "AND c.awaited AND", "AND",

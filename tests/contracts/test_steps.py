@@ -150,12 +150,31 @@ async def test_many_are_recorded_together(db: Harness) -> None:
     assert {history.wakes for history in found.values()} == {0}
 
 
-async def test_of_many_each_must_prove_its_owner(db: Harness) -> None:
+@pytest.mark.parametrize(
+    "how", ["completed", "released", "fetched again", "other claim", "other orchestrator"]
+)
+async def test_of_many_each_must_prove_its_owner(db: Harness, how: str) -> None:
     """I1: the stale one learns it, and the others are recorded."""
     owner = await db.register()
     await db.invoke_several(2)
     one, two = await db.fetch(owner)
-    stale = Claim(one.claim.orchestrator_id, one.claim.number + 7)
+    stale = one.claim
+    match how:
+        case "completed":
+            await db.complete(one)
+        case "released":
+            await db.release(one)
+        case "fetched again":
+            await db.release(one)
+            await db.fetch(owner)
+        case "other claim":
+            stale = Claim(stale.orchestrator_id, stale.number + 7)
+        case _:
+            await db.invoke()
+            (two,) = await db.fetch(await db.register())
+            # The same number, of another orchestrator.
+            assert two.claim.number == stale.number
+            stale = two.claim
     lost, kept = await record_many(
         db, StepRecord(one.id, stale, "a", "1"), StepRecord(two.id, two.claim, "a", "2")
     )

@@ -71,6 +71,12 @@ def _stands(execution_id: UUID, point: str) -> bool:
     return True
 
 
+def _accepted(execution_id: UUID, key: str, *, late: bool) -> None:
+    """Tell of what was written, if whoever wrote it had been thawed by then."""
+    if late:
+        print("accepted late", execution_id, key, flush=True)
+
+
 def watch() -> None:
     """Have the runtime of this process stop at the places."""
     _watch_journal()
@@ -84,13 +90,17 @@ def _watch_journal() -> None:
 
     async def recorded(self: Journal, step: StepRecord) -> Recorded:
         await stand(step.execution_id, f"before {step.key}")
+        late = _THAWED.is_set()
         found = await record(self, step)
+        _accepted(step.execution_id, step.key, late=late)
         await stand(step.execution_id, f"after {step.key}")
         return found
 
     async def started(self: Journal, start: StepStart) -> Started:
         await stand(start.execution_id, f"before {start.key}")
+        late = _THAWED.is_set()
         found = await begin(self, start)
+        _accepted(start.execution_id, start.key, late=late)
         await stand(start.execution_id, f"after {start.key}")
         return found
 
@@ -118,7 +128,10 @@ def _watch_transactions() -> None:
             await stand(execution_id, f"after {key}")
 
         self.session.commit = finished  # type: ignore[method-assign]
-        return await commit(self, step)
+        late = _THAWED.is_set()
+        found = await commit(self, step)
+        _accepted(execution_id, key, late=late)
+        return found
 
     Journal.complete_in = completing  # type: ignore[method-assign]
     OpenTransaction.commit = committed  # type: ignore[method-assign]

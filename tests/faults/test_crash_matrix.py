@@ -124,6 +124,8 @@ async def test_frozen_and_thawed(drill: Drill) -> None:
             return True
 
         await eventually(all_refused, timeout=RECOVERY)
+        # Nor was it told that something is on record already.
+        assert [line for line in child.lines if line.startswith("accepted late")] == []
         assert drill.rows(LASTING) == before
 
 

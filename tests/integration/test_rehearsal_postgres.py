@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from sqlalchemy import text
@@ -124,3 +126,86 @@ async def test_a_session_that_is_in_no_transaction(engine: AsyncEngine) -> None:
     async with AsyncSession(engine) as session:
         with pytest.raises(ConfigurationError, match="pgconductor_session"):
             Rehearsal(Conductor(), session)
+
+
+# --- in a transaction of the test's --------------------------------------------------------------
+
+
+@pytest.fixture
+async def inside(books: AsyncEngine) -> AsyncIterator[AsyncSession]:
+    """As the fixture pgconductor_session."""
+    async with books.connect() as connection:
+        transaction = await connection.begin()
+        async with AsyncSession(
+            connection, join_transaction_mode="create_savepoint", expire_on_commit=False
+        ) as session:
+            yield session
+        await transaction.rollback()
+
+
+def branching() -> tuple[Conductor, Any]:
+    """A conductor, and a task whose branches all write at once."""
+    conductor = Conductor()
+
+    @conductor.task
+    async def child(ctx: TaskContext, number: int) -> int:
+        return await ctx.step("double", lambda: 2 * number)
+
+    @conductor.task
+    async def parent(ctx: TaskContext, several: int) -> list[Any]:
+        async def block(number: int) -> str:
+            transaction = ctx.transaction(f"block {number}", str)
+            async with transaction as session:
+                transaction.result = await book(session, f"block {number}")
+            return transaction.result
+
+        return await asyncio.gather(
+            *(ctx.invoke(f"child {one}", child, one) for one in range(several)),
+            *(ctx.step(f"step {one}", str, one) for one in range(several)),
+            *(ctx.transact(f"book {one}", book, f"book {one}") for one in range(several)),
+            *(block(one) for one in range(several)),
+        )
+
+    return conductor, parent
+
+
+BOOKED = sorted(f"{way} {one}" for way in ("book", "block") for one in range(2))
+
+
+@pytest.mark.parametrize("crash", [None, "child 1", "step 0", "book 0", "book 1", "block 1"])
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_branches_in_a_session_take_turns(
+    inside: AsyncSession, crash: str | None, when: Literal["before", "after"]
+) -> None:
+    conductor, parent = branching()
+    async with Rehearsal(conductor, inside, patience=timedelta(seconds=10)) as rehearsal:
+        if crash is not None:
+            rehearsal.crash_at(crash, when=when)
+        handle = await parent.invoke(2, session=inside)
+        booked = [f"book {one}" for one in range(2)] + [f"block {one}" for one in range(2)]
+        assert await handle.result() == [0, 2, "0", "1", *booked]
+        found = await inside.scalars(text("SELECT what FROM bookings"))
+        assert sorted(found) == BOOKED
+
+
+async def test_what_begins_in_a_transaction_is_in_its_turn(inside: AsyncSession) -> None:
+    conductor = Conductor()
+
+    @conductor.task
+    async def note(ctx: TaskContext) -> None: ...
+
+    @conductor.task
+    async def parent(ctx: TaskContext) -> str:
+        async def both(session: AsyncSession) -> str:
+            await book(session, "a")
+            await asyncio.create_task(ctx.step("inner", str, "b"))
+            await note.invoke()
+            return "done"
+
+        return await ctx.transact("both", both)
+
+    async with Rehearsal(conductor, inside, patience=timedelta(seconds=5)) as rehearsal:
+        handle = await parent.invoke()
+        assert await handle.result() == "done"
+        await rehearsal.drain()
+        assert await rehearsal.invoked(note) == [None]
