@@ -97,7 +97,13 @@ def normalise_url(url: str | URL, *, driver: str = "asyncpg") -> URL:
     theirs, ours = ("sslmode", "ssl") if driver == "asyncpg" else ("ssl", "sslmode")
     if theirs in query:
         query[ours] = query.pop(theirs)
-    return parsed.set(drivername=f"postgresql+{driver}", query=query)
+    found = parsed.set(drivername=f"postgresql+{driver}", query=query)
+    try:
+        # Several hosts are read by the dialect only, when it connects.
+        found.get_dialect()().create_connect_args(found)
+    except ArgumentError:
+        raise ConfigurationError(_UNREADABLE) from None
+    return found
 
 
 class Settings(BaseSettings):

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from sqlalchemy import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -57,12 +57,9 @@ class Templates:
         self._key: Final = f"{_NAMESPACE}, {zlib.crc32(self.name.encode()) - 2**31}"
         self._strategy = ""
         self._made = False
-        try:
-            self._engine: Final[AsyncEngine] = create_async_engine(
-                self._url, poolclass=NullPool, isolation_level="AUTOCOMMIT"
-            )
-        except ArgumentError as error:
-            raise ConfigurationError(f"the database URL cannot be used: {error}") from None
+        self._engine: Final[AsyncEngine] = create_async_engine(
+            self._url, poolclass=NullPool, isolation_level="AUTOCOMMIT"
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()

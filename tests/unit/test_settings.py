@@ -295,6 +295,8 @@ def test_another_database(given: str, backend: str) -> None:
         f"postgresql://user@{SECRET}:pass/db",
         f"postgresql://host:{SECRET}/db",
         f"postgresql://[::1:{SECRET}",
+        "postgresql:///db?host=h&port=first",
+        "postgresql:///db?host=h1:first&host=h2:5432",
     ],
 )
 def test_what_is_no_url(given: str) -> None:
