@@ -20,7 +20,13 @@ from pgconductor.domain.steps import (
     StepRecord,
     StepStart,
 )
-from pgconductor.exceptions import DuplicateStep, OwnershipLost, PayloadDecodeError, ReplayMismatch
+from pgconductor.exceptions import (
+    ConfigurationError,
+    DuplicateStep,
+    OwnershipLost,
+    PayloadDecodeError,
+    ReplayMismatch,
+)
 from pgconductor.runtime.handler import Codec
 from pgconductor.runtime.suspension import Interrupted, Suspension
 from pgconductor.runtime.waits import Waits
@@ -44,8 +50,11 @@ class Memory(Protocol):
         """What is on record of an execution."""
         ...
 
-    async def transact(self, work: Callable[[Any], Awaitable[StepRecord]]) -> str | None:
-        """Execute work in a session of the application's, and record it in the same commit."""
+    async def transact(self, work: Callable[[Any], Awaitable[StepRecord | None]]) -> str | None:
+        """Execute work in a session of the application's, and record it in the same commit.
+
+        It says what to record; nothing, if it has completed the execution.
+        """
         ...
 
     def open(self) -> OpenTransaction:
@@ -75,7 +84,8 @@ class Record:
     What the handler itself begins, one after another, is numbered. As long as its code is what it
     was, each attempt begins the same under the same number, up to the first one that raises an
     error that is not on record: from then on the handler may go another way, and nothing is
-    numbered. What branches begin may come in any order, and has no number.
+    numbered. What branches begin may come in any order, and has no number, nor has what is begun
+    inside of a step.
 
     Args:
         fetched: The execution.
@@ -98,6 +108,7 @@ class Record:
         self._numbers: dict[str, int] = {}
         self._count = 0
         self._counting = True
+        self._inside = 0
         self._loading: asyncio.Future[History] | None = None
         self._by_place: dict[int, Recorded] = {}
         self._taken: set[str] = set()
@@ -124,13 +135,17 @@ class Record:
             Interrupted: It has.
             OwnershipLost: It was lost before: whoever caught that must not undo what is another's.
             ReplayMismatch: Likewise, the record did not match.
+            ConfigurationError: The execution was completed by its handler.
         """
         if self.broken is not None:
             raise self.broken
         if self.waits is not None and self.waits.suspended_by is not None:
             raise Suspension
-        if self.ended or self.completed:
+        if self.ended:
             raise Interrupted
+        if self.completed:
+            # No Interrupted: the attempt would be given back, and tried again for ever.
+            raise ConfigurationError("nothing can be begun after complete_in")
 
     async def begin(
         self, key: str, kind: StepKind, detail: str | None = None
@@ -167,11 +182,28 @@ class Record:
         task = asyncio.current_task()
         if task is not None:
             self._tasks.add(task)
-        branch = self._main is not None and task is not self._main
-        if branch or not self._counting or kind is StepKind.PATCH:
+        if not self._is_main(task) or self._inside or not self._counting or kind is StepKind.PATCH:
             return None
         self._count += 1
         return self._count
+
+    def _is_main(self, task: asyncio.Task[Any] | None) -> bool:
+        return self._main is None or task is self._main
+
+    @contextmanager
+    def inside(self) -> Generator[None]:
+        """While inside, the function of a step is called, or a block executed.
+
+        What the handler itself begins there has no number: it is not begun any more when the step
+        is on record.
+        """
+        in_loop = asyncio._get_running_loop() is not None
+        mine = self._is_main(asyncio.current_task() if in_loop else None)
+        self._inside += mine
+        try:
+            yield
+        finally:
+            self._inside -= mine
 
     def astray(self) -> None:
         """An error that is not on record was raised: the handler may go another way from here."""

@@ -143,16 +143,27 @@ class Steps:
         kwargs: dict[str, Any],
         options: StepOptions,
     ) -> Any:
-        if options.timeout is None:
-            return await self._call(function, args, kwargs)
-        limit = asyncio.timeout(options.timeout.total_seconds())
+        with self._record.inside():
+            if options.timeout is None:
+                return await self._call(function, args, kwargs)
+            return await self._within(key, options.timeout, function, args, kwargs)
+
+    async def _within(
+        self,
+        key: str,
+        timeout: timedelta,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        limit = asyncio.timeout(timeout.total_seconds())
         try:
             async with limit:
                 return await self._call(function, args, kwargs)
         except TimeoutError as error:
             if not limit.expired():
                 raise  # It is the function's own.
-            raise StepTimeout(key, options.timeout) from error
+            raise StepTimeout(key, timeout) from error
 
     async def _call(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -212,7 +223,8 @@ class Steps:
         if found is not None:
             return self._known(codec, found)
         try:
-            result = function(*args, **kwargs)
+            with self._record.inside():
+                result = function(*args, **kwargs)
         except BaseException:
             self._record.astray()
             raise
@@ -241,12 +253,24 @@ class Steps:
                 return self._known(codec, found)
             await self._waits.active()
 
-            async def work(session: Any) -> StepRecord:
-                return self._ended(key, codec, await function(session, *args, **kwargs), place)
+            text: str | None = None
+
+            async def work(session: Any) -> StepRecord | None:
+                nonlocal text
+                # If an earlier call completed the execution, that was rolled back with it.
+                self._record.completed = False
+                with self._record.inside():
+                    result = await function(session, *args, **kwargs)
+                step = self._ended(key, codec, result, place)
+                text = step.result
+                # What ends with the execution needs no record.
+                return None if self._record.completed else step
 
             try:
                 with self._record.unbroken():
-                    return codec.decode(await self._record.memory.transact(work))
+                    recorded = await self._record.memory.transact(work)
+                self._record.committed = self._record.completed
+                return codec.decode(text if self._record.completed else recorded)
             except BaseException:
                 self._record.astray()
                 raise

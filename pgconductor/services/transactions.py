@@ -101,14 +101,16 @@ class TransactionService:
         """A transaction of its own, not begun."""
         return OpenTransaction(self._sessions())
 
-    async def execute(self, work: Callable[[AsyncSession], Awaitable[StepRecord]]) -> str | None:
+    async def execute(
+        self, work: Callable[[AsyncSession], Awaitable[StepRecord | None]]
+    ) -> str | None:
         """Execute work in a transaction, record it as a step, and commit both.
 
         After a serialization failure or a deadlock the work is executed again, in another session.
 
         Args:
             work: Gets a session, which it must neither commit nor roll back, and says what to
-                record.
+                record; nothing, if it has completed the execution.
 
         Returns:
             The result that is on record as JSON text.
