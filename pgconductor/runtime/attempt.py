@@ -137,6 +137,8 @@ class Attempt:
         self._stop: Stop | None = None
         self._reported = False
         self._abandoned = False
+        #: Whether the handler is not to be gone on with: it catches whatever ends it.
+        self.hopeless = False
         self._told_at: float | None = None
         self._task: asyncio.Task[None] | None = None
         self._thread: asyncio.Future[Any] | None = None
@@ -149,7 +151,8 @@ class Attempt:
         if durability is None or task is None:
             raise ConfigurationError("there is no database to record steps in")
         handler = self._runnable.handler
-        record = Record(self.fetched, durability.memory, task if handler.is_async else None)
+        main = task if handler.is_async else None
+        record = Record(self.fetched, durability.memory, main, self._give_up)
         waits = Waits(
             self.fetched.id,
             durability.sentry,
@@ -223,6 +226,28 @@ class Attempt:
         if self._task is not None:
             self._task.cancel()
 
+    def _give_up(self) -> None:
+        """The handler catches whatever it is told, and asks again: end the attempt without it."""
+        tools = self._tools
+        if self.hopeless or tools is None:
+            return
+        self.hopeless = True
+        logger.error(
+            "a handler catches BaseException and goes on; it is left where it is",
+            extra=logger_fields(self.fetched),
+        )
+        if not self._reported:
+            key = tools.waits.suspended_by
+            self._say(self._judged(Interrupted() if key is None else SuspensionSwallowed(key)))
+        self._end()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _end(self) -> None:
+        if self._tools is not None:
+            self._tools.record.ended = True
+            self._tools.waits.close()
+
     def _say(self, outcome: Outcome) -> None:
         if not self._reported and self._stop is not Stop.LOST:
             self._reported = True
@@ -235,9 +260,7 @@ class Attempt:
             outcome = await self._outcome()
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything at all
             outcome = self._judged(error)
-        if self._tools is not None:
-            self._tools.record.ended = True
-            self._tools.waits.close()
+        self._end()
         self._say(outcome)
         if self._thread is not None:
             await self._end_of_thread(self._thread)
@@ -330,6 +353,9 @@ class Attempt:
                 swallowed = SuspensionSwallowed(waits.suspended_by)
                 swallowed.__cause__ = error
                 error = swallowed
+        refusal = self._tools.record.refusal if self._tools is not None else None
+        if refusal is not None and self._stop is None and consists_of(error, Interrupted):
+            error = refusal
         stopped = self._stop is not None or consists_of(error, Interrupted)
         if stopped and consists_of(error, (asyncio.CancelledError, Interrupted)):
             return Released(fetched.id, fetched.claim)

@@ -91,9 +91,16 @@ class Record:
         fetched: The execution.
         memory: Where steps are recorded.
         main: The handler's own task; None for a plain handler, in whose thread all happens in turn.
+        give_up: Called when the handler is not to be waited for any more.
     """
 
-    def __init__(self, fetched: Fetched, memory: Memory, main: asyncio.Task[Any] | None) -> None:
+    def __init__(
+        self,
+        fetched: Fetched,
+        memory: Memory,
+        main: asyncio.Task[Any] | None,
+        give_up: Callable[[], None],
+    ) -> None:
         self.fetched = fetched
         self.memory = memory
         self.waits: Waits | None = None
@@ -103,7 +110,10 @@ class Record:
         self.committed = False
         #: What nothing can be begun after: ownership was lost, or the record does not match.
         self.broken: OwnershipLost | ReplayMismatch | None = None
+        #: Whether the handler catches whatever it is told, and goes on.
+        self.hopeless = False
         self._main = main
+        self._give_up = give_up
         self._keys: set[str] = set()
         self._numbers: dict[str, int] = {}
         self._count = 0
@@ -145,7 +155,18 @@ class Record:
             raise Interrupted
         if self.completed:
             # No Interrupted: the attempt would be given back, and tried again for ever.
-            raise ConfigurationError("nothing can be begun after complete_in")
+            raise _completed()
+
+    @property
+    def refusal(self) -> Exception | None:
+        """The error for which nothing can be begun any more."""
+        return self.broken or (_completed() if self.completed else None)
+
+    async def never_if_hopeless(self) -> None:
+        """Do not come back to a handler that catches whatever it is told."""
+        if self.hopeless:
+            self._give_up()
+            await asyncio.get_running_loop().create_future()
 
     async def begin(
         self, key: str, kind: StepKind, detail: str | None = None
@@ -165,6 +186,7 @@ class Record:
             DuplicateStep: Something else of this attempt has it.
             ReplayMismatch: Something else is on record.
         """
+        await self.never_if_hopeless()
         self.check_open()
         if check_step_key(key) in self._keys:
             raise DuplicateStep(self.fetched.id, key)
@@ -257,6 +279,10 @@ class Record:
             raise self.mismatch(
                 f"{_shown(found)} as number {found.place}", f"it as number {wanted.place}"
             )
+
+
+def _completed() -> ConfigurationError:
+    return ConfigurationError("nothing can be begun after complete_in")
 
 
 def _shown(one: Recorded) -> str:
