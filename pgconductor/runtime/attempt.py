@@ -7,11 +7,9 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from functools import partial
 from typing import Any, Final, Protocol
 
 from pgconductor.domain.claims import Fetched
@@ -34,6 +32,7 @@ from pgconductor.runtime.handler import Handler
 from pgconductor.runtime.record import Memory, Record
 from pgconductor.runtime.steps import Steps
 from pgconductor.runtime.suspension import Ending, Interrupted, consists_of
+from pgconductor.runtime.threads import in_thread
 from pgconductor.runtime.waits import Sentry, Waits
 
 __all__ = ["Attempt", "Durability", "Runnable", "Stop"]
@@ -315,9 +314,7 @@ class Attempt:
         return self._in_thread(arguments)
 
     async def _in_thread(self, arguments: tuple[Any, ...]) -> Any:
-        call = partial(
-            copy_context().run, self._runnable.handler.function, self.context, *arguments
-        )
+        call = in_thread(self._runnable.handler.function, self.context, *arguments)
         self._thread = asyncio.get_running_loop().run_in_executor(self._threads, call)
         return await asyncio.shield(self._thread)
 

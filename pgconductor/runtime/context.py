@@ -178,7 +178,9 @@ class AttemptContext:
             self._refuse(error)
             if self._tools is None or not self._tools.record.hopeless:
                 raise
-        return self._made()
+        tools = self._made()
+        tools.steps.check_loop()
+        return tools
 
     def _made(self) -> Tools:
         if self._tools is None:

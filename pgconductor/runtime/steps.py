@@ -6,7 +6,6 @@ import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -28,6 +27,7 @@ from pgconductor.exceptions import (
 )
 from pgconductor.runtime.handler import Codec
 from pgconductor.runtime.record import Record, decoded
+from pgconductor.runtime.threads import in_thread
 from pgconductor.runtime.waits import Waits
 
 R = TypeVar("R")
@@ -93,6 +93,19 @@ class Steps:
         self._threads = threads
         self._max_bytes = max_bytes
         self._tries: dict[str, Recorded | None] = {}
+
+    def check_loop(self) -> None:
+        """Whoever calls must be in the worker's event loop, or in none.
+
+        Raises:
+            ConfigurationError: It is in another one.
+        """
+        running = asyncio._get_running_loop()
+        if running is not None and running is not self._loop:
+            raise ConfigurationError(
+                "this is another event loop than the worker's; in a plain handler, or in a thread, "
+                "wait by ctx.here(...), not by asyncio.run()"
+            )
 
     async def take(
         self,
@@ -170,7 +183,7 @@ class Steps:
     ) -> Any:
         if inspect.iscoroutinefunction(_function(function)):
             return await function(*args, **kwargs)
-        call = partial(copy_context().run, function, *args, **kwargs)
+        call = in_thread(function, *args, **kwargs)
         result = await self._loop.run_in_executor(self._threads, call)
         return await result if inspect.isawaitable(result) else result
 

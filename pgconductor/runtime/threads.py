@@ -5,15 +5,33 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextvars import ContextVar, copy_context
+from functools import partial
 from queue import SimpleQueue
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
-__all__ = ["HandlerThreads"]
+__all__ = ["HandlerThreads", "in_thread"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _Call = Callable[[], None]
+
+#: Whether what goes on here is waited for in one of the threads.
+_held: Final[ContextVar[bool]] = ContextVar("pgconductor_held", default=False)
+
+
+def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Callable[[], T]:
+    """What to submit: a function in a copy of this context, which tells that a thread is held.
+
+    Args:
+        function: What is called.
+        args: What to call it with.
+        kwargs: Likewise.
+    """
+    context = copy_context()
+    context.run(_held.set, True)
+    return partial(context.run, function, *args, **kwargs)
 
 
 class HandlerThreads(Executor):
@@ -23,7 +41,9 @@ class HandlerThreads(Executor):
     returns would keep a process alive that has long given its execution back and left.
 
     Args:
-        most: How many threads at once; they are started as they are needed, and kept.
+        most: How many threads at once; they are started as they are needed, and kept. A call for
+            which another one waits, in its thread, has one beside them: or both might wait for
+            ever.
     """
 
     def __init__(self, most: int) -> None:
@@ -41,10 +61,18 @@ class HandlerThreads(Executor):
             RuntimeError: The pool was shut down.
         """
         future: Future[T] = Future()
+        beside = _held.get()
+
+        def call() -> None:
+            _settle(future, lambda: fn(*args, **kwargs))
+            with self._lock:
+                self._most -= beside
+
         with self._lock:
             if self._closed:
                 raise RuntimeError("the handlers' threads have been shut down")
-            self._calls.put(lambda: _settle(future, lambda: fn(*args, **kwargs)))
+            self._most += beside
+            self._calls.put(call)
             if not self._idle.acquire(blocking=False) and self._started < self._most:
                 self._started += 1
                 name = f"pgconductor-handler-{self._started}"
@@ -55,7 +83,11 @@ class HandlerThreads(Executor):
         while (call := self._calls.get()) is not None:
             call()
             del call  # Not to be kept until the next one comes: it holds payload and result.
-            self._idle.release()
+            with self._lock:
+                if self._started > self._most:
+                    self._started -= 1
+                    return
+                self._idle.release()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; threads end when theirs has returned. Nobody waits for them."""
