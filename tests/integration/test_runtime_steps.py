@@ -172,7 +172,13 @@ async def test_steps_in_flight_share_a_commit(world: World, conductor: Conductor
 
 @pytest.mark.parametrize(
     ("key", "words"),
-    [("", "is empty"), ("x" * 513, "longer than 512"), ("a\x00", "NUL"), ("a\n", "control")],
+    [
+        ("", "is empty"),
+        ("x" * 501, "longer than 500"),
+        ("a\x00", "NUL"),
+        ("a\n", "control"),
+        ("charge~1", "failed call"),
+    ],
 )
 async def test_a_key_that_cannot_name_a_step(conductor: Conductor, key: str, words: str) -> None:
     @conductor.task(max_attempts=1)
