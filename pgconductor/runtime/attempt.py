@@ -31,7 +31,7 @@ from pgconductor.runtime.durable import Durable
 from pgconductor.runtime.handler import Handler
 from pgconductor.runtime.record import Memory, Record
 from pgconductor.runtime.steps import Steps
-from pgconductor.runtime.suspension import Ending, Interrupted, consists_of
+from pgconductor.runtime.suspension import Ending, Interrupted, consists_of, holds
 from pgconductor.runtime.threads import in_thread
 from pgconductor.runtime.waits import Sentry, Waits
 
@@ -362,7 +362,7 @@ class Attempt:
             error = TimeoutError(f"the attempt took longer than {limit}").with_traceback(
                 error.__traceback__
             )
-        if isinstance(error, _FINAL):
+        if holds(error, _FINAL):
             retry_after = None
         elif isinstance(error, Exception):
             retry_after = self._runnable.options.retry.decide(error, fetched.attempt)

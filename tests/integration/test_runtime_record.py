@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -30,9 +31,10 @@ async def refuse() -> None:
     raise ValueError("no")
 
 
+@pytest.mark.parametrize("grouped", [False, True], ids=["", "in a group"])
 @pytest.mark.parametrize("what", ["step", "child", "wait"])
 async def test_an_error_on_record_is_not_met_again(
-    world: World, conductor: Conductor, what: str
+    world: World, conductor: Conductor, what: str, *, grouped: bool
 ) -> None:
     """Each attempt would be told the same."""
     attempts: list[int] = []
@@ -44,6 +46,13 @@ async def test_an_error_on_record_is_not_met_again(
     @conductor.task(max_attempts=5, retry=AT_ONCE)
     async def task(ctx: TaskContext) -> None:
         attempts.append(ctx.attempt)
+        if grouped:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(meet(ctx))
+        else:
+            await meet(ctx)
+
+    async def meet(ctx: TaskContext) -> None:
         if what == "step":
             await ctx.options(max_attempts=1).step("a", refuse)
         elif what == "child":
@@ -92,6 +101,25 @@ async def test_a_result_that_cannot_complete_anything(conductor: Conductor) -> N
     await conductor.orchestrator().drain()
     with pytest.raises(ExecutionFailed, match="nothing was completed, for the result"):
         await handle.result(SOON)
+
+
+async def test_a_long_key_leaves_room_for_the_record_of_calls(
+    world: World, conductor: Conductor
+) -> None:
+    calls: list[int] = []
+
+    async def flaky() -> int:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError("the first call fails")
+        return len(calls)
+
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> int:
+        return await ctx.options(max_attempts=2, retry=AT_ONCE).step("k" * 500, flaky)
+
+    async with world.serving(conductor):
+        assert await (await task.invoke()).result(SOON) == 2
 
 
 async def test_a_retry_policy_without_a_number_is_refused(conductor: Conductor) -> None:
