@@ -83,15 +83,16 @@ class Failure:
     @classmethod
     def from_exception(cls, error: BaseException) -> Failure:
         """Describe ``error``; text that Postgres cannot store is escaped, long text cut."""
-        message = _message(error)
+        kind, message, stack = type(error).__name__, _message(error), _stack(error)
         if isinstance(error, BaseExceptionGroup):
             # Its own message says no more than how many there are.
-            inside = islice(_leaves(cast("BaseExceptionGroup[BaseException]", error)), _SHOWN)
+            group = cast("BaseExceptionGroup[BaseException]", error)
+            inside = islice(_leaves(group), _SHOWN)
             message += ": " + "; ".join(f"{type(one).__name__}: {_message(one)}" for one in inside)
         return cls(
-            storable(type(error).__name__, 200),
+            storable(kind, 200),
             storable(message, MAX_ERROR_CHARS),
-            _stack(error),
+            stack,
         )
 
 

@@ -74,17 +74,21 @@ class RetryPolicy:
         """
         if isinstance(error, (DoNotRetry, *self.fatal)):
             return None
-        if isinstance(error, BaseExceptionGroup) and not self._names(error):
+        if isinstance(error, BaseExceptionGroup):
             group = cast("BaseExceptionGroup[BaseException]", error)
-            return self._decide_all(group.exceptions, attempt)
+            if not self._names(group):
+                return self._decide_all(group.exceptions, attempt)
         if isinstance(error, RetryAfter):
             asked = _bounded(error.delay)
             return self.delay(attempt) if asked is None else asked
         return self.delay(attempt) if isinstance(error, self.retryable) else None
 
     def _names(self, group: BaseException) -> bool:
-        named = tuple(one for one in self.retryable if issubclass(one, BaseExceptionGroup))
-        return isinstance(group, named)
+        return any(
+            isinstance(group, kind)
+            for kind in self.retryable
+            if issubclass(kind, BaseExceptionGroup)
+        )
 
     def _decide_all(self, errors: Sequence[BaseException], attempt: int) -> timedelta | None:
         longest = timedelta(0)

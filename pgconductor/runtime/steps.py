@@ -8,8 +8,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
-from typing import Any, Final, TypeVar, get_type_hints
+from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from pgconductor.domain.limits import check_count, check_duration
@@ -26,6 +25,7 @@ from pgconductor.exceptions import (
     StepTimeout,
 )
 from pgconductor.runtime.handler import Codec
+from pgconductor.runtime.hints import bare, is_async, result_hint
 from pgconductor.runtime.record import Record, decoded
 from pgconductor.runtime.threads import in_thread
 from pgconductor.runtime.waits import Waits
@@ -181,7 +181,7 @@ class Steps:
     async def _call(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if inspect.iscoroutinefunction(_function(function)):
+        if is_async(function):
             return await function(*args, **kwargs)
         call = in_thread(function, *args, **kwargs)
         result = await self._loop.run_in_executor(self._threads, call)
@@ -323,21 +323,13 @@ def _try(key: str, number: int) -> str:
     return f"{key}~{number}"
 
 
-def _function(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What is called in the end, without what was bound to it."""
-    while isinstance(function, partial):
-        function = function.func
-    return function
-
-
 def codec_of(function: Callable[..., Any]) -> Codec:
     """The codec of what a function returns, by its hint; without one, plain JSON.
 
     Raises:
         ConfigurationError: The hint cannot be resolved, or pydantic cannot handle it.
     """
-    bare = _function(function)
-    return _codec_of(getattr(bare, "__func__", bare))
+    return _codec_of(bare(function))
 
 
 #: By function, for as long as it lives: making one costs more than a step.
@@ -358,12 +350,10 @@ def _codec_of(function: Callable[..., Any]) -> Codec:
 def _made(function: Callable[..., Any]) -> Codec:
     name = getattr(function, "__qualname__", repr(function))
     try:
-        hint = get_type_hints(function, include_extras=True).get("return", Any)
+        hint = result_hint(function)
     except NameError as error:
         raise ConfigurationError(
             f"step {name}: a type hint cannot be resolved ({error}); the type of a step's result "
             "must be importable where the function is defined"
         ) from error
-    except TypeError:
-        hint = Any  # Something without annotations, as many built-in functions are.
     return Codec.of(hint, f"step {name}, result")

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextvars import ContextVar, copy_context
-from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -31,7 +30,7 @@ def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) ->
     """
     context = copy_context()
     context.run(_held.set, True)
-    return partial(context.run, function, *args, **kwargs)
+    return lambda: context.run(function, *args, **kwargs)
 
 
 class HandlerThreads(Executor):
