@@ -136,6 +136,7 @@ class Attempt:
         self._stop: Stop | None = None
         self._reported = False
         self._abandoned = False
+        self._over = False
         #: Whether the handler is not to be gone on with: it catches whatever ends it.
         self.hopeless = False
         self._told_at: float | None = None
@@ -162,6 +163,7 @@ class Attempt:
             known=lambda: record.tasks,
         )
         record.waits = waits
+        record.ended = self._over
         self._tools = Tools(
             record,
             waits,
@@ -243,6 +245,7 @@ class Attempt:
             self._task.cancel()
 
     def _end(self) -> None:
+        self._over = True
         if self._tools is not None:
             self._tools.record.ended = True
             self._tools.waits.close()

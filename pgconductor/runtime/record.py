@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 from weakref import WeakSet
 
@@ -33,6 +33,13 @@ from pgconductor.runtime.waits import Waits
 from pgconductor.services.transactions import OpenTransaction
 
 __all__ = ["Memory", "Record", "decoded"]
+
+
+#: Why what others have sent may be of another type.
+_BY_OTHERS: Final = {
+    StepKind.EVENT: "It was emitted so, or the handler was changed since.",
+    StepKind.CHILD: "The child has returned it so, or the handler was changed since.",
+}
 
 
 class Memory(Protocol):
@@ -152,7 +159,7 @@ class Record:
         if self.waits is not None and self.waits.suspended_by is not None:
             raise Suspension
         if self.ended:
-            raise Interrupted
+            raise Interrupted("the attempt has ended: a handler must await what it begins")
         if self.completed:
             # No Interrupted: the attempt would be given back, and tried again for ever.
             raise _completed()
@@ -262,9 +269,9 @@ class Record:
             self.broken = lost
             raise
 
-    def mismatch(self, expected: str, found: str) -> ReplayMismatch:
+    def mismatch(self, expected: str, found: str, *why: str) -> ReplayMismatch:
         """The error that the handler does not do what is on record; take note of it."""
-        self.broken = ReplayMismatch(self.fetched.id, expected, found)
+        self.broken = ReplayMismatch(self.fetched.id, expected, found, *why)
         return self.broken
 
     def _compare(self, wanted: Recorded, found: Recorded | None) -> None:
@@ -299,4 +306,7 @@ def decoded(record: Record, codec: Codec, found: Recorded) -> Any:
     try:
         return codec.decode(found.result)
     except PayloadDecodeError as error:
-        raise record.mismatch(f"{_shown(found)} with its result", f"that it {error}") from error
+        why = [_BY_OTHERS[found.kind]] if found.kind in _BY_OTHERS else []
+        raise record.mismatch(
+            f"{_shown(found)} with its result", f"that it {error}", *why
+        ) from error

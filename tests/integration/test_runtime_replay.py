@@ -285,3 +285,46 @@ async def test_a_plain_handler_takes_a_step_inside_of_a_step(world: World) -> No
     handle = await task.invoke()
     await conductor.orchestrator().drain()
     assert await handle.result(SOON) == 4
+
+
+async def test_an_event_of_another_type_is_not_put_down_to_the_handler(world: World) -> None:
+    conductor = world.conductor()
+    paid = conductor.event("paid", int)
+
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> int:
+        return await ctx.wait_for("payment", paid)
+
+    handle = await task.invoke()
+    world.rows("SELECT pgconductor.emit_event('paid', '\"much\"')")
+    async with world.serving(conductor):
+        with pytest.raises(ExecutionFailed, match=r"is not a valid int.*It was emitted so, or the"):
+            await handle.result(SOON)
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["", "after a step"])
+async def test_what_is_left_behind_begins_nothing(
+    world: World, conductor: Conductor, *, before: bool
+) -> None:
+    left: list[asyncio.Task[str]] = []
+    called: list[str] = []
+
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> None:
+        async def later() -> str:
+            await asyncio.sleep(0.1)
+            return await ctx.step("late", note)
+
+        if before:
+            await ctx.step("first", str, "first")
+        left.append(asyncio.create_task(later()))
+
+    async def note() -> str:
+        called.append("late")
+        return "late"
+
+    async with world.serving(conductor):
+        await (await task.invoke()).result(SOON)
+        with pytest.raises(BaseException, match="the attempt has ended: a handler must await"):
+            await left[0]
+    assert called == []
