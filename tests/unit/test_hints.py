@@ -54,6 +54,10 @@ class Service:
         raise NotImplementedError
 
 
+def name_of(function: Any) -> str:
+    return getattr(function, "__qualname__", type(function).__name__)
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -68,14 +72,14 @@ class Service:
         Service.static,
         UUID,
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_a_result_is_of_the_hinted_type(function: Callable[..., Any]) -> None:
     """What is imported for type checkers only does not matter elsewhere."""
     assert codec_of(function).decode(TEXT) == UUID(TEXT.strip('"'))
 
 
-@pytest.mark.parametrize("function", [uuid4, len, print, lambda: 1], ids=str)
+@pytest.mark.parametrize("function", [uuid4, len, print, lambda: 1], ids=name_of)
 def test_without_a_hint_it_is_plain_json(function: Callable[..., Any]) -> None:
     assert codec_of(function).decode(TEXT) == TEXT.strip('"')
 
