@@ -26,6 +26,7 @@ from pgconductor.exceptions import (
     OwnershipLost,
     PayloadDecodeError,
     ReplayMismatch,
+    StepError,
 )
 from pgconductor.runtime.handler import Codec
 from pgconductor.runtime.suspension import Interrupted, Suspension
@@ -233,6 +234,20 @@ class Record:
             yield
         finally:
             self._inside -= mine
+
+    @contextmanager
+    def contained(self, key: str) -> Generator[None]:
+        """While inside, the function of a step is called: its exit is not that of the process.
+
+        In the handler's own task it ends the attempt. Out of another one, asyncio would raise it
+        from the event loop.
+        """
+        try:
+            yield
+        except SystemExit as error:
+            if asyncio.current_task() is self._main:
+                raise
+            raise StepError(f"step {key!r} raised SystemExit: {error}") from error
 
     def astray(self) -> None:
         """An error that is not on record was raised: the handler may go another way from here."""

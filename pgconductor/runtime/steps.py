@@ -156,7 +156,7 @@ class Steps:
         kwargs: dict[str, Any],
         options: StepOptions,
     ) -> Any:
-        with self._record.inside():
+        with self._record.inside(), self._record.contained(key):
             if options.timeout is None:
                 return await self._call(function, args, kwargs)
             return await self._within(key, options.timeout, function, args, kwargs)
@@ -272,7 +272,7 @@ class Steps:
                 nonlocal text
                 # If an earlier call completed the execution, that was rolled back with it.
                 self._record.completed = False
-                with self._record.inside():
+                with self._record.inside(), self._record.contained(key):
                     result = await function(session, *args, **kwargs)
                 step = self._ended(key, codec, result, place)
                 text = step.result

@@ -132,3 +132,34 @@ async def test_a_retry_policy_without_a_number_is_refused(conductor: Conductor) 
     handle = await task.invoke()
     await conductor.orchestrator().drain()
     assert await handle.result(SOON) == "refused"
+
+
+@pytest.mark.parametrize("how", ["branch", "transact", "plain handler", "patient"])
+async def test_an_exit_in_a_step_is_not_that_of_the_process(
+    conductor: Conductor, world: World, how: str
+) -> None:
+    """Out of a task other than the handler's, asyncio raises it from the event loop."""
+
+    async def leave(_session: object = None) -> None:
+        raise SystemExit(3)
+
+    async def other(ctx: TaskContext) -> None:
+        if how == "transact":
+            await asyncio.gather(ctx.transact("a", leave))
+        elif how == "patient":
+            await asyncio.gather(ctx.options(max_attempts=1).step("a", leave))
+        else:
+            await asyncio.gather(ctx.step("a", leave))
+
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> None:
+        await other(ctx)
+
+    @conductor.task(max_attempts=1)
+    def plain(ctx: TaskContext) -> None:
+        ctx.here(ctx.step("a", leave))
+
+    async with world.serving(conductor):
+        handle = await (plain if how == "plain handler" else task).invoke()
+        with pytest.raises(ExecutionFailed, match="SystemExit: 3"):
+            await handle.result(SOON)
