@@ -133,6 +133,7 @@ async def test_who_asks_again_and_again_holds_up_nobody(
     conductor = world.conductor()
     other = another(conductor)
     rounds: list[int] = []
+    over: list[bool] = []
 
     @conductor.task(retry=AT_ONCE, max_attempts=2)
     async def insistent(ctx: TaskContext) -> None:
@@ -140,6 +141,8 @@ async def test_who_asks_again_and_again_holds_up_nobody(
             await ctx.step("book", str, "booked")
             raise RuntimeError("the next attempt is of changed code")
         for number in range(MANY):
+            if over:
+                break
             rounds.append(number)
             with suppress(caught):
                 await ctx.step(f"book again {number}", str, "booked")
@@ -149,6 +152,8 @@ async def test_who_asks_again_and_again_holds_up_nobody(
             await (await insistent.invoke()).result(SOON)
         assert len(rounds) < MANY
         assert await (await other.invoke()).result(SOON) == "done"
+    over.append(True)
+    gc.collect()
 
 
 @stubborn
@@ -189,10 +194,13 @@ async def test_a_loop_that_swallows_a_cancellation(world: World) -> None:
     conductor = world.conductor()
     other = another(conductor)
     rounds: list[int] = []
+    over: list[bool] = []
 
     @conductor.task
     async def greedy(ctx: TaskContext) -> None:
         for number in range(MANY):
+            if over:
+                break
             rounds.append(number)
             with suppress(BaseException):
                 await ctx.checkpoint()
@@ -206,3 +214,5 @@ async def test_a_loop_that_swallows_a_cancellation(world: World) -> None:
             await handle.result(SOON)
         assert len(rounds) < MANY
         assert await (await other.invoke()).result(SOON) == "done"
+    over.append(True)
+    gc.collect()
