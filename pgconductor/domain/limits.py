@@ -16,6 +16,7 @@ __all__ = [
     "MAX_ERROR_CHARS",
     "MAX_KEY_BYTES",
     "MAX_PRIORITY",
+    "MAX_STEP_KEY_BYTES",
     "MAX_TRACEBACK_CHARS",
     "check_concurrency",
     "check_count",
@@ -33,6 +34,7 @@ __all__ = [
 
 MAX_BATCH: Final = 10_000
 MAX_KEY_BYTES: Final = 512
+MAX_STEP_KEY_BYTES: Final = 500
 MAX_DELAY: Final = timedelta(days=3653)
 MAX_PRIORITY: Final = 32_767
 MAX_ATTEMPTS: Final = 1_000_000
@@ -43,6 +45,7 @@ DEFAULT_MAX_CRASHES: Final = 3
 
 _QUEUE = re.compile(r"[a-z][a-z0-9_-]{0,47}", re.ASCII)
 _TASK_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,127}", re.ASCII)
+_FAILED_CALL = re.compile(r"~[0-9]+\Z")
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 
@@ -118,21 +121,26 @@ def check_dedupe_key(key: object, field: str = "dedupe_key") -> str:
 
 
 def check_step_key(key: object, field: str = "key") -> str:
-    """Return ``key`` if it may name a step: 1 to 512 bytes, no control characters.
+    """Return ``key`` if it may name a step: 1 to 500 bytes, no control characters.
+
+    Nor may it end like ``~1``: so the record of a call that failed is named, which needs some room.
 
     Raises:
-        InvalidName: It is empty, too long, or holds a control character.
+        InvalidName: It is empty, too long, holds a control character, or ends so.
         InvalidInput: It is not a string that Postgres can store.
     """
-    return _check_key(key, field, "a step is remembered by its name")
+    text = _check_key(key, field, "a step is remembered by its name", MAX_STEP_KEY_BYTES)
+    if _FAILED_CALL.search(text):
+        raise InvalidName(field, "ends in '~' and a number, as the record of a failed call does")
+    return text
 
 
-def _check_key(key: object, field: str, why: str) -> str:
+def _check_key(key: object, field: str, why: str, most: int = MAX_KEY_BYTES) -> str:
     text = check_text(key, field)
     if not text.strip():
         raise InvalidName(field, f"is empty; {why}")
-    if len(text.encode()) > MAX_KEY_BYTES:
-        raise InvalidName(field, f"is longer than {MAX_KEY_BYTES} bytes; hash it")
+    if len(text.encode()) > most:
+        raise InvalidName(field, f"is longer than {most} bytes; hash it")
     if not text.isprintable():
         raise InvalidName(field, "holds a control or otherwise invisible character")
     return text

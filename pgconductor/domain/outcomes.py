@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from itertools import islice
+from typing import Final, cast
 from uuid import UUID
 
 from pgconductor.domain.claims import Claim
@@ -25,6 +28,10 @@ __all__ = [
 ]
 
 
+#: How many errors of a group are told of.
+_SHOWN: Final = 5
+
+
 def storable(text: str, limit: int) -> str:
     """``text`` as Postgres can store it: no NUL, no lone surrogate, at most ``limit`` long."""
     clean = _clean(text)
@@ -33,6 +40,21 @@ def storable(text: str, limit: int) -> str:
 
 def _clean(text: str) -> str:
     return text.replace("\x00", "\\0").encode(errors="backslashreplace").decode()
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001 - a user's __str__ may raise anything
+        return f"<its message cannot be shown: {type(broken).__name__}>"
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for one in group.exceptions:
+        if isinstance(one, BaseExceptionGroup):
+            yield from _leaves(cast("BaseExceptionGroup[BaseException]", one))
+        else:
+            yield one
 
 
 def _stack(error: BaseException) -> str:
@@ -61,14 +83,16 @@ class Failure:
     @classmethod
     def from_exception(cls, error: BaseException) -> Failure:
         """Describe ``error``; text that Postgres cannot store is escaped, long text cut."""
-        try:
-            message = str(error)
-        except Exception as broken:  # noqa: BLE001 - a user's __str__ may raise anything
-            message = f"<its message cannot be shown: {type(broken).__name__}>"
+        kind, message, stack = type(error).__name__, _message(error), _stack(error)
+        if isinstance(error, BaseExceptionGroup):
+            # Its own message says no more than how many there are.
+            group = cast("BaseExceptionGroup[BaseException]", error)
+            inside = islice(_leaves(group), _SHOWN)
+            message += ": " + "; ".join(f"{type(one).__name__}: {_message(one)}" for one in inside)
         return cls(
-            storable(type(error).__name__, 200),
+            storable(kind, 200),
             storable(message, MAX_ERROR_CHARS),
-            _stack(error),
+            stack,
         )
 
 

@@ -29,6 +29,12 @@ _MANY_DIGITS: Final = re.compile(r"\d{309}", re.ASCII)
 _DOUBTFUL: Final = re.compile(rb"\\u0000|null|NaN|Infinity|\xef\xbf\xbd|[0-9]{19}")
 _Container = dict[Any, Any] | list[Any] | tuple[Any, ...]
 
+#: How a field gets a type.
+_TYPED: Final = {
+    "payload": "declare the payload's type",
+    "result": "hint what the function returns",
+}
+
 
 def encode(value: object, *, max_bytes: int = DEFAULT_MAX_BYTES, field: str = "payload") -> str:
     """Encode a plain JSON value as text.
@@ -150,10 +156,9 @@ def _check(root: object, field: str) -> None:
                 raise InvalidPayload(f"nested deeper than {MAX_DEPTH} at {path[:80]}", field)
             _push_children(value, path, depth, field, todo)  # pyright: ignore[reportUnknownArgumentType]  # checked there
         else:
+            way = f", or {_TYPED[field]} so that pydantic converts it" if field in _TYPED else ""
             raise InvalidPayload(
-                f"{type(value).__name__} at {path} is not JSON; convert it, or declare the "
-                "payload's type so that pydantic converts it",
-                field,
+                f"{type(value).__name__} at {path} is not JSON; convert it{way}", field
             )
 
 

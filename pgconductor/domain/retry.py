@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import cast
 
 from pgconductor.domain.limits import MAX_DELAY, check_duration
 from pgconductor.exceptions import DoNotRetry, InvalidInput, RetryAfter
@@ -65,13 +67,37 @@ class RetryPolicy:
         return timedelta(seconds=seconds * (1.0 - share))
 
     def decide(self, error: BaseException, attempt: int) -> timedelta | None:
-        """The delay before the next attempt, or None where ``error`` ends the execution."""
+        """The delay before the next attempt, or None where ``error`` ends the execution.
+
+        A group, as a ``TaskGroup`` raises, is retried if all that is in it is, unless a policy
+        names it itself.
+        """
         if isinstance(error, (DoNotRetry, *self.fatal)):
             return None
+        if isinstance(error, BaseExceptionGroup):
+            group = cast("BaseExceptionGroup[BaseException]", error)
+            if not self._names(group):
+                return self._decide_all(group.exceptions, attempt)
         if isinstance(error, RetryAfter):
             asked = _bounded(error.delay)
             return self.delay(attempt) if asked is None else asked
         return self.delay(attempt) if isinstance(error, self.retryable) else None
+
+    def _names(self, group: BaseException) -> bool:
+        return any(
+            isinstance(group, kind)
+            for kind in self.retryable
+            if issubclass(kind, BaseExceptionGroup)
+        )
+
+    def _decide_all(self, errors: Sequence[BaseException], attempt: int) -> timedelta | None:
+        longest = timedelta(0)
+        for error in errors:
+            delay = self.decide(error, attempt)
+            if delay is None:
+                return None
+            longest = max(longest, delay)
+        return longest
 
 
 def _bounded(delay: object) -> timedelta | None:

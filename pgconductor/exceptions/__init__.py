@@ -32,7 +32,8 @@
     │   ├── CompletionNotCommitted    what complete_in() was to complete was rolled back
     │   └── TransactionConflict       a block's transaction ended in a conflict
     ├── DoNotRetry                    raised by a handler: fail now, whatever attempts are left
-    │   └── SuspensionSwallowed       a handler went on while it was to be suspended
+    │   ├── SuspensionSwallowed       a handler went on while it was to be suspended
+    │   └── TransactionMisused        a transactional step has ended its transaction itself
     ├── RetryAfter                    raised by a handler: retry after this delay
     ├── OwnershipLost                 the caller no longer holds the execution
     ├── OrchestratorError
@@ -69,6 +70,7 @@ from pgconductor.exceptions.durable import (
     StepTimeout,
     SuspensionSwallowed,
     TransactionConflict,
+    TransactionMisused,
     WaitTimeout,
 )
 from pgconductor.exceptions.general import (
@@ -173,6 +175,7 @@ __all__ = [
     "StepTimeout",
     "SuspensionSwallowed",
     "TransactionConflict",
+    "TransactionMisused",
     "UnknownQueue",
     "UnknownTask",
     "WaitTimeout",

@@ -17,6 +17,7 @@ __all__ = [
     "StepTimeout",
     "SuspensionSwallowed",
     "TransactionConflict",
+    "TransactionMisused",
     "WaitTimeout",
 ]
 
@@ -124,10 +125,16 @@ class ReplayMismatch(StepError):
         found: What the handler has asked for.
     """
 
-    def __init__(self, execution_id: UUID, expected: str, found: str) -> None:
+    def __init__(
+        self,
+        execution_id: UUID,
+        expected: str,
+        found: str,
+        why: str = "The handler was changed since.",
+    ) -> None:
         super().__init__(
             f"execution {execution_id} does not match its record: expected {expected}, found "
-            f"{found}. The handler was changed since. Put back what it did, or guard the change by "
+            f"{found}. {why} Put back what it did, or guard the change by "
             "ctx.patched(); or drop what does not fit: pgconductor retry --from-step KEY, or "
             "--from-scratch"
         )
@@ -154,6 +161,17 @@ class CompletionNotCommitted(StepError):
             f"execution {execution_id} was completed in a transaction that did not commit"
         )
         self.execution_id = execution_id
+
+
+class TransactionMisused(DoNotRetry):
+    """A transactional step has ended its transaction itself, so nothing ties its writes to it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a transactional step has committed, rolled back or closed its session itself: what it "
+            "wrote is not tied to its record, which was not written. Leave that to ctx; "
+            "session.begin_nested() is for a part that may fail"
+        )
 
 
 class TransactionConflict(StepError):

@@ -7,11 +7,9 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from functools import partial
 from typing import Any, Final, Protocol
 
 from pgconductor.domain.claims import Fetched
@@ -33,7 +31,8 @@ from pgconductor.runtime.durable import Durable
 from pgconductor.runtime.handler import Handler
 from pgconductor.runtime.record import Memory, Record
 from pgconductor.runtime.steps import Steps
-from pgconductor.runtime.suspension import Ending, Interrupted, consists_of
+from pgconductor.runtime.suspension import Ending, Interrupted, consists_of, holds
+from pgconductor.runtime.threads import in_thread
 from pgconductor.runtime.waits import Sentry, Waits
 
 __all__ = ["Attempt", "Durability", "Runnable", "Stop"]
@@ -137,6 +136,9 @@ class Attempt:
         self._stop: Stop | None = None
         self._reported = False
         self._abandoned = False
+        self._over = False
+        #: Whether the handler is not to be gone on with: it catches whatever ends it.
+        self.hopeless = False
         self._told_at: float | None = None
         self._task: asyncio.Task[None] | None = None
         self._thread: asyncio.Future[Any] | None = None
@@ -149,7 +151,8 @@ class Attempt:
         if durability is None or task is None:
             raise ConfigurationError("there is no database to record steps in")
         handler = self._runnable.handler
-        record = Record(self.fetched, durability.memory, task if handler.is_async else None)
+        main = task if handler.is_async else None
+        record = Record(self.fetched, durability.memory, main, self._give_up)
         waits = Waits(
             self.fetched.id,
             durability.sentry,
@@ -160,6 +163,7 @@ class Attempt:
             known=lambda: record.tasks,
         )
         record.waits = waits
+        record.ended = self._over
         self._tools = Tools(
             record,
             waits,
@@ -223,6 +227,29 @@ class Attempt:
         if self._task is not None:
             self._task.cancel()
 
+    def _give_up(self) -> None:
+        """The handler catches whatever it is told, and asks again: end the attempt without it."""
+        tools = self._tools
+        if self.hopeless or tools is None:
+            return
+        self.hopeless = True
+        logger.error(
+            "a handler catches BaseException and goes on; it is left where it is",
+            extra=logger_fields(self.fetched),
+        )
+        if not self._reported:
+            key = tools.waits.suspended_by
+            self._say(self._judged(Interrupted() if key is None else SuspensionSwallowed(key)))
+        self._end()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _end(self) -> None:
+        self._over = True
+        if self._tools is not None:
+            self._tools.record.ended = True
+            self._tools.waits.close()
+
     def _say(self, outcome: Outcome) -> None:
         if not self._reported and self._stop is not Stop.LOST:
             self._reported = True
@@ -235,9 +262,7 @@ class Attempt:
             outcome = await self._outcome()
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything at all
             outcome = self._judged(error)
-        if self._tools is not None:
-            self._tools.record.ended = True
-            self._tools.waits.close()
+        self._end()
         self._say(outcome)
         if self._thread is not None:
             await self._end_of_thread(self._thread)
@@ -292,9 +317,7 @@ class Attempt:
         return self._in_thread(arguments)
 
     async def _in_thread(self, arguments: tuple[Any, ...]) -> Any:
-        call = partial(
-            copy_context().run, self._runnable.handler.function, self.context, *arguments
-        )
+        call = in_thread(self._runnable.handler.function, self.context, *arguments)
         self._thread = asyncio.get_running_loop().run_in_executor(self._threads, call)
         return await asyncio.shield(self._thread)
 
@@ -330,6 +353,9 @@ class Attempt:
                 swallowed = SuspensionSwallowed(waits.suspended_by)
                 swallowed.__cause__ = error
                 error = swallowed
+        refusal = self._tools.record.refusal if self._tools is not None else None
+        if refusal is not None and self._stop is None and consists_of(error, Interrupted):
+            error = refusal
         stopped = self._stop is not None or consists_of(error, Interrupted)
         if stopped and consists_of(error, (asyncio.CancelledError, Interrupted)):
             return Released(fetched.id, fetched.claim)
@@ -339,7 +365,7 @@ class Attempt:
             error = TimeoutError(f"the attempt took longer than {limit}").with_traceback(
                 error.__traceback__
             )
-        if isinstance(error, _FINAL):
+        if holds(error, _FINAL):
             retry_after = None
         elif isinstance(error, Exception):
             retry_after = self._runnable.options.retry.decide(error, fetched.attempt)

@@ -10,6 +10,7 @@ from pgconductor.exceptions import ConfigurationError, StepFailed, TransactionCo
 from pgconductor.runtime.handler import Codec
 from pgconductor.runtime.record import Record, decoded
 from pgconductor.runtime.steps import Steps
+from pgconductor.runtime.suspension import consists_of
 from pgconductor.runtime.waits import Waits
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Transaction(Generic[R]):
         self._found: Recorded | None = None
         self._open: OpenTransaction | None = None
         self._at_work = waits.at_work()
+        self._inside = record.inside()
         self._value: Any = None
         self._skipping = False
         self._ended = False
@@ -106,7 +108,9 @@ class Transaction(Generic[R]):
                 return done  # type: ignore[no-any-return]  # what stands for a session is no session
             await self._waits.active()
             self._open = self._record.memory.open()
-            return await self._open.begin()
+            session = await self._open.begin()
+            self._inside.__enter__()
+            return session
         except BaseException:
             self._at_work.__exit__(None, None, None)
             raise
@@ -120,13 +124,15 @@ class Transaction(Generic[R]):
         try:
             if self._found is not None:
                 return self._leave_done(self._found, error)
+            if self._open is not None:
+                self._inside.__exit__(None, None, None)
             await self._leave(error)
         finally:
             self._at_work.__exit__(None, None, None)
         return False
 
     def _leave_done(self, found: Recorded, error: BaseException | None) -> bool:
-        if error is not None and not isinstance(error, _Done):
+        if error is not None and not consists_of(error, _Done):
             return False
         if self._skipping and error is None:
             raise ConfigurationError(

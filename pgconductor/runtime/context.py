@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from pgconductor.domain.claims import Fetched
@@ -18,6 +18,11 @@ from pgconductor.runtime.suspension import Interrupted
 from pgconductor.runtime.waits import Waits
 
 __all__ = ["AttemptContext", "Tools", "logger_fields"]
+
+#: How often a handler that catches Exception is told that it can begin nothing any more.
+_INSISTENT: Final = 100
+#: How often one is told that catches BaseException.
+_HOPELESS: Final = 1000
 
 _logger = logging.getLogger("pgconductor.task")
 
@@ -68,7 +73,15 @@ class AttemptContext:
             be recorded.
     """
 
-    __slots__ = ("_cancelled", "_fetched", "_interrupt", "_logger", "_make_tools", "_tools")
+    __slots__ = (
+        "_cancelled",
+        "_fetched",
+        "_interrupt",
+        "_logger",
+        "_make_tools",
+        "_refusals",
+        "_tools",
+    )
 
     def __init__(self, fetched: Fetched, make_tools: Callable[[], Tools] | None = None) -> None:
         self._fetched = fetched
@@ -77,6 +90,7 @@ class AttemptContext:
         # Plain handlers look at them from their thread; nobody waits for them.
         self._cancelled = False
         self._interrupt = False
+        self._refusals = 0
         self._logger: _ExecutionLogger | None = None
 
     @property
@@ -140,7 +154,14 @@ class AttemptContext:
         A long handler that calls it now and then lets a deploy go ahead without waiting for it;
         the attempt is given back, and the execution starts anew elsewhere.
         """
-        self.check()
+        try:
+            self.check()
+        except BaseException as error:
+            self._refuse(error)
+            if self._tools is None:
+                raise
+            await self._tools.record.never_if_hopeless()
+            raise
 
     def check(self) -> None:
         """The same as :meth:`checkpoint`, for plain handlers."""
@@ -151,12 +172,33 @@ class AttemptContext:
 
     def _durable(self) -> Tools:
         """What steps and waits need; a boundary."""
-        self.check()
+        try:
+            self.check()
+        except BaseException as error:
+            self._refuse(error)
+            if self._tools is None or not self._tools.record.hopeless:
+                raise
+        tools = self._made()
+        tools.steps.check_loop()
+        return tools
+
+    def _made(self) -> Tools:
         if self._tools is None:
             if self._make_tools is None:
                 raise ConfigurationError("there is no database to record steps in")
             self._tools = self._make_tools()
         return self._tools
+
+    def _refuse(self, error: BaseException) -> None:
+        """The handler can begin nothing any more; it may catch that, and ask again for ever.
+
+        It never waits then, so nothing else would be executed in the event loop any more.
+        """
+        self._refusals += 1
+        if self._refusals > _HOPELESS:
+            self._made().record.hopeless = True
+        elif self._refusals > _INSISTENT and isinstance(error, Exception):
+            raise Interrupted from error
 
     def tell_cancelled(self) -> None:
         """Have ``cancelled`` read True from now on; the engine calls it."""

@@ -26,15 +26,18 @@ R = TypeVar("R")
 _PLAIN: Final = StepOptions()
 
 
+# Not Coroutine[Any, Any, R]: of two of these with different results, mypy makes Any in gather().
+
+
 class _StepDecorator(Protocol):
     """Makes a step of a function; calling it takes the step."""
 
     @overload
     def __call__(
         self, function: Callable[P, Awaitable[R]], /
-    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    ) -> Callable[P, Coroutine[None, None, R]]: ...
     @overload
-    def __call__(self, function: Callable[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __call__(self, function: Callable[P, R], /) -> Callable[P, Coroutine[None, None, R]]: ...
 
 
 class Stepper:
@@ -54,11 +57,11 @@ class Stepper:
     @overload
     def step(
         self, key: str, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, R]: ...
+    ) -> Coroutine[None, None, R]: ...
     @overload
     def step(
         self, key: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, R]: ...
+    ) -> Coroutine[None, None, R]: ...
     @overload
     def step(self, key: str, /) -> _StepDecorator: ...
 
@@ -103,11 +106,11 @@ class StepContext(AttemptContext):
     @overload
     def step(
         self, key: str, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, R]: ...
+    ) -> Coroutine[None, None, R]: ...
     @overload
     def step(
         self, key: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, R]: ...
+    ) -> Coroutine[None, None, R]: ...
     @overload
     def step(self, key: str, /) -> _StepDecorator: ...
 
@@ -220,6 +223,8 @@ class StepContext(AttemptContext):
     def transaction(self, key: str) -> Transaction[Any]: ...
     @overload
     def transaction(self, key: str, result: type[R]) -> Transaction[R]: ...
+    @overload
+    def transaction(self, key: str, result: Any) -> Transaction[Any]: ...
 
     def transaction(self, key: str, result: Any = Any) -> Transaction[Any]:
         """The same as :meth:`transact`, as a block: ``async with ctx.transaction(key) as session``.

@@ -135,6 +135,7 @@ class Durable:
 
     async def complete_in(self, session: Any, result: Any) -> None:
         """Complete the execution in a transaction of the handler's."""
+        await self._record.never_if_hopeless()
         self._record.check_open()
         fetched = self._record.fetched
         try:

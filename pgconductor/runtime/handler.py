@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, Final, cast, get_type_hints
+from typing import Any, Final, cast
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
@@ -19,6 +19,7 @@ from pgconductor.exceptions import (
     PayloadDecodeError,
     ResultEncodeError,
 )
+from pgconductor.runtime.hints import bare, hints_of
 
 __all__ = ["Codec", "Handler"]
 
@@ -199,7 +200,8 @@ class Handler:
         if len(positional) == 0 or extra:
             raise ConfigurationError(f"{name} must take (ctx) or (ctx, payload), nothing else")
         try:
-            hints = get_type_hints(function, include_extras=True)
+            # Not that of the context, which is often imported for type checkers only.
+            hints = hints_of(bare(function), [*(one.name for one in positional[1:2]), "return"])
         except NameError as error:
             raise ConfigurationError(
                 f"{name}: a type hint cannot be resolved ({error}); payload and result types must "

@@ -176,11 +176,12 @@ class Journal:
         self._begin()
         return await answer
 
-    async def transact(self, work: Callable[[Any], Awaitable[StepRecord]]) -> str | None:
+    async def transact(self, work: Callable[[Any], Awaitable[StepRecord | None]]) -> str | None:
         """Execute work in a session of the application's, and record it in the same commit.
 
         Args:
-            work: Gets the session, and says what to record.
+            work: Gets the session, and says what to record; nothing, if it has completed the
+                execution.
 
         Returns:
             The result that is on record as JSON text.
@@ -190,7 +191,7 @@ class Journal:
         """
         step: StepRecord | None = None
 
-        async def noted(session: Any) -> StepRecord:
+        async def noted(session: Any) -> StepRecord | None:
             nonlocal step
             step = await work(session)
             return step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 from weakref import WeakSet
 
@@ -20,13 +20,27 @@ from pgconductor.domain.steps import (
     StepRecord,
     StepStart,
 )
-from pgconductor.exceptions import DuplicateStep, OwnershipLost, PayloadDecodeError, ReplayMismatch
+from pgconductor.exceptions import (
+    ConfigurationError,
+    DuplicateStep,
+    OwnershipLost,
+    PayloadDecodeError,
+    ReplayMismatch,
+    StepError,
+)
 from pgconductor.runtime.handler import Codec
 from pgconductor.runtime.suspension import Interrupted, Suspension
 from pgconductor.runtime.waits import Waits
 from pgconductor.services.transactions import OpenTransaction
 
 __all__ = ["Memory", "Record", "decoded"]
+
+
+#: Why what others have sent may be of another type.
+_BY_OTHERS: Final = {
+    StepKind.EVENT: "It was emitted so, or the handler was changed since.",
+    StepKind.CHILD: "The child has returned it so, or the handler was changed since.",
+}
 
 
 class Memory(Protocol):
@@ -44,8 +58,11 @@ class Memory(Protocol):
         """What is on record of an execution."""
         ...
 
-    async def transact(self, work: Callable[[Any], Awaitable[StepRecord]]) -> str | None:
-        """Execute work in a session of the application's, and record it in the same commit."""
+    async def transact(self, work: Callable[[Any], Awaitable[StepRecord | None]]) -> str | None:
+        """Execute work in a session of the application's, and record it in the same commit.
+
+        It says what to record; nothing, if it has completed the execution.
+        """
         ...
 
     def open(self) -> OpenTransaction:
@@ -75,15 +92,23 @@ class Record:
     What the handler itself begins, one after another, is numbered. As long as its code is what it
     was, each attempt begins the same under the same number, up to the first one that raises an
     error that is not on record: from then on the handler may go another way, and nothing is
-    numbered. What branches begin may come in any order, and has no number.
+    numbered. What branches begin may come in any order, and has no number, nor has what is begun
+    inside of a step.
 
     Args:
         fetched: The execution.
         memory: Where steps are recorded.
         main: The handler's own task; None for a plain handler, in whose thread all happens in turn.
+        give_up: Called when the handler is not to be waited for any more.
     """
 
-    def __init__(self, fetched: Fetched, memory: Memory, main: asyncio.Task[Any] | None) -> None:
+    def __init__(
+        self,
+        fetched: Fetched,
+        memory: Memory,
+        main: asyncio.Task[Any] | None,
+        give_up: Callable[[], None],
+    ) -> None:
         self.fetched = fetched
         self.memory = memory
         self.waits: Waits | None = None
@@ -93,11 +118,15 @@ class Record:
         self.committed = False
         #: What nothing can be begun after: ownership was lost, or the record does not match.
         self.broken: OwnershipLost | ReplayMismatch | None = None
+        #: Whether the handler catches whatever it is told, and goes on.
+        self.hopeless = False
         self._main = main
+        self._give_up = give_up
         self._keys: set[str] = set()
         self._numbers: dict[str, int] = {}
         self._count = 0
         self._counting = True
+        self._inside = 0
         self._loading: asyncio.Future[History] | None = None
         self._by_place: dict[int, Recorded] = {}
         self._taken: set[str] = set()
@@ -124,13 +153,28 @@ class Record:
             Interrupted: It has.
             OwnershipLost: It was lost before: whoever caught that must not undo what is another's.
             ReplayMismatch: Likewise, the record did not match.
+            ConfigurationError: The execution was completed by its handler.
         """
         if self.broken is not None:
             raise self.broken
         if self.waits is not None and self.waits.suspended_by is not None:
             raise Suspension
-        if self.ended or self.completed:
-            raise Interrupted
+        if self.ended:
+            raise Interrupted("the attempt has ended: a handler must await what it begins")
+        if self.completed:
+            # No Interrupted: the attempt would be given back, and tried again for ever.
+            raise _completed()
+
+    @property
+    def refusal(self) -> Exception | None:
+        """The error for which nothing can be begun any more."""
+        return self.broken or (_completed() if self.completed else None)
+
+    async def never_if_hopeless(self) -> None:
+        """Do not come back to a handler that catches whatever it is told."""
+        if self.hopeless:
+            self._give_up()
+            await asyncio.get_running_loop().create_future()
 
     async def begin(
         self, key: str, kind: StepKind, detail: str | None = None
@@ -150,6 +194,7 @@ class Record:
             DuplicateStep: Something else of this attempt has it.
             ReplayMismatch: Something else is on record.
         """
+        await self.never_if_hopeless()
         self.check_open()
         if check_step_key(key) in self._keys:
             raise DuplicateStep(self.fetched.id, key)
@@ -167,11 +212,42 @@ class Record:
         task = asyncio.current_task()
         if task is not None:
             self._tasks.add(task)
-        branch = self._main is not None and task is not self._main
-        if branch or not self._counting or kind is StepKind.PATCH:
+        if not self._is_main(task) or self._inside or not self._counting or kind is StepKind.PATCH:
             return None
         self._count += 1
         return self._count
+
+    def _is_main(self, task: asyncio.Task[Any] | None) -> bool:
+        return self._main is None or task is self._main
+
+    @contextmanager
+    def inside(self) -> Generator[None]:
+        """While inside, the function of a step is called, or a block executed.
+
+        What the handler itself begins there has no number: it is not begun any more when the step
+        is on record.
+        """
+        in_loop = asyncio._get_running_loop() is not None
+        mine = self._is_main(asyncio.current_task() if in_loop else None)
+        self._inside += mine
+        try:
+            yield
+        finally:
+            self._inside -= mine
+
+    @contextmanager
+    def contained(self, key: str) -> Generator[None]:
+        """While inside, the function of a step is called: its exit is not that of the process.
+
+        In the handler's own task it ends the attempt. Out of another one, asyncio would raise it
+        from the event loop.
+        """
+        try:
+            yield
+        except SystemExit as error:
+            if asyncio.current_task() is self._main:
+                raise
+            raise StepError(f"step {key!r} raised SystemExit: {error}") from error
 
     def astray(self) -> None:
         """An error that is not on record was raised: the handler may go another way from here."""
@@ -208,9 +284,9 @@ class Record:
             self.broken = lost
             raise
 
-    def mismatch(self, expected: str, found: str) -> ReplayMismatch:
+    def mismatch(self, expected: str, found: str, *why: str) -> ReplayMismatch:
         """The error that the handler does not do what is on record; take note of it."""
-        self.broken = ReplayMismatch(self.fetched.id, expected, found)
+        self.broken = ReplayMismatch(self.fetched.id, expected, found, *why)
         return self.broken
 
     def _compare(self, wanted: Recorded, found: Recorded | None) -> None:
@@ -227,6 +303,10 @@ class Record:
             )
 
 
+def _completed() -> ConfigurationError:
+    return ConfigurationError("nothing can be begun after complete_in")
+
+
 def _shown(one: Recorded) -> str:
     about = f" ({one.detail})" if one.detail else ""
     return f"{one.kind.value} {one.key!r}{about}"
@@ -241,4 +321,7 @@ def decoded(record: Record, codec: Codec, found: Recorded) -> Any:
     try:
         return codec.decode(found.result)
     except PayloadDecodeError as error:
-        raise record.mismatch(f"{_shown(found)} with its result", f"that it {error}") from error
+        why = [_BY_OTHERS[found.kind]] if found.kind in _BY_OTHERS else []
+        raise record.mismatch(
+            f"{_shown(found)} with its result", f"that it {error}", *why
+        ) from error

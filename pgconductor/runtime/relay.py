@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Final
 
@@ -116,6 +117,9 @@ class _UntilItWaits:
             self.waited = True
             self._on_waiting(self._attempt)
             while True:
+                if self._attempt.hopeless:
+                    _drop(coroutine)
+                    return
                 try:
                     answer = yield awaited
                 except BaseException as error:  # noqa: BLE001 - it is the coroutine's, whatever it is
@@ -124,3 +128,9 @@ class _UntilItWaits:
                     awaited = coroutine.send(answer)
         except StopIteration:
             return
+
+
+def _drop(coroutine: Coroutine[Any, Any, None]) -> None:
+    """End a coroutine that catches whatever is to end it."""
+    with suppress(RuntimeError):  # It has caught this, too.
+        coroutine.close()

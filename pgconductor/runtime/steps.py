@@ -6,11 +6,9 @@ import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
-from typing import Any, Final, TypeVar, get_type_hints
+from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from pgconductor.domain.limits import check_count, check_duration
@@ -27,7 +25,9 @@ from pgconductor.exceptions import (
     StepTimeout,
 )
 from pgconductor.runtime.handler import Codec
+from pgconductor.runtime.hints import bare, is_async, result_hint
 from pgconductor.runtime.record import Record, decoded
+from pgconductor.runtime.threads import in_thread
 from pgconductor.runtime.waits import Waits
 
 R = TypeVar("R")
@@ -94,6 +94,19 @@ class Steps:
         self._max_bytes = max_bytes
         self._tries: dict[str, Recorded | None] = {}
 
+    def check_loop(self) -> None:
+        """Whoever calls must be in the worker's event loop, or in none.
+
+        Raises:
+            ConfigurationError: It is in another one.
+        """
+        running = asyncio._get_running_loop()
+        if running is not None and running is not self._loop:
+            raise ConfigurationError(
+                "this is another event loop than the worker's; in a plain handler, or in a thread, "
+                "wait by ctx.here(...), not by asyncio.run()"
+            )
+
     async def take(
         self,
         key: str,
@@ -143,23 +156,34 @@ class Steps:
         kwargs: dict[str, Any],
         options: StepOptions,
     ) -> Any:
-        if options.timeout is None:
-            return await self._call(function, args, kwargs)
-        limit = asyncio.timeout(options.timeout.total_seconds())
+        with self._record.inside(), self._record.contained(key):
+            if options.timeout is None:
+                return await self._call(function, args, kwargs)
+            return await self._within(key, options.timeout, function, args, kwargs)
+
+    async def _within(
+        self,
+        key: str,
+        timeout: timedelta,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        limit = asyncio.timeout(timeout.total_seconds())
         try:
             async with limit:
                 return await self._call(function, args, kwargs)
         except TimeoutError as error:
             if not limit.expired():
                 raise  # It is the function's own.
-            raise StepTimeout(key, options.timeout) from error
+            raise StepTimeout(key, timeout) from error
 
     async def _call(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if inspect.iscoroutinefunction(_function(function)):
+        if is_async(function):
             return await function(*args, **kwargs)
-        call = partial(copy_context().run, function, *args, **kwargs)
+        call = in_thread(function, *args, **kwargs)
         result = await self._loop.run_in_executor(self._threads, call)
         return await result if inspect.isawaitable(result) else result
 
@@ -212,7 +236,8 @@ class Steps:
         if found is not None:
             return self._known(codec, found)
         try:
-            result = function(*args, **kwargs)
+            with self._record.inside():
+                result = function(*args, **kwargs)
         except BaseException:
             self._record.astray()
             raise
@@ -241,12 +266,24 @@ class Steps:
                 return self._known(codec, found)
             await self._waits.active()
 
-            async def work(session: Any) -> StepRecord:
-                return self._ended(key, codec, await function(session, *args, **kwargs), place)
+            text: str | None = None
+
+            async def work(session: Any) -> StepRecord | None:
+                nonlocal text
+                # If an earlier call completed the execution, that was rolled back with it.
+                self._record.completed = False
+                with self._record.inside(), self._record.contained(key):
+                    result = await function(session, *args, **kwargs)
+                step = self._ended(key, codec, result, place)
+                text = step.result
+                # What ends with the execution needs no record.
+                return None if self._record.completed else step
 
             try:
                 with self._record.unbroken():
-                    return codec.decode(await self._record.memory.transact(work))
+                    recorded = await self._record.memory.transact(work)
+                self._record.committed = self._record.completed
+                return codec.decode(text if self._record.completed else recorded)
             except BaseException:
                 self._record.astray()
                 raise
@@ -286,21 +323,13 @@ def _try(key: str, number: int) -> str:
     return f"{key}~{number}"
 
 
-def _function(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What is called in the end, without what was bound to it."""
-    while isinstance(function, partial):
-        function = function.func
-    return function
-
-
 def codec_of(function: Callable[..., Any]) -> Codec:
     """The codec of what a function returns, by its hint; without one, plain JSON.
 
     Raises:
         ConfigurationError: The hint cannot be resolved, or pydantic cannot handle it.
     """
-    bare = _function(function)
-    return _codec_of(getattr(bare, "__func__", bare))
+    return _codec_of(bare(function))
 
 
 #: By function, for as long as it lives: making one costs more than a step.
@@ -321,12 +350,10 @@ def _codec_of(function: Callable[..., Any]) -> Codec:
 def _made(function: Callable[..., Any]) -> Codec:
     name = getattr(function, "__qualname__", repr(function))
     try:
-        hint = get_type_hints(function, include_extras=True).get("return", Any)
+        hint = result_hint(function)
     except NameError as error:
         raise ConfigurationError(
             f"step {name}: a type hint cannot be resolved ({error}); the type of a step's result "
             "must be importable where the function is defined"
         ) from error
-    except TypeError:
-        hint = Any  # Something without annotations, as many built-in functions are.
     return Codec.of(hint, f"step {name}, result")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-__all__ = ["Ending", "Interrupted", "Suspension", "consists_of"]
+__all__ = ["Ending", "Interrupted", "Suspension", "consists_of", "holds"]
 
 
 class Ending(BaseException):
@@ -17,6 +17,14 @@ class Interrupted(Ending):
 
 class Suspension(Ending):
     """Ends a handler because everything in it waits."""
+
+
+def holds(error: BaseException, kinds: type[BaseException] | tuple[type, ...]) -> bool:
+    """Whether an error is of these kinds, or a group in which there is one."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return any(holds(one, kinds) for one in group.exceptions)
+    return isinstance(error, kinds)
 
 
 def consists_of(error: BaseException, kinds: type[BaseException] | tuple[type, ...]) -> bool:

@@ -5,15 +5,35 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextvars import ContextVar, copy_context
 from queue import SimpleQueue
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
-__all__ = ["HandlerThreads"]
+__all__ = ["HandlerThreads", "in_thread"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _Call = Callable[[], None]
+
+#: How many calls that nobody waits for any more have threads beside the others.
+_MOST_LEFT: Final = 100
+
+#: Whether what goes on here is waited for in one of the threads.
+_held: Final[ContextVar[bool]] = ContextVar("pgconductor_held", default=False)
+
+
+def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Callable[[], T]:
+    """What to submit: a function in a copy of this context, which tells that a thread is held.
+
+    Args:
+        function: What is called.
+        args: What to call it with.
+        kwargs: Likewise.
+    """
+    context = copy_context()
+    context.run(_held.set, True)
+    return lambda: context.run(function, *args, **kwargs)
 
 
 class HandlerThreads(Executor):
@@ -23,7 +43,10 @@ class HandlerThreads(Executor):
     returns would keep a process alive that has long given its execution back and left.
 
     Args:
-        most: How many threads at once; they are started as they are needed, and kept.
+        most: How many threads at once; they are started as they are needed, and kept. A call for
+            which another one waits, in its thread, has one beside them: or both might wait for
+            ever. So has one for which nobody waits any more, because its time was up: no other
+            function is to be held up by one that never returns.
     """
 
     def __init__(self, most: int) -> None:
@@ -32,6 +55,7 @@ class HandlerThreads(Executor):
         self._idle = threading.Semaphore(0)
         self._lock = threading.Lock()
         self._started = 0
+        self._left = 0
         self._closed = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -40,22 +64,50 @@ class HandlerThreads(Executor):
         Raises:
             RuntimeError: The pool was shut down.
         """
-        future: Future[T] = Future()
+        future: _Watched[T] = _Watched(lambda: self._leave(future))
+        future.beside = beside = _held.get()
+
+        def call() -> None:
+            _settle(future, lambda: fn(*args, **kwargs))
+            with self._lock:
+                self._most -= future.beside + future.left
+                self._left -= future.left
+
         with self._lock:
             if self._closed:
                 raise RuntimeError("the handlers' threads have been shut down")
-            self._calls.put(lambda: _settle(future, lambda: fn(*args, **kwargs)))
-            if not self._idle.acquire(blocking=False) and self._started < self._most:
-                self._started += 1
-                name = f"pgconductor-handler-{self._started}"
-                threading.Thread(target=self._work, name=name, daemon=True).start()
+            self._most += beside
+            self._calls.put(call)
+            if not self._idle.acquire(blocking=False):
+                self._start()
         return future
+
+    def _start(self) -> None:
+        if self._started < self._most:
+            self._started += 1
+            name = f"pgconductor-handler-{self._started}"
+            threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def _leave(self, future: _Watched[Any]) -> None:
+        """Nobody waits for a call any more that is under way."""
+        with self._lock:
+            if future.left or not future.running() or self._left >= _MOST_LEFT or self._closed:
+                return
+            future.left = True
+            self._left += 1
+            self._most += 1
+            if not self._calls.empty():
+                self._start()
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             call()
             del call  # Not to be kept until the next one comes: it holds payload and result.
-            self._idle.release()
+            with self._lock:
+                if self._started > self._most:
+                    self._started -= 1
+                    return
+                self._idle.release()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; threads end when theirs has returned. Nobody waits for them."""
@@ -65,6 +117,27 @@ class HandlerThreads(Executor):
                 self._closed = True
                 for _ in range(self._started):
                     self._calls.put(None)
+
+
+class _Watched(Future[T]):
+    """The result of a call, which tells when nobody waits for it any more.
+
+    Args:
+        leave: Called then.
+    """
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        super().__init__()
+        #: Whether it has a thread beside the others, for one or the other reason.
+        self.beside = False
+        self.left = False
+        self._on_left = leave
+
+    def cancel(self) -> bool:
+        cancelled = super().cancel()
+        if not cancelled:
+            self._on_left()
+        return cancelled
 
 
 def _settle(future: Future[Any], call: Callable[[], Any]) -> None:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pgconductor.domain.steps import Recorded, Settled, StepKind
 from pgconductor.runtime.branches import joints
-from pgconductor.runtime.suspension import Suspension
+from pgconductor.runtime.suspension import Ending, Suspension, consists_of
 
 __all__ = ["Sentry", "Waits"]
 
@@ -280,8 +280,12 @@ class Waits:
             return False
         self._stay()
         self.suspended_by = next(iter(self._waiting))
+        for task in self._known():
+            # Where asyncio.wait() joins branches, nobody looks at how they end.
+            task.add_done_callback(_seen)
         for future in (*joined, *waiting):
             future.set_exception(Suspension())
+            future.exception()
         return True
 
     def close(self) -> None:
@@ -293,3 +297,11 @@ class Waits:
         for wait in list(self._waiting.values()):
             self._drop(wait)
         self._sentry.forget(self)
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Have asyncio not complain that nobody has looked at the end of a branch."""
+    if task.cancelled() or (error := task.exception()) is None or consists_of(error, Ending):
+        return
+    message = "a branch raised when its handler was suspended"
+    task.get_loop().call_exception_handler({"message": message, "exception": error})

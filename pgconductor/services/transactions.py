@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
 from pgconductor.domain.backoff import Backoff
 from pgconductor.domain.steps import StepRecord
+from pgconductor.exceptions import TransactionMisused
 from pgconductor.repositories.errors import sqlstate
 from pgconductor.repositories.steps import SqlStepRepository
 
@@ -47,11 +48,23 @@ class OpenTransaction:
 
     def __init__(self, session: AsyncSession) -> None:
         self.session = session
+        self._begun: AsyncSessionTransaction | None = None
 
     async def begin(self) -> AsyncSession:
         """Begin, and give the session."""
         self._begun = await self.session.begin()
         return self.session
+
+    def check_begun(self) -> None:
+        """It must be the transaction still that was begun.
+
+        Raises:
+            TransactionMisused: It was ended by who was given the session.
+        """
+        if self._begun is not None:
+            there = self.session.sync_session.get_transaction()
+            if there is None or there is not self._begun.sync_transaction:
+                raise TransactionMisused
 
     async def commit(self, step: StepRecord | None) -> str | None:
         """Record a step, prove its owner, and commit; without a step, only commit.
@@ -64,11 +77,13 @@ class OpenTransaction:
 
         Raises:
             OwnershipLost: The execution is held by somebody else; nothing was written.
+            TransactionMisused: It was ended already, by who was given the session.
             CommitUnknown: The answer to the commit was lost.
         """
         committing = False
         recorded: str | None = None
         try:
+            self.check_begun()
             await self.session.flush()
             if step is not None:
                 recorded = await SqlStepRepository(self.session).record(step)
@@ -101,14 +116,16 @@ class TransactionService:
         """A transaction of its own, not begun."""
         return OpenTransaction(self._sessions())
 
-    async def execute(self, work: Callable[[AsyncSession], Awaitable[StepRecord]]) -> str | None:
+    async def execute(
+        self, work: Callable[[AsyncSession], Awaitable[StepRecord | None]]
+    ) -> str | None:
         """Execute work in a transaction, record it as a step, and commit both.
 
         After a serialization failure or a deadlock the work is executed again, in another session.
 
         Args:
             work: Gets a session, which it must neither commit nor roll back, and says what to
-                record.
+                record; nothing, if it has completed the execution.
 
         Returns:
             The result that is on record as JSON text.

@@ -89,14 +89,14 @@ class RehearsedMemory:
         found = await self._stage.steps.histories({execution_id})
         return found.get(execution_id, History())
 
-    async def transact(self, work: Callable[[Any], Awaitable[StepRecord]]) -> str | None:
+    async def transact(self, work: Callable[[Any], Awaitable[StepRecord | None]]) -> str | None:
         """See the protocol."""
         key: str | None = None
 
-        async def noted(session: Any) -> StepRecord:
+        async def noted(session: Any) -> StepRecord | None:
             nonlocal key
             step = await work(session)
-            key = step.key
+            key = step.key if step is not None else None
             await self.meet(key, "before")
             return step
 

@@ -252,9 +252,13 @@ class Player:
                 await sentry.aclose()
         except TimeoutError:
             await self._cut_off(attempt, memory, task)
+            why = (
+                "it catches the BaseException that ends it, and goes on"
+                if attempt.hopeless
+                else "it waits for something that is no wait of its context"
+            )
             raise TimeoutError(
-                f"{fetched.task_key} has not ended after {self._patience}: it waits for something "
-                "that is no wait of its context"
+                f"{fetched.task_key} has not ended after {self._patience}: {why}"
             ) from None
         except BaseException:
             await self._cut_off(attempt, memory, task)

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
 from pgconductor.domain.steps import StepRecord
+from pgconductor.exceptions import TransactionMisused
 from pgconductor.repositories import Repositories
 from pgconductor.services.transactions import OpenTransaction, TransactionService
 from pgconductor.services.unit_of_work import UnitOfWork
@@ -130,6 +131,11 @@ class _Open(OpenTransaction):
         return await super().begin() if isinstance(session, AsyncSession) else session
 
     async def commit(self, step: StepRecord | None) -> str | None:
+        try:
+            self.check_begun()
+        except TransactionMisused:
+            await self.roll_back()
+            raise
         recorded: str | None = None
         transaction = self._with_sessions.of(self.session)
         alone = transaction is None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from pgconductor import Conductor, RetryPolicy, TaskContext
-from pgconductor.exceptions import ExecutionCancelled, ExecutionFailed
+from pgconductor.exceptions import DoNotRetry, ExecutionCancelled, ExecutionFailed
 from tests.integration.runtime_world import SOON, World
 
 AT_ONCE = RetryPolicy.constant(timedelta(milliseconds=1))
@@ -170,3 +172,75 @@ async def test_a_completion_of_what_is_to_be_cancelled(world: World, conductor: 
     with pytest.raises(ExecutionCancelled):
         await drained(conductor, task)
     assert booked(world) == []
+
+
+@pytest.mark.parametrize("conflicts", [0, 2])
+async def test_completing_in_the_transaction_of_a_step(
+    world: World, conductor: Conductor, conflicts: int
+) -> None:
+    calls: list[int] = []
+
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> int:
+        async def book(session: AsyncSession) -> None:
+            calls.append(1)
+            await session.execute(ADD, {"n": 1})
+            await ctx.complete_in(session, 7)
+            if len(calls) <= conflicts:
+                await session.execute(
+                    text("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40001'; END $$")
+                )
+
+        await ctx.transact("book", book)
+        return 0
+
+    assert await drained(conductor, task) == 7
+    assert booked(world) == [1]
+    assert len(calls) == conflicts + 1
+
+
+@pytest.mark.parametrize("what", ["complete", "step"])
+async def test_nothing_is_begun_after_a_completion(
+    world: World, conductor: Conductor, what: str
+) -> None:
+    """It must not be given back and tried again for ever."""
+    attempts: list[int] = []
+
+    @conductor.task(max_attempts=2, retry=AT_ONCE)
+    async def task(ctx: TaskContext) -> int:
+        attempts.append(ctx.attempt)
+        if len(attempts) > 5:
+            raise DoNotRetry("for ever")
+        async with conductor.sessionmaker.begin() as session:
+            await session.execute(ADD, {"n": 1})
+            await ctx.complete_in(session, 7)
+            if what == "complete":
+                await ctx.complete_in(session, 8)
+            else:
+                await ctx.step("late", len, "late")
+        return 0
+
+    with pytest.raises(ExecutionFailed, match="after complete_in"):
+        await drained(conductor, task)
+    assert attempts == [1, 2]
+    assert booked(world) == []
+
+
+@pytest.mark.parametrize("joined", ["group", "gather"])
+async def test_a_committed_block_is_skipped_by_a_branch(
+    world: World, conductor: Conductor, joined: str
+) -> None:
+    @conductor.task(max_attempts=2, retry=AT_ONCE)
+    async def task(ctx: TaskContext) -> str:
+        async with ctx.transaction("book") as session:
+            if joined == "group":
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(session.execute(ADD, {"n": 1}))
+            else:
+                await asyncio.gather(session.execute(ADD, {"n": 1}))
+        if ctx.attempt == 1:
+            raise RuntimeError("the first attempt fails")
+        return "booked"
+
+    assert await drained(conductor, task) == "booked"
+    assert booked(world) == [1]

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from pgconductor import RetryPolicy, TaskContext
-from pgconductor.exceptions import ExecutionFailed
+from pgconductor import Conductor, RetryPolicy, Task, TaskContext
+from pgconductor.exceptions import ExecutionCancelled, ExecutionFailed
 from tests.integration.runtime_world import SOON, World
 from tests.support.waiting import eventually
 
 AT_ONCE = RetryPolicy.constant(timedelta(milliseconds=1))
 MOMENT = timedelta(milliseconds=20)
+#: More than a loop gets that catches everything.
+MANY = 20_000
+#: Python tells of a coroutine that catches even what ends it when nobody needs it any more.
+stubborn = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture
@@ -108,3 +114,105 @@ async def test_waiting_is_not_counted_against_the_time_limit(world: World) -> No
 
     async with world.serving(conductor):
         assert await (await nap.invoke()).result(SOON) == "awake"
+
+
+def another(conductor: Conductor) -> Task[None, str]:
+    @conductor.task
+    async def other(ctx: TaskContext) -> str:
+        return "done"
+
+    return other
+
+
+@stubborn
+@pytest.mark.parametrize("caught", [Exception, BaseException])
+async def test_who_asks_again_and_again_holds_up_nobody(
+    world: World, caught: type[BaseException]
+) -> None:
+    """What is refused is refused at once, so the event loop would have no turn any more."""
+    conductor = world.conductor()
+    other = another(conductor)
+    rounds: list[int] = []
+    over: list[bool] = []
+
+    @conductor.task(retry=AT_ONCE, max_attempts=2)
+    async def insistent(ctx: TaskContext) -> None:
+        if ctx.attempt == 1:
+            await ctx.step("book", str, "booked")
+            raise RuntimeError("the next attempt is of changed code")
+        for number in range(MANY):
+            if over:
+                break
+            rounds.append(number)
+            with suppress(caught):
+                await ctx.step(f"book again {number}", str, "booked")
+
+    async with world.serving(conductor, concurrency=1):
+        with pytest.raises(ExecutionFailed, match="ReplayMismatch"):
+            await (await insistent.invoke()).result(SOON)
+        assert len(rounds) < MANY
+        assert await (await other.invoke()).result(SOON) == "done"
+    over.append(True)
+    gc.collect()
+
+
+@stubborn
+@pytest.mark.parametrize("branch", [False, True], ids=["handler", "branch"])
+async def test_a_loop_that_swallows_its_suspension(world: World, *, branch: bool) -> None:
+    conductor = world.conductor(suspend_after=0.001)
+    other = another(conductor)
+    rounds: list[int] = []
+    over: list[bool] = []
+
+    async def loop(ctx: TaskContext) -> None:
+        for number in range(MANY):
+            if over:  # Python may end a branch that is left behind at any time.
+                break
+            rounds.append(number)
+            with suppress(BaseException):
+                await ctx.sleep(f"day {number}", timedelta(days=1))
+
+    @conductor.task
+    async def greedy(ctx: TaskContext) -> None:
+        await (asyncio.gather(loop(ctx)) if branch else loop(ctx))
+
+    async with world.serving(conductor, concurrency=1):
+        handle = await greedy.invoke()
+        if branch:  # Who waits for it has ended as is due.
+            await eventually(lambda: world.execution(handle.id)["state"] == "waiting")
+        else:
+            with pytest.raises(ExecutionFailed, match=r"SuspensionSwallowed.*'day 0'"):
+                await handle.result(SOON)
+        assert len(rounds) < MANY
+        assert await (await other.invoke()).result(SOON) == "done"
+    over.append(True)
+    gc.collect()
+
+
+@stubborn
+async def test_a_loop_that_swallows_a_cancellation(world: World) -> None:
+    conductor = world.conductor()
+    other = another(conductor)
+    rounds: list[int] = []
+    over: list[bool] = []
+
+    @conductor.task
+    async def greedy(ctx: TaskContext) -> None:
+        for number in range(MANY):
+            if over:
+                break
+            rounds.append(number)
+            with suppress(BaseException):
+                await ctx.checkpoint()
+                await asyncio.sleep(0.01)
+
+    async with world.serving(conductor, concurrency=1):
+        handle = await greedy.invoke()
+        await eventually(lambda: bool(rounds))
+        await handle.cancel()
+        with pytest.raises(ExecutionCancelled):
+            await handle.result(SOON)
+        assert len(rounds) < MANY
+        assert await (await other.invoke()).result(SOON) == "done"
+    over.append(True)
+    gc.collect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -30,9 +31,10 @@ async def refuse() -> None:
     raise ValueError("no")
 
 
+@pytest.mark.parametrize("grouped", [False, True], ids=["", "in a group"])
 @pytest.mark.parametrize("what", ["step", "child", "wait"])
 async def test_an_error_on_record_is_not_met_again(
-    world: World, conductor: Conductor, what: str
+    world: World, conductor: Conductor, what: str, *, grouped: bool
 ) -> None:
     """Each attempt would be told the same."""
     attempts: list[int] = []
@@ -44,6 +46,13 @@ async def test_an_error_on_record_is_not_met_again(
     @conductor.task(max_attempts=5, retry=AT_ONCE)
     async def task(ctx: TaskContext) -> None:
         attempts.append(ctx.attempt)
+        if grouped:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(meet(ctx))
+        else:
+            await meet(ctx)
+
+    async def meet(ctx: TaskContext) -> None:
         if what == "step":
             await ctx.options(max_attempts=1).step("a", refuse)
         elif what == "child":
@@ -94,6 +103,25 @@ async def test_a_result_that_cannot_complete_anything(conductor: Conductor) -> N
         await handle.result(SOON)
 
 
+async def test_a_long_key_leaves_room_for_the_record_of_calls(
+    world: World, conductor: Conductor
+) -> None:
+    calls: list[int] = []
+
+    async def flaky() -> int:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError("the first call fails")
+        return len(calls)
+
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> int:
+        return await ctx.options(max_attempts=2, retry=AT_ONCE).step("k" * 500, flaky)
+
+    async with world.serving(conductor):
+        assert await (await task.invoke()).result(SOON) == 2
+
+
 async def test_a_retry_policy_without_a_number_is_refused(conductor: Conductor) -> None:
     @conductor.task(max_attempts=1)
     async def task(ctx: TaskContext) -> str:
@@ -104,3 +132,34 @@ async def test_a_retry_policy_without_a_number_is_refused(conductor: Conductor) 
     handle = await task.invoke()
     await conductor.orchestrator().drain()
     assert await handle.result(SOON) == "refused"
+
+
+@pytest.mark.parametrize("how", ["branch", "transact", "plain handler", "patient"])
+async def test_an_exit_in_a_step_is_not_that_of_the_process(
+    conductor: Conductor, world: World, how: str
+) -> None:
+    """Out of a task other than the handler's, asyncio raises it from the event loop."""
+
+    async def leave(_session: object = None) -> None:
+        raise SystemExit(3)
+
+    async def other(ctx: TaskContext) -> None:
+        if how == "transact":
+            await asyncio.gather(ctx.transact("a", leave))
+        elif how == "patient":
+            await asyncio.gather(ctx.options(max_attempts=1).step("a", leave))
+        else:
+            await asyncio.gather(ctx.step("a", leave))
+
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> None:
+        await other(ctx)
+
+    @conductor.task(max_attempts=1)
+    def plain(ctx: TaskContext) -> None:
+        ctx.here(ctx.step("a", leave))
+
+    async with world.serving(conductor):
+        handle = await (plain if how == "plain handler" else task).invoke()
+        with pytest.raises(ExecutionFailed, match="SystemExit: 3"):
+            await handle.result(SOON)

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from pgconductor import Conductor, RetryPolicy, TaskContext
 from pgconductor.exceptions import ExecutionFailed
@@ -234,3 +235,96 @@ async def test_what_is_spawned_and_emitted_is_so_once(twice: Twice, world: World
     assert rows == [{"id": child, "parent_key": None, "awaited": False, "later": True}]
     events = world.rows("SELECT payload FROM pgconductor.events ORDER BY emitted_at, id")
     assert [one["payload"] for one in events] == [{"n": 1}, {"n": 2}]
+
+
+@pytest.mark.parametrize("outer", ["step", "plain step", "transact", "block", "options"])
+async def test_what_is_begun_inside_of_a_step_is_not_missed_later(twice: Twice, outer: str) -> None:
+    """In a later attempt the step is not called, so what it began is not begun."""
+    patience = timedelta(seconds=20)
+
+    async def version(ctx: TaskContext) -> str:
+        async def inside(_session: Any = None) -> str:
+            await ctx.sleep("nap", timedelta(0))
+            return await ctx.step("inner", twice.note, "inner")
+
+        def plain() -> str:
+            return ctx.here(inside())
+
+        if outer == "step":
+            await ctx.step("outer", inside)
+        elif outer == "plain step":
+            await ctx.step("outer", plain)
+        elif outer == "options":
+            await ctx.options(max_attempts=2, timeout=patience).step("outer", inside)
+        elif outer == "transact":
+            await ctx.transact("outer", inside)
+        else:
+            async with ctx.transaction("outer") as session:
+                await session.execute(text("SELECT 1"))
+                await inside()
+        return await ctx.step("next", twice.note, "next")
+
+    assert await twice.result(version, version) == "next"
+    assert twice.calls == ["inner", "next"]
+
+
+async def test_a_plain_handler_takes_a_step_inside_of_a_step(world: World) -> None:
+    conductor = world.conductor()
+
+    @conductor.task(max_attempts=2, retry=AT_ONCE)
+    def task(ctx: TaskContext) -> int:
+        def outer() -> int:
+            return ctx.step_here("inner", len, "inner")
+
+        ctx.step_here("outer", outer)
+        found = ctx.step_here("next", len, "next")
+        if ctx.attempt == 1:
+            raise RuntimeError("the first attempt fails")
+        return found
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    assert await handle.result(SOON) == 4
+
+
+async def test_an_event_of_another_type_is_not_put_down_to_the_handler(world: World) -> None:
+    conductor = world.conductor()
+    paid = conductor.event("paid", int)
+
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> int:
+        return await ctx.wait_for("payment", paid)
+
+    handle = await task.invoke()
+    world.rows("SELECT pgconductor.emit_event('paid', '\"much\"')")
+    async with world.serving(conductor):
+        with pytest.raises(ExecutionFailed, match=r"is not a valid int.*It was emitted so, or the"):
+            await handle.result(SOON)
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["", "after a step"])
+async def test_what_is_left_behind_begins_nothing(
+    world: World, conductor: Conductor, *, before: bool
+) -> None:
+    left: list[asyncio.Task[str]] = []
+    called: list[str] = []
+
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> None:
+        async def later() -> str:
+            await asyncio.sleep(0.1)
+            return await ctx.step("late", note)
+
+        if before:
+            await ctx.step("first", str, "first")
+        left.append(asyncio.create_task(later()))
+
+    async def note() -> str:
+        called.append("late")
+        return "late"
+
+    async with world.serving(conductor):
+        await (await task.invoke()).result(SOON)
+        with pytest.raises(BaseException, match="the attempt has ended: a handler must await"):
+            await left[0]
+    assert called == []

@@ -172,7 +172,13 @@ async def test_steps_in_flight_share_a_commit(world: World, conductor: Conductor
 
 @pytest.mark.parametrize(
     ("key", "words"),
-    [("", "is empty"), ("x" * 513, "longer than 512"), ("a\x00", "NUL"), ("a\n", "control")],
+    [
+        ("", "is empty"),
+        ("x" * 501, "longer than 500"),
+        ("a\x00", "NUL"),
+        ("a\n", "control"),
+        ("charge~1", "failed call"),
+    ],
 )
 async def test_a_key_that_cannot_name_a_step(conductor: Conductor, key: str, words: str) -> None:
     @conductor.task(max_attempts=1)
@@ -256,3 +262,65 @@ async def test_a_retry_by_an_operator_keeps_or_drops_steps(
     await conductor.orchestrator().drain()
     assert await handle.result(SOON) == "ended"
     assert once.calls == ["a"]
+
+
+@pytest.mark.parametrize("how", ["here", "options", "inside"])
+async def test_a_plain_handler_waits_for_a_step_in_another_thread(
+    conductor: Conductor, how: str
+) -> None:
+    """I9: it holds the only thread, and must not wait for another one for ever."""
+
+    def plain(number: int) -> int:
+        return number + 1
+
+    @conductor.task(max_attempts=1)
+    def task(ctx: TaskContext) -> int:
+        if how == "here":
+            return ctx.here(ctx.step("a", plain, 1))
+        if how == "options":
+            patient = ctx.options(max_attempts=2, timeout=timedelta(seconds=5))
+            return ctx.here(patient.step("a", plain, 1))
+
+        def outer() -> int:
+            return ctx.here(ctx.step("inner", plain, 1))
+
+        return ctx.here(ctx.step("outer", outer))
+
+    handles = [await task.invoke() for _ in range(3)]
+    orchestrator = conductor.orchestrator(concurrency=1)
+    await orchestrator.start()
+    assert [await handle.result(SOON) for handle in handles] == [2, 2, 2]
+    await orchestrator.stop()
+
+
+@pytest.mark.parametrize("how", ["step", "block", "transact", "sleep"])
+async def test_a_context_is_not_for_another_event_loop(conductor: Conductor, how: str) -> None:
+    """The journal's loop would hand its answers to a loop that does not look for them."""
+
+    async def nothing(_session: object) -> None: ...
+
+    async def what(ctx: TaskContext) -> None:
+        if how == "step":
+            await ctx.step("a", str, "a")
+        elif how == "sleep":
+            await ctx.sleep("a", timedelta(0))
+        elif how == "transact":
+            await ctx.transact("a", nothing)
+        else:
+            async with ctx.transaction("a"):
+                pass
+
+    @conductor.task(max_attempts=1)
+    def wrong(ctx: TaskContext) -> None:
+        asyncio.run(what(ctx))
+
+    @conductor.task(max_attempts=1)
+    async def right(ctx: TaskContext) -> str:
+        return await ctx.step("a", str, "a")
+
+    orchestrator = conductor.orchestrator()
+    await orchestrator.start()
+    with pytest.raises(ExecutionFailed, match=r"ConfigurationError.*ctx\.here"):
+        await (await wrong.invoke()).result(SOON)
+    assert await (await right.invoke()).result(SOON) == "a"
+    await orchestrator.stop()

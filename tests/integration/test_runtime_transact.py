@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -160,3 +161,48 @@ async def test_the_answer_to_the_commit_is_lost(world: World) -> None:
         await conductor.close()
         assert proxy.cuts == 1
     assert (len(calls), bookings(world), steps(world)) == (1, ["once"], ["book"])
+
+
+@pytest.mark.parametrize("how", ["commit", "rollback", "close"])
+@pytest.mark.parametrize("block", [False, True], ids=["function", "block"])
+async def test_a_step_that_ends_its_transaction_itself_is_told(
+    world: World, conductor: Conductor, how: str, *, block: bool
+) -> None:
+    """Otherwise what it wrote is written again by a later attempt, or recorded and not written."""
+
+    async def misuse(session: AsyncSession) -> None:
+        await book(session, "room")
+        await getattr(session, how)()
+
+    @conductor.task(max_attempts=3, retry=AT_ONCE)
+    async def task(ctx: TaskContext) -> None:
+        if block:
+            async with ctx.transaction("book") as session:
+                await misuse(session)
+        else:
+            await ctx.transact("book", misuse)
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    with pytest.raises(ExecutionFailed, match="TransactionMisused"):
+        await handle.result(SOON)
+    assert steps(world) == []
+    assert world.execution(handle.id)["attempts"] == 1
+
+
+async def test_a_part_that_fails_may_be_taken_back(world: World, conductor: Conductor) -> None:
+    async def both(session: AsyncSession) -> None:
+        await book(session, "room")
+        with suppress(RuntimeError):
+            async with session.begin_nested():
+                await book(session, "car")
+                raise RuntimeError("no car")
+
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> None:
+        await ctx.transact("book", both)
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    await handle.result(SOON)
+    assert bookings(world) == ["room"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -276,3 +277,24 @@ async def test_a_plain_handler_waits(world: World, hasty: Conductor) -> None:
 
     async with world.serving(hasty):
         assert await (await plain.invoke()).result(SOON) == "ab"
+
+
+async def test_branches_that_are_waited_for_by_wait_end_quietly(
+    world: World, hasty: Conductor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first of an event and a sleep: nobody looks at the other branch."""
+
+    @hasty.task(max_attempts=1)
+    async def race(ctx: TaskContext) -> bool:
+        event = asyncio.ensure_future(ctx.wait_for("event", "never"))
+        sleep = asyncio.ensure_future(ctx.sleep("sleep", timedelta(seconds=0.5)))
+        _, late = await asyncio.wait([event, sleep], return_when=asyncio.FIRST_COMPLETED)
+        for one in late:
+            one.cancel()
+        await ctx.sleep("after", MOMENT)
+        return sleep in late
+
+    async with world.serving(hasty):
+        assert await (await race.invoke()).result(SOON) is False
+    gc.collect()
+    assert "never retrieved" not in caplog.text

@@ -178,3 +178,11 @@ def test_a_verdict_is_accepted_unless_lost() -> None:
         Disposition.KNOWN: True,
         Disposition.LOST: False,
     }
+
+
+def test_a_group_tells_what_is_in_it() -> None:
+    """A TaskGroup's own message says no more than how many there are."""
+    inner = ExceptionGroup("inner", [KeyError("k")])
+    failure = Failure.from_exception(ExceptionGroup("outer", [ValueError("no stock"), inner]))
+    assert failure.type == "ExceptionGroup"
+    assert failure.message == "outer (2 sub-exceptions): ValueError: no stock; KeyError: 'k'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -457,6 +458,23 @@ async def test_a_drain_that_is_cut_short(conductor: Conductor) -> None:
 
 
 # --- trouble -------------------------------------------------------------------------------------
+
+
+async def test_a_handler_that_catches_whatever_ends_it(conductor: Conductor) -> None:
+    over: list[bool] = []
+
+    @conductor.task
+    async def greedy(ctx: TaskContext) -> None:
+        while not over:
+            with suppress(BaseException):
+                await ctx.sleep("a day", DAY)
+
+    async with Rehearsal(conductor, patience=timedelta(milliseconds=500)) as rehearsal:
+        handle = await greedy.invoke()
+        with pytest.raises(TimeoutError, match="it catches the BaseException that ends it"):
+            await rehearsal.drain()
+        over.append(True)  # For Python ends it, too, when nobody needs it any more.
+        await handle.cancel()
 
 
 async def test_a_handler_that_waits_for_what_is_no_wait(conductor: Conductor) -> None:

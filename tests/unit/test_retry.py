@@ -153,3 +153,35 @@ def test_what_a_handler_asks_for_stays_in_range(asked: timedelta, expected: time
 def test_a_delay_of_another_type_falls_back_to_the_policy(asked: Any) -> None:
     """Nobody is there to read the TypeError of a handler that is failing anyway."""
     assert RetryPolicy.constant(SECOND).decide(RetryAfter(asked), 1) == SECOND
+
+
+class NoStock(Exception):
+    """Not to be retried."""
+
+
+@pytest.mark.parametrize(
+    ("errors", "retried"),
+    [
+        ([ValueError()], True),
+        ([ValueError(), DoNotRetry()], False),
+        ([ValueError(), NoStock()], False),
+        ([ExceptionGroup("inner", [NoStock()])], False),
+        ([KeyError()], False),
+    ],
+)
+def test_a_group_is_retried_if_all_that_is_in_it_is(errors: list[Exception], retried: bool) -> None:
+    """A TaskGroup raises nothing else."""
+    policy = RetryPolicy(fatal=(NoStock,), retryable=(ValueError,))
+    assert (policy.decide(ExceptionGroup("group", errors), 1) is not None) is retried
+
+
+def test_a_group_waits_as_long_as_the_most_patient_in_it() -> None:
+    policy = RetryPolicy.constant(SECOND)
+    group = ExceptionGroup("group", [RetryAfter(5 * SECOND), ValueError()])
+    assert policy.decide(group, 1) == 5 * SECOND
+
+
+def test_a_group_may_be_meant_itself() -> None:
+    group = ExceptionGroup("group", [ValueError()])
+    assert RetryPolicy(fatal=(ExceptionGroup,)).decide(group, 1) is None
+    assert RetryPolicy(retryable=(ExceptionGroup,)).decide(group, 1) is not None

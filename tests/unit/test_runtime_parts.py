@@ -205,6 +205,29 @@ async def test_threads_are_daemons_and_not_more_than_allowed() -> None:
         threads.submit(call)
 
 
+async def test_who_never_returns_holds_up_nobody_once_its_time_is_up() -> None:
+    """I9: a step's function cannot be ended from outside."""
+    before = threads_of_handlers()
+    threads = HandlerThreads(1)
+    release = threading.Event()
+    loop = asyncio.get_running_loop()
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(loop.run_in_executor(threads, release.wait, 60), 0.05)
+    waiting = [loop.run_in_executor(threads, release.wait, 60)]
+    queued = [loop.run_in_executor(threads, int) for _ in range(5)]
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(waiting[0], 0.05)
+    assert await asyncio.wait_for(asyncio.gather(*queued), 20) == [0] * 5
+    release.set()
+    await eventually(lambda: len(threads_of_handlers() - before) <= 1)
+    threads.shutdown()
+
+
+def threads_of_handlers() -> set[threading.Thread]:
+    return {one for one in threading.enumerate() if one.name.startswith("pgconductor-handler")}
+
+
 def test_a_thread_is_used_again() -> None:
     threads = HandlerThreads(8)
     names = {threads.submit(lambda: threading.current_thread().name).result(20) for _ in range(3)}

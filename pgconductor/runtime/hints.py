@@ -1,0 +1,64 @@
+"""What a function's type hints say, as far as somebody asks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
+from types import FunctionType
+from typing import Any, Final, cast, get_args, get_origin, get_type_hints
+
+__all__ = ["bare", "hints_of", "is_async", "result_hint"]
+
+_AWAITED: Final = (Awaitable, Coroutine)
+
+
+def hints_of(function: Callable[..., Any], names: Iterable[str]) -> dict[str, Any]:
+    """Some of a function's hints.
+
+    The others are not looked at: what is imported for type checkers only cannot be resolved.
+
+    Args:
+        function: A function; whatever else may be called has no hints.
+        names: Which parameters, and ``return``.
+
+    Raises:
+        NameError: One of these cannot be resolved.
+    """
+    written: dict[str, Any] = getattr(function, "__annotations__", {})
+    inner: Any = inspect.unwrap(function)
+    if not isinstance(inner, FunctionType):
+        return {}
+    asked = FunctionType(inner.__code__, inner.__globals__, closure=inner.__closure__)
+    asked.__annotations__ = {name: written[name] for name in names if name in written}
+    # The type variables of ``def f[T]()``, since Python 3.12.
+    cast("Any", asked).__type_params__ = getattr(inner, "__type_params__", ())
+    return get_type_hints(asked, include_extras=True)
+
+
+def bare(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that is called in the end, without what was bound to it."""
+    while isinstance(function, partial):
+        function = function.func
+    if not isinstance(function, type) and not hasattr(function, "__code__"):
+        method = inspect.getattr_static(type(function), "__call__", None)
+        if isinstance(method, FunctionType):
+            function = method  # An object that can be called.
+    return getattr(function, "__func__", function)
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling a function gives a coroutine for certain."""
+    return inspect.iscoroutinefunction(bare(function))
+
+
+def result_hint(function: Callable[..., Any]) -> Any:
+    """What a bare function says that it returns, or what is awaited of it; a class makes itself.
+
+    Raises:
+        NameError: That cannot be resolved.
+    """
+    if isinstance(function, type):
+        return function
+    hint = hints_of(function, ["return"]).get("return", Any)
+    return get_args(hint)[-1] if get_origin(hint) in _AWAITED and get_args(hint) else hint
