@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import UUID
 
 from pgconductor.domain.payloads import encode
+from pgconductor.exceptions import InvalidInput
 from pgconductor.runtime.context_steps import StepContext
 from pgconductor.runtime.handler import Codec
 
@@ -60,25 +61,11 @@ class TaskContext(StepContext):
         """
         await self._durable().durable.sleep(key, until=until)
 
-    @overload
-    async def invoke(
-        self,
-        key: str,
-        task: TaskRef[None, R],
-        /,
-        *,
-        timeout: timedelta | None = None,
-        cancel_late: bool = True,
-        queue: str | None = None,
-        priority: int = 0,
-        max_attempts: int | None = None,
-    ) -> R: ...
-    @overload
     async def invoke(
         self,
         key: str,
         task: TaskRef[P, R],
-        payload: P,
+        payload: P | None = None,
         /,
         *,
         timeout: timedelta | None = None,
@@ -86,21 +73,7 @@ class TaskContext(StepContext):
         queue: str | None = None,
         priority: int = 0,
         max_attempts: int | None = None,
-    ) -> R: ...
-
-    async def invoke(
-        self,
-        key: str,
-        task: TaskRef[Any, Any],
-        payload: Any = None,
-        /,
-        *,
-        timeout: timedelta | None = None,
-        cancel_late: bool = True,
-        queue: str | None = None,
-        priority: int = 0,
-        max_attempts: int | None = None,
-    ) -> Any:
+    ) -> R:
         """Invoke another execution, a child, and wait for its result.
 
         It is invoked once, whatever happens to this process. Several at once are waited for by
@@ -129,9 +102,9 @@ class TaskContext(StepContext):
             ReplayMismatch: Something else is on record: the handler was changed.
             OwnershipLost: The execution is held by somebody else by now.
         """
-        return await self._durable().durable.child(
+        result: R = await self._durable().durable.child(
             key,
-            task.result_codec,
+            _checked(task).result_codec,
             lambda: task.invocation(
                 payload, queue=queue, priority=priority, max_attempts=max_attempts
             ),
@@ -139,6 +112,7 @@ class TaskContext(StepContext):
             timeout=timeout,
             cancel_late=cancel_late,
         )
+        return result
 
     async def spawn(
         self,
@@ -184,7 +158,7 @@ class TaskContext(StepContext):
                 priority=priority,
                 max_attempts=max_attempts,
             ),
-            task.name,
+            _checked(task).name,
         )
 
     @overload
@@ -271,3 +245,13 @@ class TaskContext(StepContext):
             OwnershipLost: The execution is held by somebody else by now.
         """
         return await self._durable().durable.patched(name)
+
+
+def _checked(task: TaskRef[P, R]) -> TaskRef[P, R]:
+    if not isinstance(getattr(task, "result_codec", None), Codec):
+        raise InvalidInput(
+            "task",
+            f"{task!r} is none: give what conductor.task() made of a function, or "
+            "conductor.task_ref() of a name",
+        )
+    return task

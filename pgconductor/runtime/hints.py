@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from types import FunctionType
-from typing import Any, Final, cast, get_args, get_origin, get_type_hints
+from typing import Any, Final, Self, cast, get_args, get_origin, get_type_hints
 
-__all__ = ["bare", "hints_of", "is_async", "result_hint"]
+__all__ = ["bare", "hints_of", "is_async", "result_hint", "telling"]
 
 _AWAITED: Final = (Awaitable, Coroutine)
 
@@ -45,6 +45,18 @@ def bare(function: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(method, FunctionType):
             function = method  # An object that can be called.
     return getattr(function, "__func__", function)
+
+
+def telling(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What tells the type of a result: the bare function, or the class of a method for ``Self``."""
+    plain = bare(function)
+    hint = getattr(plain, "__annotations__", {}).get("return")
+    if hint is not Self and hint not in ("Self", "typing.Self"):
+        return plain
+    while isinstance(function, partial):
+        function = function.func
+    owner = getattr(function, "__self__", None)
+    return owner if isinstance(owner, type) else type(owner)
 
 
 def is_async(function: Callable[..., Any]) -> bool:

@@ -25,7 +25,7 @@ from pgconductor.exceptions import (
     StepTimeout,
 )
 from pgconductor.runtime.handler import Codec
-from pgconductor.runtime.hints import bare, is_async, result_hint
+from pgconductor.runtime.hints import is_async, result_hint, telling
 from pgconductor.runtime.record import Record, decoded
 from pgconductor.runtime.threads import in_thread
 from pgconductor.runtime.waits import Waits
@@ -327,9 +327,14 @@ def codec_of(function: Callable[..., Any]) -> Codec:
     """The codec of what a function returns, by its hint; without one, plain JSON.
 
     Raises:
+        InvalidInput: It is nothing that can be called.
         ConfigurationError: The hint cannot be resolved, or pydantic cannot handle it.
     """
-    return _codec_of(bare(function))
+    if not callable(function):
+        raise InvalidInput(
+            "fn", f"{function!r} cannot be called: give the function and its arguments, one by one"
+        )
+    return _codec_of(telling(function))
 
 
 #: By function, for as long as it lives: making one costs more than a step.

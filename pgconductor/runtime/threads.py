@@ -52,9 +52,12 @@ class HandlerThreads(Executor):
     def __init__(self, most: int) -> None:
         self._most = most
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
         self._lock = threading.Lock()
         self._started = 0
+        # Calls that no thread has taken, and threads that have none. A thread that takes a call
+        # without waiting for it counts as idle until then: so both are right together.
+        self._queued = 0
+        self._idle = 0
         self._left = 0
         self._closed = False
 
@@ -78,13 +81,14 @@ class HandlerThreads(Executor):
                 raise RuntimeError("the handlers' threads have been shut down")
             self._most += beside
             self._calls.put(call)
-            if not self._idle.acquire(blocking=False):
-                self._start()
+            self._queued += 1
+            self._start()
         return future
 
     def _start(self) -> None:
-        if self._started < self._most:
+        if self._queued > self._idle and self._started < self._most:
             self._started += 1
+            self._idle += 1
             name = f"pgconductor-handler-{self._started}"
             threading.Thread(target=self._work, name=name, daemon=True).start()
 
@@ -96,18 +100,20 @@ class HandlerThreads(Executor):
             future.left = True
             self._left += 1
             self._most += 1
-            if not self._calls.empty():
-                self._start()
+            self._start()
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
+            with self._lock:
+                self._idle -= 1
+                self._queued -= 1
             call()
             del call  # Not to be kept until the next one comes: it holds payload and result.
             with self._lock:
                 if self._started > self._most:
                     self._started -= 1
                     return
-                self._idle.release()
+                self._idle += 1
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; threads end when theirs has returned. Nobody waits for them."""

@@ -298,3 +298,20 @@ async def test_branches_that_are_waited_for_by_wait_end_quietly(
         assert await (await race.invoke()).result(SOON) is False
     gc.collect()
     assert "never retrieved" not in caplog.text
+
+
+async def test_what_is_no_task(conductor: Conductor, world: World) -> None:
+    """Told at the boundary: what to give instead."""
+
+    async def ship(ctx: TaskContext) -> int:
+        return 1
+
+    @conductor.task(max_attempts=1)
+    async def send(ctx: TaskContext, how: str) -> None:
+        no_task: Any = ship
+        await (ctx.invoke if how == "invoke" else ctx.spawn)("ship", no_task)
+
+    async with world.serving(conductor):
+        for how in ("invoke", "spawn"):
+            with pytest.raises(ExecutionFailed, match="is none: give what"):
+                await (await send.invoke(how)).result(SOON)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, cast
 from uuid import UUID, uuid4
 
 import pytest
+from pydantic import BaseModel
 
 from pgconductor import Conductor
-from pgconductor.exceptions import ConfigurationError
+from pgconductor.exceptions import ConfigurationError, InvalidInput
 from pgconductor.runtime.handler import Handler
 from pgconductor.runtime.hints import is_async
 from pgconductor.runtime.steps import codec_of
@@ -77,6 +78,31 @@ def name_of(function: Any) -> str:
 def test_a_result_is_of_the_hinted_type(function: Callable[..., Any]) -> None:
     """What is imported for type checkers only does not matter elsewhere."""
     assert codec_of(function).decode(TEXT) == UUID(TEXT.strip('"'))
+
+
+class Order(BaseModel):
+    number: int
+
+    async def doubled(self) -> Self:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        Order.model_validate_json,
+        partial(Order.model_validate_json, strict=True),
+        Order(number=1).doubled,
+    ],
+    ids=["class", "partial", "object"],
+)
+def test_a_method_returns_its_own_class(function: Callable[..., Any]) -> None:
+    assert codec_of(function).decode('{"number": 2}') == Order(number=2)
+
+
+def test_what_cannot_be_called() -> None:
+    with pytest.raises(InvalidInput, match="7 cannot be called: give the function"):
+        codec_of(cast("Any", 7))
 
 
 @pytest.mark.parametrize("function", [uuid4, len, print, lambda: 1], ids=name_of)

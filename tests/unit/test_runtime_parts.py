@@ -24,7 +24,7 @@ from pgconductor.runtime.attempt import Attempt, Runnable
 from pgconductor.runtime.gate import StartGate
 from pgconductor.runtime.handler import Handler
 from pgconductor.runtime.prefetch import Prefetch
-from pgconductor.runtime.threads import HandlerThreads
+from pgconductor.runtime.threads import HandlerThreads, in_thread
 from tests.support.waiting import eventually
 
 CLAIM = Claim(uuid4(), 1)
@@ -228,10 +228,15 @@ def threads_of_handlers() -> set[threading.Thread]:
     return {one for one in threading.enumerate() if one.name.startswith("pgconductor-handler")}
 
 
-def test_a_thread_is_used_again() -> None:
-    threads = HandlerThreads(8)
-    names = {threads.submit(lambda: threading.current_thread().name).result(20) for _ in range(3)}
-    assert len(names) <= 3
+def test_who_waits_in_a_thread_that_went_from_call_to_call() -> None:
+    """I9: it was never idle in between, and must not be taken for it."""
+    threads = HandlerThreads(1)
+    release = threading.Event()
+    first = threads.submit(release.wait, 20)
+    outer = threads.submit(in_thread(lambda: threads.submit(int).result(20)))
+    release.set()
+    assert first.result(20)
+    assert outer.result(20) == 0
     threads.shutdown()
 
 
