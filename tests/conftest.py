@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine, Pool, QueuePool, create_engine
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -42,6 +43,12 @@ _shared = pytest.StashKey[EmbeddedServer]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # How long an example takes says nothing on a busy machine.
+    unhurried = [HealthCheck.too_slow]
+    settings.register_profile(
+        "unhurried", settings(), deadline=None, suppress_health_check=unhurried
+    )
+    settings.load_profile("unhurried")
     config.addinivalue_line(
         "markers",
         "orphans_expected: the test leaves executions that no living orchestrator holds",
