@@ -1,0 +1,381 @@
+"""A state machine over the whole engine: real handlers, orchestrators and a database.
+
+Rules start, crash and stop orchestrators, move the clock, and do what callers and operators do,
+while handlers that were drawn at random go on. In the end everything is to have finished as the
+model in ``programs_model.py`` allows, whatever the order was in which it happened.
+
+Nothing happens between rules, for the event loop stands still: what others do, they do within a
+rule, for as long as it waits for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pgconductor.exceptions import DedupeConflict
+from tests.faults.fleet import Fleet
+from tests.faults.programs import BELL, PROGRAMS, Program
+from tests.faults.verdicts import FINISHED, Ledger, Row, Step, held_by_nobody, judge, read
+from tests.support.waiting import eventually
+
+__all__ = ["EngineLives"]
+
+T = TypeVar("T")
+INDEX = st.integers(0, 7)
+TASK = st.sampled_from(["sturdy", "sturdy", "frail", "once"])
+#: How long to wait for something that may never come, and when it is over with a whole life.
+PATIENCE, PATIENCE_AT_THE_END = 0.3, 45.0
+#: What is never changed of an execution that has finished, but by an operator.
+FINAL = ("state", "result", "attempts", "crashes", "last_error", "finished_at", "finished_by")
+
+_FACTS = """
+    SELECT
+        (SELECT count(*) + count(*) FILTER (WHERE NOT pending) FROM pgconductor.steps)
+        + (SELECT count(*) + count(e.finished_at) FROM pgconductor.executions e) AS facts,
+        (SELECT count(*) FROM pgconductor.executions e
+         WHERE e.state = 'available' AND e.run_at <= pgconductor.clock())
+        + (SELECT count(*) FROM pgconductor.executions e
+           WHERE e.state = 'running' AND e.id <> ALL (%(standing)s) AND e.locked_by = ANY (%(alive)s)
+           AND NOT EXISTS (
+               SELECT FROM pgconductor.steps s WHERE s.execution_id = e.id AND s.pending))
+        + (SELECT count(*) FROM pgconductor.steps s
+           WHERE s.pending AND s.wake_at <= pgconductor.clock())
+        + (SELECT count(*) FROM pgconductor.executions c
+           WHERE c.parent_key IS NOT NULL AND c.awaited AND c.finished_at IS NOT NULL)
+        + (SELECT count(*) FROM pgconductor.events v WHERE NOT v.matched) AS due
+"""
+
+
+def pick(items: Sequence[T], index: int) -> T:
+    return items[index % len(items)]
+
+
+class EngineLives(RuleBasedStateMachine):
+    def __init__(self, fleet: Fleet, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        super().__init__()
+        self.fleet = fleet
+        self._run = run
+        self.ledger = Ledger()
+        self.ended: dict[UUID, Row] = {}
+        self.story: list[str] = []
+        self.broken = False
+
+    def do(self, what: Coroutine[Any, Any, T], told: str) -> T:
+        """Do something, and have it told if anything goes wrong then."""
+        self.story.append(told)
+        try:
+            done: T = self._run(what)
+        except BaseException as error:
+            self._tell(error)
+            raise
+        return done
+
+    def _tell(self, error: BaseException) -> None:
+        self.broken = True
+        error.add_note("\n".join(["the life:", *self.story]))
+
+    # --- callers ---------------------------------------------------------------------------------
+
+    @initialize(program=PROGRAMS, modes=st.lists(st.booleans(), min_size=2, max_size=2))
+    def begin(self, program: Program, modes: list[bool]) -> None:
+        for mode in modes:
+            self._start(mode, 4)
+        self._invoke(program, "sturdy", None, 0)
+
+    @rule(
+        program=PROGRAMS,
+        task=TASK,
+        key=st.sampled_from([None, None, "a", "b"]),
+        delay=st.sampled_from([0, 0, 0, 60]),
+    )
+    def invoke(self, program: Program, task: str, key: str | None, delay: int) -> None:
+        self._invoke(program, task, key, delay)
+
+    def _invoke(self, program: Program, task: str, key: str | None, delay: int) -> None:
+        invoking = self.fleet.tasks[task].invoke(
+            program, dedupe_key=key, delay=timedelta(seconds=delay)
+        )
+        handle = self.do(invoking, f"invoke {task} {key} {delay} {program!r}")
+        self.story.append(f"  it is {handle.id}")
+        assert handle.created is (handle.id not in self.ledger.roots)
+        assert handle.created or key is not None
+        self.ledger.roots.add(handle.id)
+
+    @rule(number=st.integers(0, 1), rolled_back=st.sampled_from([False, False, False, True]))
+    def emit(self, number: int, rolled_back: bool) -> None:
+        if rolled_back:
+            self.do(self._emit_in_vain(number), f"emit {number}, rolled back")
+            return
+        emitted = self.do(self.fleet.control.emit(BELL, {"number": number}), f"emit {number}")
+        self.ledger.emitted.append(emitted)
+
+    async def _emit_in_vain(self, number: int) -> None:
+        async with self.fleet.control.sessionmaker() as session:
+            await self.fleet.control.emit(BELL, {"number": number}, session=session)
+            await session.rollback()
+
+    # --- operators -------------------------------------------------------------------------------
+
+    def _executions(self, *states: str) -> list[UUID]:
+        rows = self.fleet.rows("SELECT id, state FROM pgconductor.executions ORDER BY id")
+        wanted = [row["id"] for row in rows if row["state"] in states]
+        return wanted or [row["id"] for row in rows]
+
+    @rule(
+        index=INDEX,
+        children=st.sampled_from([True, True, False]),
+        states=st.sampled_from([("running",), ("waiting",), ("available",), ("running", "waiting")]),
+    )
+    def cancel(self, index: int, children: bool, states: tuple[str, ...]) -> None:
+        one = pick(self._executions(*states), index)
+        cancelling = self.fleet.control.executions.cancel(one, reason="a drill", children=children)
+        done = self.do(cancelling, f"cancel {one} children={children}")
+        (row,) = self.fleet.rows("SELECT * FROM pgconductor.executions WHERE id = %(id)s", id=one)
+        assert done or row["state"] in FINISHED
+        assert not done or row["cancel_requested_at"] is not None
+        if not done:
+            return
+        self.ledger.cancelled.add(one)
+        if not children:
+            self.ledger.childless.add(one)
+            return
+        for left in self._family(one):
+            assert left["cancel_requested_at"] is not None, (left, self.story)
+
+    def _family(self, one: UUID) -> list[Row]:
+        """Whom it waits for that has not finished, and whom they wait for."""
+        return self.fleet.rows(
+            "WITH RECURSIVE f AS (SELECT * FROM pgconductor.executions WHERE id = %(id)s UNION"
+            " SELECT c.* FROM f JOIN pgconductor.executions c ON c.parent_id = f.id"
+            " WHERE c.parent_key IS NOT NULL AND c.finished_at IS NULL) SELECT * FROM f",
+            id=one,
+        )
+
+    @rule(index=INDEX, how=st.sampled_from(["keep", "keep", "scratch", "step"]), key=INDEX)
+    @precondition(lambda self: self.ended)
+    def retry(self, index: int, how: str, key: int) -> None:
+        before = read(self.fleet)
+        finished = [one for one, row in before.executions.items() if row["state"] in FINISHED]
+        wanted = [one for one in finished if before.executions[one]["state"] != "completed"]
+        one = pick(sorted(wanted or finished), index)
+        row = before.executions[one]
+        steps = sorted(before.steps.get(one, {}))
+        at = pick(steps, key) if how == "step" and steps else None
+        now = self.fleet.value("SELECT pgconductor.clock()")
+        # Whatever it is told from now on may be new.
+        told = self.fleet.notes.forget(one)
+        retrying = self._retry(one, how == "scratch", at)
+        done = self.do(retrying, f"retry {one} {how} {at}")
+        assert done is not None or row["dedupe_key"] is not None
+        assert done is None or done is (row["state"] != "completed")
+        kept = {
+            step: it
+            for step, it in read(self.fleet).steps.get(one, {}).items()
+            if it["created_at"] < now
+        }
+        for step, value in told.items():
+            if step in kept or not done:
+                self.fleet.notes.tell(one, step, value)
+        if done:
+            self._note_retry(row, before.own(one), set(kept))
+
+    async def _retry(self, one: UUID, from_scratch: bool, from_step: str | None) -> bool | None:
+        try:
+            return await self.fleet.control.executions.retry(
+                one, from_scratch=from_scratch, from_step=from_step
+            )
+        except DedupeConflict:
+            return None
+
+    def _note_retry(self, row: Row, own: Mapping[str, Step], kept: set[str]) -> None:
+        one: UUID = row["id"]
+        ledger = self.ledger
+        ledger.ends.setdefault(one, []).append(row)
+        ledger.retried.add(one)
+        ledger.cancelled.discard(one)
+        del ledger.crashes[one]
+        self.ended.pop(one, None)
+        for key in set(own) - kept:
+            ledger.dropped[one, key] += 1
+            if own[key]["child_id"] is not None:
+                ledger.former.add(own[key]["child_id"])
+
+    @rule(index=INDEX, key=INDEX, whole=st.booleans())
+    def fork(self, index: int, key: int, whole: bool) -> None:
+        found = read(self.fleet)
+        one = pick(sorted(found.executions), index)
+        steps = sorted(found.steps.get(one, {}))
+        at = None if whole or not steps else pick(steps, key)
+        forking = self.fleet.control.executions.fork(one, from_step=at)
+        made = self.do(forking, f"fork {one} from {at}")
+        self.story.append(f"  it is {made}")
+        self.ledger.roots.add(made)
+
+    # --- the fleet -------------------------------------------------------------------------------
+
+    @rule(hasty=st.booleans(), concurrency=st.sampled_from([1, 4, 4]))
+    @precondition(lambda self: len(self.fleet.living) < 3)
+    def start(self, hasty: bool, concurrency: int) -> None:
+        self._start(hasty, concurrency)
+
+    def _start(self, hasty: bool, concurrency: int) -> None:
+        starting = self.fleet.start(
+            suspend_after=0.001 if hasty else 0.3, concurrency=concurrency
+        )
+        self.do(starting, f"start hasty={hasty} concurrency={concurrency}")
+
+    @rule(index=INDEX, by_database=st.booleans())
+    @precondition(lambda self: self.fleet.living)
+    def stop(self, index: int, by_database: bool) -> None:
+        member = pick(self.fleet.living, index)
+        stopping = self.fleet.stop(member, by_database=by_database)
+        self.do(stopping, f"stop {member.id} by_database={by_database}")
+
+    @rule(index=INDEX, facts=st.sampled_from([0, 1, 2, 3, 5]))
+    @precondition(lambda self: self.fleet.living)
+    def crash(self, index: int, facts: int) -> None:
+        """After something more has happened, so that it is in the middle of something else."""
+        member = pick(self.fleet.living, index)
+        self.do(self._proceed(facts), f"proceed by {facts}")
+        self.do(self.fleet.crash(member), f"crash {member.id}")
+
+    @rule()
+    @precondition(lambda self: self.fleet.crashed)
+    def recover(self) -> None:
+        self._recover()
+
+    def _recover(self) -> None:
+        recovery, held = self.do(self.fleet.recover(), "recover")
+        self.story.append(f"  they held {[str(one) for one in held]}")
+        self.ledger.crashes.update(held)
+        assert recovery.executions == len(held), (recovery, held)
+
+    # --- time ------------------------------------------------------------------------------------
+
+    @rule(facts=st.sampled_from([1, 1, 2, 4, 8, 100]))
+    def proceed(self, facts: int) -> None:
+        self.do(self._proceed(facts), f"proceed by {facts}")
+
+    @rule(seconds=st.sampled_from([61, 1_801, 3_601, 86_400]))
+    def jump(self, seconds: int) -> None:
+        self.story.append(f"jump {seconds}")
+        self.fleet.jump(timedelta(seconds=seconds))
+
+    @rule(is_open=st.booleans())
+    def gate(self, is_open: bool) -> None:
+        """While it is closed, functions of steps stand where they are."""
+        self.story.append(f"gate open={is_open}")
+        gate = self.fleet.notes.gate
+        gate.set() if is_open else gate.clear()
+
+    def _facts(self) -> tuple[int, bool]:
+        """How much has happened, and whether more is to happen by itself."""
+        notes = self.fleet.notes
+        standing = [one for one, times in notes.standing.items() if times]
+        alive = [one.id for one in self.fleet.living]
+        (row,) = self.fleet.rows(_FACTS, standing=standing, alive=alive)
+        return row["facts"] + notes.calls, bool(row["due"] and alive)
+
+    async def _proceed(self, facts: int) -> None:
+        """Until so much has happened, or nothing more does."""
+        before, _ = self._facts()
+        seen, since = before, time.monotonic()
+        while time.monotonic() - since < PATIENCE:
+            now, more = self._facts()
+            if now - before >= facts or not more:
+                return
+            if now != seen:
+                seen, since = now, time.monotonic()
+            await asyncio.sleep(0.005)
+
+    # --- what always holds -----------------------------------------------------------------------
+
+    @invariant()
+    def nothing_is_held_by_nobody(self) -> None:
+        self._check(lambda: [] == list(held_by_nobody(self.fleet)), "held by nobody")
+
+    @invariant()
+    def finished_is_final(self) -> None:
+        found = {
+            row["id"]: row
+            for row in self.fleet.rows(
+                "SELECT * FROM pgconductor.executions WHERE finished_at IS NOT NULL"
+            )
+        }
+        for one, row in self.ended.items():
+            now = found.get(one)
+            self._check(
+                lambda row=row, now=now: (
+                    now is not None and [now[it] for it in FINAL] == [row[it] for it in FINAL]
+                ),
+                f"{row} has become {now}",
+            )
+        self.ended.update(found)
+        self._check(lambda: not self.fleet.notes.faults, f"{self.fleet.notes.faults}")
+
+    def _check(self, holds: Callable[[], bool], message: str) -> None:
+        if not holds():
+            error = AssertionError(message)
+            self._tell(error)
+            raise error
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        try:
+            if not self.broken and self.story:
+                self._end()
+        finally:
+            self._run(self.fleet.close())
+
+    def _end(self) -> None:
+        """I3: everything comes to its end, whatever it waits for."""
+        self.gate(True)
+        if not self.fleet.living:
+            self._start(True, 4)
+        if self.fleet.crashed:
+            self._recover()
+        self.do(self._everything_comes(), "everything comes")
+        self.finished_is_final()
+        self.do(self._judged(), "judge")
+        # What is waited for no more wakes nobody.
+        self.do(self._comes(), "once more")
+        self.finished_is_final()
+        self.nothing_is_held_by_nobody()
+        self.do(self._nothing_due(), "nothing is due")
+        for member in list(self.fleet.living):
+            self.do(self.fleet.stop(member), f"stop {member.id}")
+        self.finished_is_final()
+        self.do(self._judged(), "judge again")
+
+    async def _judged(self) -> None:
+        judge(self.fleet, self.ledger)
+
+    async def _everything_comes(self) -> None:
+        deadline = time.monotonic() + PATIENCE_AT_THE_END
+        while left := self._unfinished():
+            assert time.monotonic() < deadline, f"these do not finish: {left}"
+            await self._proceed(10_000)
+            await self._comes()
+
+    def _unfinished(self) -> list[Row]:
+        return self.fleet.rows("SELECT * FROM pgconductor.executions WHERE finished_at IS NULL")
+
+    async def _comes(self) -> None:
+        for number in (0, 1):
+            self.ledger.emitted.append(await self.fleet.control.emit(BELL, {"number": number}))
+        self.fleet.jump(timedelta(hours=2))
+        await self._proceed(10_000)
+
+    async def _nothing_due(self) -> None:
+        await eventually(lambda: not self._facts()[1], message="nothing is left to be done")
+        assert self.fleet.rows("SELECT * FROM pgconductor.orchestrators WHERE id <> ALL (%(a)s)",
+            a=[one.id for one in self.fleet.living]) == []

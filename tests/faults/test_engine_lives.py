@@ -1,0 +1,61 @@
+"""Random lives of the whole engine, against a pure model of random handlers.
+
+The machine is in ``tests/faults/engine_lives.py``, the handlers are in ``programs.py`` and
+``performers.py``, the model is in ``programs_model.py``, and what is asserted is in
+``verdicts.py``. For a longer hunt, ``PGCONDUCTOR_TEST_LIVES`` says how many lives to live.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+from tests.faults.engine_lives import EngineLives
+from tests.faults.fleet import Fleet
+from tests.support.servers import connect
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
+
+LIVES = int(os.environ.get("PGCONDUCTOR_TEST_LIVES", "12"))
+# A life takes seconds, and what others do in it is not repeated to the letter: making a life that
+# fails shorter is left out. What happened in it is told with the error.
+ORDINARY = settings(
+    max_examples=LIVES,
+    stateful_step_count=25,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+TABLES = ", ".join(
+    f"pgconductor.{name}" for name in ("executions", "steps", "events", "orchestrators")
+)
+EFFECTS = "CREATE TABLE effects (execution_id uuid NOT NULL, key text NOT NULL, token int NOT NULL)"
+
+
+@pytest.fixture
+def lives(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], EngineLives]]:
+    """Makes machines over one database, which each finds empty."""
+    monkeypatch.setattr("pgconductor.services.orchestrators.RECOVERY_BATCH", 2)
+    with asyncio.Runner() as runner, connect(database_url) as connection:
+        connection.execute(EFFECTS)
+
+        def fresh() -> EngineLives:
+            connection.execute(f"TRUNCATE {TABLES}, effects".encode())
+            return EngineLives(Fleet(database_url), runner.run)
+
+        yield fresh
+
+
+@pytest.mark.timeout(120 + 30 * LIVES)
+def test_the_engine_lives_as_the_model_allows(lives: Callable[[], EngineLives]) -> None:
+    run_state_machine_as_test(cast("type[RuleBasedStateMachine]", lives), settings=ORDINARY)
