@@ -134,6 +134,12 @@ def _larger(inner: st.SearchStrategy[Program]) -> st.SearchStrategy[Op]:
     )
 
 
-_SMALL: Final = _program(_LEAVES, 2)
-_MIDDLE: Final = _program(st.one_of(_LEAVES, _larger(_SMALL)), 3)
-PROGRAMS: Final = _program(st.one_of(_LEAVES, _larger(_MIDDLE)), 4)
+def _either(one: st.SearchStrategy[Op], other: st.SearchStrategy[Op]) -> st.SearchStrategy[Op]:
+    """Each as often as the other, however many there are of them."""
+    return st.booleans().flatmap(lambda first: one if first else other)
+
+
+#: Children mostly have something to wait for: otherwise hardly one is there when its parent ends.
+_SMALL: Final = _program(_either(_LEAVES, st.one_of(_SLEEP, _WAIT, _TRANSACT)), 2)
+_MIDDLE: Final = _program(_either(_LEAVES, _larger(_SMALL)), 3)
+PROGRAMS: Final = _program(_either(_LEAVES, _larger(_MIDDLE)), 4)

@@ -27,7 +27,7 @@ LIVES = int(os.environ.get("PGCONDUCTOR_TEST_LIVES", "12"))
 # fails shorter is left out. What happened in it is told with the error.
 ORDINARY = settings(
     max_examples=LIVES,
-    stateful_step_count=25,
+    stateful_step_count=40,
     deadline=None,
     database=None,
     phases=[Phase.generate],
