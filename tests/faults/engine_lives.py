@@ -252,6 +252,15 @@ class EngineLives(RuleBasedStateMachine):
         self.do(self._proceed(facts), f"proceed by {facts}")
         self.do(self.fleet.crash(member), f"crash {member.id}")
 
+    @rule(index=INDEX, facts=st.sampled_from([0, 1, 2, 3, 5]))
+    @precondition(lambda self: self.fleet.living)
+    def sever(self, index: int, facts: int) -> None:
+        """Its own connections end, whatever they were at; no handler is to notice."""
+        member = pick(self.fleet.living, index)
+        self.do(self._proceed(facts), f"proceed by {facts}")
+        self.story.append(f"sever {member.id}")
+        self.fleet.sever(member)
+
     @rule()
     @precondition(lambda self: self.fleet.crashed)
     def recover(self) -> None:

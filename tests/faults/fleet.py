@@ -176,14 +176,20 @@ class Fleet:
         await member.orchestrator.stop()
         await member.conductor.close()
 
-    def _cut(self, member: Member) -> None:
+    def sever(self, member: Member) -> None:
+        """End the connections that are the engine's own, at any moment; it is to go on."""
+        self._cut(member, "pgconductor %")
+
+    def _cut(self, member: Member, names: str = "%") -> None:
         """End its connections at the server. It blocks: nobody of this process does anything."""
         deadline = time.monotonic() + 10.0
         while True:
             left = self.value(
                 "SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a"
-                " WHERE a.datname = current_database() AND a.pid = ANY (%(pids)s)",
+                " WHERE a.datname = current_database() AND a.pid = ANY (%(pids)s)"
+                " AND a.application_name LIKE %(names)s",
                 pids=list(member.pids),
+                names=names,
             )
             if not left:
                 return
