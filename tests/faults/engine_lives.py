@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -23,7 +24,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pgconductor.exceptions import DedupeConflict
 from tests.faults.fleet import Fleet
 from tests.faults.programs import BELL, PROGRAMS, Program
-from tests.faults.verdicts import FINISHED, Ledger, Row, Step, held_by_nobody, judge, read
+from tests.faults.records import (
+    Found,
+    Row,
+    Step,
+    copied_by_fork,
+    held_by_nobody,
+    kept_by_retry,
+    read,
+)
+from tests.faults.verdicts import FINISHED, Ledger, judge
 from tests.support.waiting import eventually
 
 __all__ = ["EngineLives"]
@@ -43,8 +53,8 @@ _FACTS = """
         (SELECT count(*) FROM pgconductor.executions e
          WHERE e.state = 'available' AND e.run_at <= pgconductor.clock())
         + (SELECT count(*) FROM pgconductor.executions e
-           WHERE e.state = 'running' AND e.id <> ALL (%(standing)s) AND e.locked_by = ANY (%(alive)s)
-           AND NOT EXISTS (
+           WHERE e.state = 'running' AND e.id <> ALL (%(standing)s)
+           AND e.locked_by = ANY (%(alive)s) AND NOT EXISTS (
                SELECT FROM pgconductor.steps s WHERE s.execution_id = e.id AND s.pending))
         + (SELECT count(*) FROM pgconductor.steps s
            WHERE s.pending AND s.wake_at <= pgconductor.clock())
@@ -90,7 +100,7 @@ class EngineLives(RuleBasedStateMachine):
     )
     def begin(self, programs: list[tuple[Program, str]], modes: list[bool]) -> None:
         for mode in modes:
-            self._start(mode, 4)
+            self._start(mode, deaf=not mode)
         for program, task in programs:
             self._invoke(program, task, None, 0)
 
@@ -99,9 +109,20 @@ class EngineLives(RuleBasedStateMachine):
         task=TASK,
         key=st.sampled_from([None, None, "a", "b"]),
         delay=st.sampled_from([0, 0, 0, 60]),
+        rolled_back=st.sampled_from([False, False, False, True]),
     )
-    def invoke(self, program: Program, task: str, key: str | None, delay: int) -> None:
-        self._invoke(program, task, key, delay)
+    def invoke(
+        self, program: Program, task: str, key: str | None, delay: int, rolled_back: bool
+    ) -> None:
+        if rolled_back:
+            self.do(self._invoke_in_vain(program, task, key), f"invoke {task} {key}, rolled back")
+        else:
+            self._invoke(program, task, key, delay)
+
+    async def _invoke_in_vain(self, program: Program, task: str, key: str | None) -> None:
+        async with self.fleet.control.sessionmaker() as session:
+            await self.fleet.tasks[task].invoke(program, session=session, dedupe_key=key)
+            await session.rollback()
 
     def _invoke(self, program: Program, task: str, key: str | None, delay: int) -> None:
         invoking = self.fleet.tasks[task].invoke(
@@ -191,6 +212,8 @@ class EngineLives(RuleBasedStateMachine):
                 self.fleet.notes.tell(one, step, value)
         if done:
             self._note_retry(row, before.own(one), set(kept))
+            wanted_steps = kept_by_retry(before, one, from_scratch=how == "scratch", from_step=at)
+            self._assert_but_for_waits(set(kept), wanted_steps, before, one)
 
     async def _retry(self, one: UUID, from_scratch: bool, from_step: str | None) -> bool | None:
         try:
@@ -223,19 +246,30 @@ class EngineLives(RuleBasedStateMachine):
         made = self.do(forking, f"fork {one} from {at}")
         self.story.append(f"  it is {made}")
         self.ledger.roots.add(made)
+        if found.executions[one]["state"] in FINISHED:
+            now = read(self.fleet)
+            copied = set(now.steps.get(made, {})) - set(now.own(made))
+            wanted_steps = copied_by_fork(found, one, from_step=at)
+            self._assert_but_for_waits(copied, wanted_steps, found, one)
+
+    @staticmethod
+    def _assert_but_for_waits(keys: set[str], wanted: set[str], found: Found, one: UUID) -> None:
+        """What was pending may have ended since it was looked at."""
+        pending = {key for key, it in found.steps.get(one, {}).items() if it["pending"]}
+        assert keys - pending == wanted - pending, (keys, wanted)
 
     # --- the fleet -------------------------------------------------------------------------------
 
-    @rule(hasty=st.booleans(), concurrency=st.sampled_from([1, 4, 4]))
+    @rule(hasty=st.booleans(), concurrency=st.sampled_from([1, 4, 4]), deaf=st.booleans())
     @precondition(lambda self: len(self.fleet.living) < 3)
-    def start(self, hasty: bool, concurrency: int) -> None:
-        self._start(hasty, concurrency)
+    def start(self, hasty: bool, concurrency: int, deaf: bool) -> None:
+        self._start(hasty, concurrency, deaf)
 
-    def _start(self, hasty: bool, concurrency: int) -> None:
+    def _start(self, hasty: bool, concurrency: int = 4, deaf: bool = False) -> None:
         starting = self.fleet.start(
-            suspend_after=0.001 if hasty else 0.3, concurrency=concurrency
+            suspend_after=0.001 if hasty else 0.3, concurrency=concurrency, deaf=deaf
         )
-        self.do(starting, f"start hasty={hasty} concurrency={concurrency}")
+        self.do(starting, f"start hasty={hasty} concurrency={concurrency} deaf={deaf}")
 
     @rule(index=INDEX, by_database=st.booleans())
     @precondition(lambda self: self.fleet.living)
@@ -260,6 +294,29 @@ class EngineLives(RuleBasedStateMachine):
         self.do(self._proceed(facts), f"proceed by {facts}")
         self.story.append(f"sever {member.id}")
         self.fleet.sever(member)
+
+    @rule(index=INDEX)
+    @precondition(lambda self: self.fleet.living)
+    def evict(self, index: int) -> None:
+        """Its handlers go on, while others take on what it held: nothing they write is to count."""
+        member = pick(self.fleet.living, index)
+        taken = self.do(self.fleet.evict(member), f"evict {member.id}")
+        self._count_crashes(taken)
+
+    @rule(index=INDEX)
+    @precondition(lambda self: self.fleet.evicted)
+    def hear(self, index: int) -> None:
+        member = pick(self.fleet.evicted, index)
+        self.do(self.fleet.hear(member), f"hear {member.id}")
+
+    def _count_crashes(self, taken: int) -> None:
+        """Each of those that were taken back has a crash more; only that tells which they were."""
+        rows = self.fleet.rows("SELECT id, crashes FROM pgconductor.executions")
+        known = self.ledger.crashes
+        more = Counter({row["id"]: row["crashes"] - known[row["id"]] for row in rows})
+        assert min(more.values(), default=0) >= 0, more
+        assert more.total() == taken, (more, taken)
+        self.ledger.crashes += more
 
     @rule()
     @precondition(lambda self: self.fleet.crashed)
@@ -314,7 +371,7 @@ class EngineLives(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_held_by_nobody(self) -> None:
-        self._check(lambda: [] == list(held_by_nobody(self.fleet)), "held by nobody")
+        self._check(lambda: not held_by_nobody(self.fleet), "held by nobody")
 
     @invariant()
     def finished_is_final(self) -> None:
@@ -354,10 +411,12 @@ class EngineLives(RuleBasedStateMachine):
         """I3: everything comes to its end, whatever it waits for."""
         self.gate(True)
         if not self.fleet.living:
-            self._start(True, 4)
+            self._start(True)
         if self.fleet.crashed:
             self._recover()
         self.do(self._everything_comes(), "everything comes")
+        for member in list(self.fleet.evicted):
+            self.do(self.fleet.hear(member), f"hear {member.id}")
         self.finished_is_final()
         self.do(self._judged(), "judge")
         # What is waited for no more wakes nobody.
@@ -391,5 +450,10 @@ class EngineLives(RuleBasedStateMachine):
 
     async def _nothing_due(self) -> None:
         await eventually(lambda: not self._facts()[1], message="nothing is left to be done")
-        assert self.fleet.rows("SELECT * FROM pgconductor.orchestrators WHERE id <> ALL (%(a)s)",
-            a=[one.id for one in self.fleet.living]) == []
+        assert (
+            self.fleet.rows(
+                "SELECT * FROM pgconductor.orchestrators WHERE id <> ALL (%(a)s)",
+                a=[one.id for one in self.fleet.living],
+            )
+            == []
+        )

@@ -54,6 +54,7 @@ class Member:
         conductor: Its own.
         clock: Of its connections.
         orchestrator: It.
+        deaf: Whether it beats so seldom that it hears late of having been evicted.
         dead: Whether no new connection is made any more.
         pids: The server processes of its connections.
     """
@@ -61,12 +62,19 @@ class Member:
     conductor: Conductor
     clock: DatabaseClock
     orchestrator: Orchestrator
+    deaf: bool
     dead: bool = False
     pids: set[int] = field(default_factory=set[int])
 
     @property
     def id(self) -> UUID:
         return self.orchestrator.registration.orchestrator_id
+
+    def beat_now(self) -> None:
+        """Have it learn what there is to learn."""
+        machine = self.orchestrator._machine  # pyright: ignore[reportPrivateUsage]
+        assert machine is not None
+        machine.heartbeat.beat_now()
 
     def watch_connections(self) -> None:
         """Know them all, and refuse new ones once it is dead."""
@@ -95,6 +103,7 @@ class Fleet:
         self.url = url
         self.notes = Notes()
         self.living: list[Member] = []
+        self.evicted: list[Member] = []
         self.crashed: list[Member] = []
         self.offset = timedelta(0)
         self.control = self._conductor()
@@ -127,17 +136,21 @@ class Fleet:
     def jump(self, by: timedelta) -> None:
         """Move everybody's clock; nothing of this process happens meanwhile."""
         self.offset += by
-        for clock in (self._clock, *(one.clock for one in self.living)):
+        for clock in (self._clock, *(one.clock for one in [*self.living, *self.evicted])):
             clock.advance(by)
 
     # --- orchestrators ---------------------------------------------------------------------------
 
-    async def start(self, *, suspend_after: float, concurrency: int) -> Member:
-        conductor = self._conductor(suspend_after=suspend_after)
+    async def start(self, *, suspend_after: float, concurrency: int, deaf: bool) -> Member:
+        """Start one that is on its feet when this returns."""
+        conductor = self._conductor(
+            suspend_after=suspend_after, heartbeat_interval=60 if deaf else 0.2
+        )
         clock = DatabaseClock(conductor.engine)
         clock.advance(self.offset)
         declare(conductor, self.notes)
-        member = Member(conductor, clock, conductor.orchestrator(concurrency=concurrency))
+        orchestrator = conductor.orchestrator(concurrency=concurrency)
+        member = Member(conductor, clock, orchestrator, deaf)
         member.watch_connections()
         await member.orchestrator.start()
         self.living.append(member)
@@ -176,6 +189,36 @@ class Fleet:
         await member.orchestrator.stop()
         await member.conductor.close()
 
+    async def evict(self, member: Member) -> int:
+        """Take away all that it holds; how much that was. It goes on until it hears of it."""
+        self.living.remove(member)
+        self.evicted.append(member)
+        taken = 0
+
+        async def gone() -> bool:
+            nonlocal taken
+            recovery = await self.control.orchestrators.evict(member.id)
+            taken += recovery.executions
+            return member.id in recovery.orchestrators
+
+        await eventually(gone, message="it has been evicted")
+        return taken
+
+    async def hear(self, member: Member) -> None:
+        """Have one that was evicted hear of it: it ends by itself."""
+        self.evicted.remove(member)
+
+        def heard() -> bool:
+            member.beat_now()  # Again: its connection may have been severed.
+            return member.orchestrator.exit_reason is not None
+
+        await eventually(heard, interval=0.05)
+        await member.orchestrator.stop()
+        await member.conductor.close()
+        reason = member.orchestrator.exit_reason
+        # Where something that it held was locked, it was asked to stop before.
+        assert reason in {ExitReason.EVICTED, ExitReason.SHUTDOWN}, reason
+
     def sever(self, member: Member) -> None:
         """End the connections that are the engine's own, at any moment; it is to go on."""
         self._cut(member, "pgconductor %")
@@ -211,17 +254,16 @@ class Fleet:
         for share in (2.5, 1.75, 1.0, 0.25):
             observer.observe(beats, time.monotonic() - share * threshold)
         self.jump(STALE_AFTER + timedelta(seconds=1))
-        for one in self.living:
-            machine = one.orchestrator._machine  # pyright: ignore[reportPrivateUsage]
-            assert machine is not None
-            machine.heartbeat.beat_now()
-        await eventually(self._all_beat, message="all that live have beaten since the jump")
+        await eventually(self._all_beat, interval=0.05)
         recovery = await self.control.orchestrators.recover_stale(observer)
         self.crashed.clear()
         assert recovery.orchestrators == frozenset(gone)
         return recovery, [row["id"] for row in held]
 
     def _all_beat(self) -> bool:
+        """Whether all that live have beaten since the jump; has them do it."""
+        for one in self.living:
+            one.beat_now()
         late = self.value(
             "SELECT count(*) FROM pgconductor.orchestrators WHERE id = ANY (%(there)s)"
             " AND last_heartbeat_at < pgconductor.clock() - interval '1 minute'",
@@ -231,8 +273,9 @@ class Fleet:
 
     async def close(self) -> None:
         self.notes.gate.set()
+        for member in list(self.evicted):
+            await self.hear(member)
         for member in list(self.living):
             await self.stop(member)
         await self.control.close()
         self._watching.close()
-

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from tests.faults.fleet import Fleet
 from tests.faults.programs import BELL, Op, Program, keys_of
 from tests.faults.programs_model import MAX_CRASHES, Ended, Noted, expected, prefix_faults
+from tests.faults.records import Found, Row, Step, read
 
-__all__ = ["Ledger", "Row", "Step", "judge", "read"]
+__all__ = ["FINISHED", "Ledger", "judge"]
 
 FINISHED = ("completed", "failed", "cancelled")
-Row = dict[str, Any]
-Step = dict[str, Any]
 
 
 @dataclass
@@ -45,42 +42,6 @@ class Ledger:
     former: set[UUID] = field(default_factory=set[UUID])
     ends: dict[UUID, list[Row]] = field(default_factory=dict[UUID, list[Row]])
     emitted: list[UUID] = field(default_factory=list[UUID])
-
-
-@dataclass
-class Found:
-    """The database at one moment."""
-
-    executions: dict[UUID, Row]
-    steps: dict[UUID, dict[str, Step]]
-    effects: Counter[tuple[UUID, str]]
-    events: list[Row]
-
-    @property
-    def emits(self) -> Counter[tuple[UUID, str]]:
-        """How often each handler has emitted under each key."""
-        made = [one["payload"] for one in self.events if "by" in one["payload"]]
-        return Counter((UUID(one["by"]), str(one["key"])) for one in made)
-
-    def own(self, execution: UUID) -> Mapping[str, Step]:
-        """What it has on record that was not copied from another."""
-        born: datetime = self.executions[execution]["created_at"]
-        steps = self.steps.get(execution, {})
-        return {key: one for key, one in steps.items() if one["created_at"] >= born}
-
-
-def read(fleet: Fleet) -> Found:
-    """The whole database."""
-    steps: dict[UUID, dict[str, Step]] = {}
-    for row in fleet.rows("SELECT * FROM pgconductor.steps"):
-        steps.setdefault(row["execution_id"], {})[row["key"]] = row
-    effects = fleet.rows("SELECT execution_id, key FROM effects")
-    return Found(
-        {row["id"]: row for row in fleet.rows("SELECT * FROM pgconductor.executions")},
-        steps,
-        Counter((row["execution_id"], row["key"]) for row in effects),
-        fleet.rows("SELECT * FROM pgconductor.events ORDER BY emitted_at, id"),
-    )
 
 
 def judge(fleet: Fleet, ledger: Ledger) -> Found:
@@ -120,9 +81,7 @@ def _judge_execution(found: Found, ledger: Ledger, row: Row) -> None:
             _judge_step(found, ledger, row, op, step)
 
 
-def _judge_state(
-    ledger: Ledger, row: Row, program: Program, record: Mapping[str, Noted]
-) -> None:
+def _judge_state(ledger: Ledger, row: Row, program: Program, record: Mapping[str, Noted]) -> None:
     one: UUID = row["id"]
     state: str = row["state"]
     most = MAX_CRASHES[row["task_key"]]
@@ -176,6 +135,8 @@ def _judge_step(found: Found, ledger: Ledger, row: Row, op: Op, step: Step) -> N
         assert op.kind in ("child", "wait")
         assert op.seconds is not None
         assert step["wake_at"] <= step["ended_at"], "too soon"
+        if op.kind == "child":
+            _judge_late(found, ledger, row, step)
     elif op.kind == "sleep":
         assert step["wake_at"] <= step["ended_at"], "too soon"
     elif op.kind == "child":
@@ -194,6 +155,16 @@ def _judge_step(found: Found, ledger: Ledger, row: Row, op: Op, step: Step) -> N
         _judge_event(found, ledger, row, op, step)
     elif op.kind == "patched":
         assert step["result"] is True
+
+
+def _judge_late(found: Found, ledger: Ledger, row: Row, step: Step) -> None:
+    """A handler that was told of a late child has cancelled it before it ended."""
+    child = found.executions[step["child_id"]]
+    by_itself = row["state"] == "completed" or row["last_error_type"] == "WaitTimeout"
+    if not by_itself or row["state"] == "cancelled" or child["id"] in ledger.retried:
+        return
+    late = child["finished_at"] > row["finished_at"]
+    assert not late or child["state"] == "cancelled", child
 
 
 def _judge_event(found: Found, ledger: Ledger, row: Row, op: Op, step: Step) -> None:
@@ -245,11 +216,3 @@ def _judge_events(found: Found, ledger: Ledger) -> None:
     assert set(others) == set(ledger.emitted)
     keys = {(UUID(one["payload"]["by"])) for one in found.events if "by" in one["payload"]}
     assert keys <= set(found.executions)
-
-
-def held_by_nobody(fleet: Fleet) -> Iterable[Row]:
-    """Executions whose owner has no row (I2)."""
-    return fleet.rows(
-        "SELECT e.id, e.locked_by FROM pgconductor.executions e WHERE e.state = 'running'"
-        " AND NOT EXISTS (SELECT FROM pgconductor.orchestrators o WHERE o.id = e.locked_by)"
-    )
