@@ -108,7 +108,9 @@ class Fleet:
         self.offset = timedelta(0)
         self.control = self._conductor()
         self._clock = DatabaseClock(self.control.engine)
-        self.tasks: dict[str, Task[Program, Report]] = declare(self.control, self.notes)
+        self.tasks: dict[str, Task[Program, Report]] = declare(
+            self.control, self.notes, lambda: False
+        )
         self._watching = connect(url)
         self.notes.gate.set()
 
@@ -148,7 +150,7 @@ class Fleet:
         )
         clock = DatabaseClock(conductor.engine)
         clock.advance(self.offset)
-        declare(conductor, self.notes)
+        declare(conductor, self.notes, lambda: member in self.evicted)
         orchestrator = conductor.orchestrator(concurrency=concurrency)
         member = Member(conductor, clock, orchestrator, deaf)
         member.watch_connections()

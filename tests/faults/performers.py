@@ -62,9 +62,17 @@ class Notes:
     _tokens: itertools.count[int] = field(default_factory=itertools.count)
     _tried: dict[tuple[UUID, str], int] = field(default_factory=dict[tuple[UUID, str], int])
 
-    async def token(self, execution_id: UUID) -> int:
-        """Something new, whenever it is called: only a record can say the same again."""
+    async def token(self, execution_id: UUID, key: str, fresh: bool) -> int:
+        """Something new, whenever it is called: only a record can say the same again.
+
+        Args:
+            execution_id: Whose step it is.
+            key: Which one.
+            fresh: Whether it may be called at all, if it was on record before.
+        """
         self.calls += 1
+        if not fresh and (execution_id, key) in self.told:
+            self.faults.append(f"{key} of {execution_id} is on record, and is called again")
         if not self.gate.is_set():
             self.standing[execution_id] = self.standing.get(execution_id, 0) + 1
             try:
@@ -73,13 +81,13 @@ class Notes:
                 self.standing[execution_id] -= 1
         return next(self._tokens)
 
-    async def shaky(self, execution_id: UUID, key: str, failures: int) -> int:
+    async def shaky(self, execution_id: UUID, key: str, fresh: bool, failures: int) -> int:
         """Fails as often as it is to, counted over all processes."""
         one = execution_id, key
         self._tried[one] = self._tried.get(one, 0) + 1
         if self._tried[one] <= failures:
             raise Flop("not yet")
-        return await self.token(execution_id)
+        return await self.token(execution_id, key, fresh)
 
     def tell(self, execution_id: UUID, key: str, value: Any) -> Any:
         """A handler was told something: it must have been told the same before."""
@@ -106,6 +114,11 @@ class _Performer:
     ctx: TaskContext
     notes: Notes
     tasks: dict[str, Task[Program, Report]]
+    evicted: Callable[[], bool]
+
+    def _called(self, key: str) -> tuple[UUID, str, bool]:
+        """What a function of a step is called with: who was evicted does not know the record."""
+        return self.ctx.execution_id, key, self.evicted()
 
     async def perform(self, program: Program) -> Report:
         self.notes.calls += 1
@@ -146,19 +159,19 @@ class _Performer:
         return list(told)
 
     async def _step(self, key: str, _: Op) -> Any:
-        return await self.ctx.step(key, self.notes.token, self.ctx.execution_id)
+        return await self.ctx.step(key, self.notes.token, *self._called(key))
 
     async def _shaky(self, key: str, op: Op) -> Any:
         failures = op.number or 0
         stepper = self.ctx.options(max_attempts=MAX_ATTEMPTS, retry=_TRIES[failures % 2])
-        return await stepper.step(key, self.notes.shaky, self.ctx.execution_id, key, failures)
+        return await stepper.step(key, self.notes.shaky, *self._called(key), failures)
 
     async def _hopeless(self, key: str, op: Op) -> Any:
         stepper = self.ctx.options(max_attempts=2, retry=_TRIES[op.strict])
         await stepper.step(key, _hopeless)
 
     async def _write(self, session: AsyncSession, key: str) -> int:
-        token = await self.notes.token(self.ctx.execution_id)
+        token = await self.notes.token(*self._called(key))
         wanted = {"id": self.ctx.execution_id, "key": key, "token": token}
         await session.execute(text("INSERT INTO effects VALUES (:id, :key, :token)"), wanted)
         return token
@@ -178,8 +191,9 @@ class _Performer:
         await self.ctx.sleep(key, timedelta(seconds=op.seconds or 0.0))
 
     async def _child(self, key: str, op: Op) -> Any:
-        task = self.tasks[op.task]
-        report = await self.ctx.invoke(key, task, op.program, timeout=op.timeout)
+        task, program = self.tasks[op.task], op.program
+        assert program is not None
+        report = await self.ctx.invoke(key, task, program, timeout=op.timeout)
         return ["done", report.values]
 
     async def _spawn(self, key: str, op: Op) -> Any:
@@ -203,12 +217,20 @@ class _Performer:
             raise Flop("a drill")
 
 
-def declare(conductor: Conductor, notes: Notes) -> dict[str, Task[Program, Report]]:
-    """The tasks, by how many crashes they bear."""
+def declare(
+    conductor: Conductor, notes: Notes, evicted: Callable[[], bool]
+) -> dict[str, Task[Program, Report]]:
+    """The tasks, by how many crashes they bear.
+
+    Args:
+        conductor: Theirs.
+        notes: What is shared.
+        evicted: Whether the orchestrator that performs them holds nothing any more.
+    """
     tasks: dict[str, Task[Program, Report]] = {}
 
     async def perform(ctx: TaskContext, program: Program) -> Report:
-        return await _Performer(ctx, notes, tasks).perform(program)
+        return await _Performer(ctx, notes, tasks, evicted).perform(program)
 
     for name, crashes in MAX_CRASHES.items():
         tasks[name] = conductor.task(

@@ -1,8 +1,9 @@
 """Random lives of the whole engine, against a pure model of random handlers.
 
-The machine is in ``tests/faults/engine_lives.py``, the handlers are in ``programs.py`` and
-``performers.py``, the model is in ``programs_model.py``, and what is asserted is in
-``verdicts.py``. For a longer hunt, ``PGCONDUCTOR_TEST_LIVES`` says how many lives to live.
+The machine is in ``engine_lives.py`` and ``engine_operators.py``, its orchestrators are in
+``fleet.py``, its handlers in ``programs.py`` and ``performers.py``, the model is in
+``programs_model.py``, and what is asserted in the end in ``verdicts.py``. For a longer hunt,
+``PGCONDUCTOR_TEST_LIVES`` says how many lives to live.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from tests.faults.engine_lives import EngineLives
+from tests.faults.engine_operators import OperatedLives
 from tests.faults.fleet import Fleet
 from tests.support.servers import connect
 
@@ -43,19 +44,19 @@ EFFECTS = "CREATE TABLE effects (execution_id uuid NOT NULL, key text NOT NULL, 
 @pytest.fixture
 def lives(
     database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[], EngineLives]]:
+) -> Iterator[Callable[[], OperatedLives]]:
     """Makes machines over one database, which each finds empty."""
     monkeypatch.setattr("pgconductor.services.orchestrators.RECOVERY_BATCH", 2)
     with asyncio.Runner() as runner, connect(database_url) as connection:
         connection.execute(EFFECTS)
 
-        def fresh() -> EngineLives:
+        def fresh() -> OperatedLives:
             connection.execute(f"TRUNCATE {TABLES}, effects".encode())
-            return EngineLives(Fleet(database_url), runner.run)
+            return OperatedLives(Fleet(database_url), runner.run)
 
         yield fresh
 
 
 @pytest.mark.timeout(120 + 30 * LIVES)
-def test_the_engine_lives_as_the_model_allows(lives: Callable[[], EngineLives]) -> None:
+def test_the_engine_lives_as_the_model_allows(lives: Callable[[], OperatedLives]) -> None:
     run_state_machine_as_test(cast("type[RuleBasedStateMachine]", lives), settings=ORDINARY)
