@@ -23,7 +23,7 @@ from tests.support.servers import connect
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
-LIVES = int(os.environ.get("PGCONDUCTOR_TEST_LIVES", "12"))
+LIVES = int(os.environ.get("PGCONDUCTOR_TEST_LIVES", "24"))
 # A life takes seconds, and what others do in it is not repeated to the letter: making a life that
 # fails shorter is left out. What happened in it is told with the error.
 ORDINARY = settings(
@@ -33,7 +33,12 @@ ORDINARY = settings(
     database=None,
     phases=[Phase.generate],
     report_multiple_bugs=False,
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.filter_too_much,
+        HealthCheck.data_too_large,
+        HealthCheck.large_base_example,
+    ],
 )
 TABLES = ", ".join(
     f"pgconductor.{name}" for name in ("executions", "steps", "events", "orchestrators")
