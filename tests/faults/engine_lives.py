@@ -21,7 +21,7 @@ from uuid import UUID
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.faults.fleet import Fleet
+from tests.faults.fleet import RECOVERY, Fleet
 from tests.faults.programs import BELL, PROGRAMS, Program
 from tests.faults.records import Row, held_by_nobody
 from tests.faults.verdicts import Ledger, judge
@@ -33,7 +33,7 @@ T = TypeVar("T")
 INDEX = st.integers(0, 7)
 TASK = st.sampled_from(["sturdy", "sturdy", "frail", "once"])
 #: How long to wait for something that may never come, and when it is over with a whole life.
-PATIENCE, PATIENCE_AT_THE_END = 0.3, 45.0
+PATIENCE, PATIENCE_AT_THE_END = 0.3, 90.0
 #: What is never changed of an execution that has finished, but by an operator.
 FINAL = ("state", "result", "attempts", "crashes", "last_error", "finished_at", "finished_by")
 
@@ -326,7 +326,9 @@ class EngineLives(RuleBasedStateMachine):
         await self._proceed(10_000)
 
     async def _nothing_due(self) -> None:
-        await eventually(lambda: not self._facts()[1], message="nothing is left to be done")
+        await eventually(
+            lambda: not self._facts()[1], timeout=RECOVERY, message="nothing is left to be done"
+        )
         assert (
             self.fleet.rows(
                 "SELECT * FROM pgconductor.orchestrators WHERE id <> ALL (%(a)s)",

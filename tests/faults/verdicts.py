@@ -75,9 +75,14 @@ def _judge_execution(found: Found, ledger: Ledger, row: Row) -> None:
     assert row["crashes"] == ledger.crashes[one], (row["crashes"], ledger.crashes[one])
     _judge_state(ledger, row, program, record)
     _judge_once(found, ledger, row, program)
+    own = found.own(one)
     for key, op, _ in keys_of(program):
-        step = found.own(one).get(key)
-        if step is not None and not step["pending"]:
+        step = found.steps.get(one, {}).get(key)
+        if step is None or step["pending"]:
+            continue
+        if op.kind in ("sleep", "child", "wait"):
+            assert step["ended_at"] is not None, "it has not ended, and does not wait"
+        if key in own:
             _judge_step(found, ledger, row, op, step)
 
 
