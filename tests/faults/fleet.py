@@ -31,10 +31,10 @@ __all__ = ["RECOVERY", "STALE_AFTER", "Fleet", "Member"]
 #: Longer than anything takes that is going to happen at all, even on a busy machine.
 RECOVERY = 40.0
 #: Nobody is found stale by the clock of this process: the machine says who is.
-STALE_AFTER = timedelta(minutes=2)
+STALE_AFTER = timedelta(minutes=10)
 _SETTINGS: dict[str, Any] = {
     "heartbeat_interval": 0.2,
-    "self_fence_after": 100,
+    "self_fence_after": 500,
     "stale_after": STALE_AFTER,
     "sweep_interval": 0.5,
     "poll_interval": 0.05,
