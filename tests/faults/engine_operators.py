@@ -26,9 +26,21 @@ class OperatedLives(EngineLives):
         index=INDEX,
         children=st.sampled_from([True, True, False]),
         states=st.sampled_from([("running",), ("waiting",), ("available",)]),
+        at_work=st.booleans(),
     )
-    def cancel(self, index: int, children: bool, states: tuple[str, ...]) -> None:
-        one = pick(self._executions(*states), index)
+    def cancel(self, index: int, children: bool, states: tuple[str, ...], at_work: bool) -> None:
+        """At work, it goes on just when it is cancelled, perhaps before it hears of that."""
+        standing: list[UUID] = []
+        if at_work:
+            self.gate(False)
+            self.do(self._proceed(5), "proceed by 5")
+            standing = sorted(one for one, times in self.fleet.notes.standing.items() if times)
+        self._cancel(pick(standing or self._executions(*states), index), children)
+        if at_work:
+            self.gate(True)
+            self.do(self._proceed(5), "proceed by 5")
+
+    def _cancel(self, one: UUID, children: bool) -> None:
         cancelling = self.fleet.control.executions.cancel(one, reason="a drill", children=children)
         done = self.do(cancelling, f"cancel {one} children={children}")
         (row,) = self.fleet.rows("SELECT * FROM pgconductor.executions WHERE id = %(id)s", id=one)

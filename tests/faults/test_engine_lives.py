@@ -23,7 +23,7 @@ from tests.support.servers import connect
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
-LIVES = int(os.environ.get("PGCONDUCTOR_TEST_LIVES", "24"))
+LIVES = int(os.environ.get("PGCONDUCTOR_TEST_LIVES", "20"))
 # A life takes seconds, and what others do in it is not repeated to the letter: making a life that
 # fails shorter is left out. What happened in it is told with the error.
 ORDINARY = settings(
