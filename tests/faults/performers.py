@@ -150,6 +150,9 @@ class _Performer:
             value = self._caught(op, error, "WaitTimeout")
         except StepFailed as error:
             value = self._caught(op, error, "hopeless")
+        if self.evicted():
+            # It was told what it had read before; an operator may have dropped that since.
+            return value
         return self.notes.tell(self.ctx.execution_id, key, value)
 
     @staticmethod
