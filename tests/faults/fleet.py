@@ -173,12 +173,15 @@ class Fleet:
             ExitReason.SHUTDOWN if by_database else ExitReason.CLEAN,
             ExitReason.FORCED,
         }
-        left = self.rows("SELECT id FROM pgconductor.orchestrators WHERE id = %(id)s", id=identity)
-        assert not left, "it has stopped, and its row is there still"
+        assert not self._registered(identity), "it has stopped, and its row is there still"
         held = self.rows(
             "SELECT id FROM pgconductor.executions WHERE locked_by = %(id)s", id=identity
         )
         assert not held, f"it has stopped, and holds {held}"
+
+    def _registered(self, identity: UUID) -> bool:
+        rows = self.rows("SELECT id FROM pgconductor.orchestrators WHERE id = %(id)s", id=identity)
+        return bool(rows)
 
     async def crash(self, member: Member) -> None:
         """End it where it is."""
@@ -203,7 +206,8 @@ class Fleet:
             nonlocal taken
             recovery = await self.control.orchestrators.evict(member.id)
             taken += recovery.executions
-            return member.id in recovery.orchestrators
+            # Where something that it held was locked, it is asked to stop, and may leave by itself.
+            return not self._registered(member.id)
 
         await eventually(gone, timeout=RECOVERY, message="it has been evicted")
         return taken
