@@ -263,7 +263,15 @@ class Fleet:
             observer.observe(beats, time.monotonic() - share * threshold)
         self.jump(STALE_AFTER + timedelta(seconds=1))
         await eventually(self._all_beat, timeout=RECOVERY, interval=0.05)
-        recovery = await self.control.orchestrators.recover_stale(observer)
+        recovery = Recovery()
+
+        async def all_gone() -> bool:
+            # What somebody has locked, to see whether a wait has ended, is left for another look.
+            nonlocal recovery
+            recovery += await self.control.orchestrators.recover_stale(observer)
+            return not any(self._registered(one) for one in gone)
+
+        await eventually(all_gone, timeout=RECOVERY, message="the crashed have been recovered")
         self.crashed.clear()
         assert recovery.orchestrators == frozenset(gone)
         return recovery, [row["id"] for row in held]
