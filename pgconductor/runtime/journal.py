@@ -247,8 +247,22 @@ class Journal:
         return await self._backend.complete_in(session, outcome)
 
     async def cancel_child(self, child_id: UUID) -> None:
-        """Cancel a child that has not ended in time."""
-        await self._backend.completing.cancel(child_id, reason="it did not end in time")
+        """Cancel a child that has not ended in time; while the database is out of reach, wait.
+
+        Args:
+            child_id: Which one; it may have been cancelled before.
+        """
+        backoff = Backoff()
+        while True:
+            try:
+                await self._backend.completing.cancel(child_id, reason="it did not end in time")
+            except Exception as error:
+                if not self._backend.is_transient(error):
+                    raise
+                logger.warning("cancelling a child is delayed, no database: %s", describe(error))
+            else:
+                return
+            await asyncio.sleep(backoff.next())
 
     async def aclose(self) -> None:
         """End; whoever waits still is cancelled."""

@@ -54,11 +54,26 @@ class Steps:
         return dict.fromkeys(execution_ids, BEFORE)
 
 
+class Completing:
+    """Cancels in memory; raises what it is told to."""
+
+    def __init__(self) -> None:
+        self.cancelled: list[UUID] = []
+        self.errors: list[Exception] = []
+
+    async def cancel(self, execution_id: UUID, *, reason: str) -> bool:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.cancelled.append(execution_id)
+        return True
+
+
 class Somewhere:
-    is_lost = staticmethod(lambda error: isinstance(error, Lost))
+    is_lost = is_transient = staticmethod(lambda error: isinstance(error, Lost))
 
     def __init__(self) -> None:
         self.steps = Steps()
+        self.completing = Completing()
 
 
 @pytest.fixture
@@ -116,6 +131,19 @@ async def test_a_database_out_of_reach_is_waited_for(
     assert await asyncio.wait_for(one, 20) == '"a"'
     somewhere.steps.errors = [Lost()]
     assert await asyncio.wait_for(journal.load(uuid4()), 20) == BEFORE
+
+
+async def test_a_late_child_is_cancelled_when_the_database_is_back(
+    journal: Journal, somewhere: Somewhere
+) -> None:
+    """The handler must not be told of it: a lost connection is no failure of the attempt."""
+    child, other = uuid4(), uuid4()
+    somewhere.completing.errors = [Lost(), Lost()]
+    await journal.cancel_child(child)
+    somewhere.completing.errors = [ValueError("a mistake")]
+    with pytest.raises(ValueError, match="a mistake"):
+        await journal.cancel_child(other)
+    assert somewhere.completing.cancelled == [child]
 
 
 async def test_who_has_gone_is_left_out(journal: Journal, somewhere: Somewhere) -> None:
