@@ -174,7 +174,7 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
             "executions": (
                 _on(
                     "UPDATE",
-                    *("state", "run_at", "attempts", "crashes", "awaited"),
+                    *("state", "run_at", "attempts", "crashes", "awaited", "parent_key"),
                     *("cancel_requested_at", "cancel_reason"),
                     *("finished_at", "finished_by", "finished_claim"),
                 ),

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Uuid,
     any_,
     cast,
+    exists,
     func,
     literal,
     literal_column,
@@ -209,12 +210,25 @@ class SqlExecutionRepository(SqlOperatedExecutions):
         return [row.locked_by for row in await self._rows(sql.ORPHANS)]
 
     async def cancel(
-        self, execution_id: UUID, reason: str | None = None, *, children: bool = True
+        self,
+        execution_id: UUID,
+        reason: str | None = None,
+        *,
+        children: bool = True,
+        parent_id: UUID | None = None,
     ) -> bool:
         """See the protocol."""
         done = func.pgconductor.cancel_execution(execution_id, reason, children)
-        (row,) = await self._rows(select(done.label("done")))
-        return bool(row.done)
+        cancelled = select(done.label("done"))
+        if parent_id is not None:
+            cancelled = cancelled.where(
+                exists().where(
+                    Execution.id == execution_id,
+                    Execution.parent_id == parent_id,
+                    Execution.parent_key.is_not(None),
+                )
+            )
+        return any(row.done for row in await self._rows(cancelled))
 
     async def retry(
         self, execution_id: UUID, *, from_scratch: bool = False, from_step: str | None = None

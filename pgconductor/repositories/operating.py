@@ -36,7 +36,12 @@ class OperatedExecutions(Protocol):
     """The part of :class:`~pgconductor.repositories.ExecutionRepository` that operators use."""
 
     async def cancel(
-        self, execution_id: UUID, reason: str | None = None, *, children: bool = True
+        self,
+        execution_id: UUID,
+        reason: str | None = None,
+        *,
+        children: bool = True,
+        parent_id: UUID | None = None,
     ) -> bool:
         """Cancel at once what no worker holds, ask the owner of what one holds.
 
@@ -44,9 +49,10 @@ class OperatedExecutions(Protocol):
             execution_id: Which one.
             reason: Why.
             children: Cancel the children that it waits for as well, and theirs.
+            parent_id: Only if this execution waits for it, or has waited for it until it was late.
 
         Returns:
-            False if it has finished, or never was.
+            False if it has finished, never was, or is no such child.
         """
         ...
 

@@ -86,7 +86,7 @@ class Durable:
         if ended.error_type == _TIMEOUT:
             if cancel_late:
                 with self._waits.at_work():
-                    await self._record.memory.cancel_child(child_id)
+                    await self._record.memory.cancel_child(child_id, self._record.fetched.id)
             raise WaitTimeout(key)
         if ended.error_type == _CANCELLED:
             raise ChildCancelled(key, child_id, task, ended.error or "")

@@ -246,16 +246,20 @@ class Journal:
         """
         return await self._backend.complete_in(session, outcome)
 
-    async def cancel_child(self, child_id: UUID) -> None:
+    async def cancel_child(self, child_id: UUID, parent_id: UUID) -> None:
         """Cancel a child that has not ended in time; while the database is out of reach, wait.
 
         Args:
             child_id: Which one; it may have been cancelled before.
+            parent_id: Who has waited for it; what an operator has retried since, or what is of
+                another execution and was only copied with the record, is left as it is.
         """
         backoff = Backoff()
         while True:
             try:
-                await self._backend.completing.cancel(child_id, reason="it did not end in time")
+                await self._backend.completing.cancel(
+                    child_id, reason="it did not end in time", parent_id=parent_id
+                )
             except Exception as error:
                 if not self._backend.is_transient(error):
                     raise

@@ -81,8 +81,8 @@ class Memory(Protocol):
         """Complete an execution in a transaction of the application's; False if cancelled."""
         ...
 
-    async def cancel_child(self, child_id: UUID) -> None:
-        """Cancel a child that has not ended in time."""
+    async def cancel_child(self, child_id: UUID, parent_id: UUID) -> None:
+        """Cancel a child of an execution that has not ended in time."""
         ...
 
 

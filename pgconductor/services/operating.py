@@ -26,7 +26,12 @@ class OperatedExecutions:
     _work: UnitOfWork
 
     async def cancel(
-        self, execution_id: UUID, *, reason: str | None = None, children: bool = True
+        self,
+        execution_id: UUID,
+        *,
+        reason: str | None = None,
+        children: bool = True,
+        parent_id: UUID | None = None,
     ) -> bool:
         """Cancel an execution: at once if no worker holds it, else at its next boundary.
 
@@ -34,9 +39,10 @@ class OperatedExecutions:
             execution_id: Which one.
             reason: Why; kept with the execution.
             children: Cancel the children that it waits for as well, and theirs.
+            parent_id: Only if this execution waits for it, or has waited for it until it was late.
 
         Returns:
-            False if it has finished, or never was.
+            False if it has finished, never was, or is no such child.
 
         Raises:
             InvalidInput: The reason cannot be stored.
@@ -44,7 +50,9 @@ class OperatedExecutions:
         if reason is not None:
             check_text(reason, "reason")
         async with self._work.begin() as repositories:
-            return await repositories.executions.cancel(execution_id, reason, children=children)
+            return await repositories.executions.cancel(
+                execution_id, reason, children=children, parent_id=parent_id
+            )
 
     async def retry(
         self, execution_id: UUID, *, from_scratch: bool = False, from_step: str | None = None

@@ -6,7 +6,14 @@
 -- been dealt with: a handler that undoes goes on undoing. Tries begin anew. From scratch nothing is kept, and from a
 -- step on neither that step nor what was recorded with it or after it.
 WITH target AS MATERIALIZED (
-    SELECT e.id, e.task_key, e.queue, e.dedupe_key
+    SELECT
+        e.id, e.task_key, e.queue, e.dedupe_key,
+        EXISTS (
+            SELECT 1
+            FROM pgconductor.steps s
+            WHERE s.execution_id = e.parent_id AND s.key = e.parent_key
+              AND s.pending AND s.child_id = e.id
+        ) AS waited_for
     FROM pgconductor.executions e
     WHERE e.id = CAST(:id AS uuid) AND e.state IN ('failed', 'cancelled')
     FOR NO KEY UPDATE OF e
@@ -63,13 +70,9 @@ changed AS (
         crashes = 0,
         cancel_requested_at = NULL,
         cancel_reason = NULL,
-        -- Its parent may wait for it still.
-        awaited = EXISTS (
-            SELECT 1
-            FROM pgconductor.steps s
-            WHERE s.execution_id = e.parent_id AND s.key = e.parent_key
-              AND s.pending AND s.child_id = e.id
-        ),
+        -- Its parent may wait for it still. If not, it goes its own way from here.
+        awaited = t.waited_for,
+        parent_key = CASE WHEN t.waited_for THEN e.parent_key END,
         finished_at = NULL,
         finished_by = NULL,
         finished_claim = NULL

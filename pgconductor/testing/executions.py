@@ -163,10 +163,19 @@ class FakeExecutionRepository(FakeOperatedExecutions):
         return [one for one in owners if one is not None and one not in tables.orchestrators]
 
     async def cancel(
-        self, execution_id: UUID, reason: str | None = None, *, children: bool = True
+        self,
+        execution_id: UUID,
+        reason: str | None = None,
+        *,
+        children: bool = True,
+        parent_id: UUID | None = None,
     ) -> bool:
         """See the protocol."""
         tables = await self._transaction.write()
+        row = tables.executions.get(execution_id)
+        stranger = row is not None and (row.parent_key is None or row.parent_id != parent_id)
+        if parent_id is not None and stranger:
+            return False
         return cancel_in(self._transaction, tables, execution_id, reason, children=children)
 
     async def retry(

@@ -128,8 +128,10 @@ class RehearsedMemory:
         """See the protocol."""
         return await self._stage.complete_in(session, outcome)
 
-    async def cancel_child(self, child_id: UUID) -> None:
+    async def cancel_child(self, child_id: UUID, parent_id: UUID) -> None:
         """See the protocol."""
         if self.crashed.is_set():
             await self._freeze()
-        await self._stage.executions.cancel(child_id, reason="it did not end in time")
+        await self._stage.executions.cancel(
+            child_id, reason="it did not end in time", parent_id=parent_id
+        )

@@ -104,6 +104,7 @@ def retry_in(
         cancel_requested_at=None,
         cancel_reason=None,
         awaited=tables.waits_for(row),
+        parent_key=row.parent_key if tables.waits_for(row) else None,
         finished_at=None,
         finished_by=None,
         finished_claim=None,

@@ -41,6 +41,11 @@ async def states(db: Harness, *executions: UUID) -> list[ExecutionState]:
     return [(await db.get(one)).state for one in executions]
 
 
+async def cancel_child(db: Harness, child: UUID, parent: UUID) -> bool:
+    async with db.begin() as repositories:
+        return await repositories.executions.cancel(child, parent_id=parent)
+
+
 # --- cancel --------------------------------------------------------------------------------------
 
 
@@ -278,6 +283,26 @@ async def test_a_parent_that_was_told_is_not_told_again(db: Harness) -> None:
         await db.steps.settle_due()
     assert sent == []
     assert (await ended(db, parent))["child"].error_type == FAILURE.type
+
+
+async def test_a_child_that_is_waited_for_in_vain(db: Harness) -> None:
+    """Whoever waited for it cancels it when it is late; nobody else, and not once it is retried."""
+    owner, parent = await db.running()
+    made = await begin_child(db, parent)
+    _, other = await db.running()
+    assert not await cancel_child(db, made, other.id)
+    assert not await cancel_child(db, new_id(), parent.id)
+    assert not await cancel_child(db, parent.id, other.id)
+    assert await states(db, made, parent.id) == [AVAILABLE, RUNNING]
+    assert await cancel_child(db, made, parent.id)
+    assert not await cancel_child(db, made, parent.id)
+    await settle(db, parent)
+    await db.executions.retry(made)
+    assert not await cancel_child(db, made, parent.id)
+    assert await states(db, made) == [AVAILABLE]
+    # Nor is it cancelled with whom it was a child of.
+    assert await db.executions.cancel(parent.id)
+    assert await db.fetch(owner, queue="children")
 
 
 async def test_going_on_after_a_retry_counts_on(db: Harness) -> None:

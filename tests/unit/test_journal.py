@@ -61,7 +61,7 @@ class Completing:
         self.cancelled: list[UUID] = []
         self.errors: list[Exception] = []
 
-    async def cancel(self, execution_id: UUID, *, reason: str) -> bool:
+    async def cancel(self, execution_id: UUID, *, reason: str, parent_id: UUID) -> bool:
         if self.errors:
             raise self.errors.pop(0)
         self.cancelled.append(execution_id)
@@ -139,10 +139,10 @@ async def test_a_late_child_is_cancelled_when_the_database_is_back(
     """The handler must not be told of it: a lost connection is no failure of the attempt."""
     child, other = uuid4(), uuid4()
     somewhere.completing.errors = [Lost(), Lost()]
-    await journal.cancel_child(child)
+    await journal.cancel_child(child, uuid4())
     somewhere.completing.errors = [ValueError("a mistake")]
     with pytest.raises(ValueError, match="a mistake"):
-        await journal.cancel_child(other)
+        await journal.cancel_child(other, uuid4())
     assert somewhere.completing.cancelled == [child]
 
 
