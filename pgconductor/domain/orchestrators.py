@@ -74,12 +74,14 @@ class Recovery:
         available: Executions that may be fetched again.
         failed: Executions that ended because they crashed their process once too often.
         cancelled: Executions whose cancellation had been asked for.
+        left: Orchestrators that are still there, for some of what they hold is locked by others.
     """
 
     orchestrators: frozenset[UUID] = frozenset()
     available: int = 0
     failed: int = 0
     cancelled: int = 0
+    left: frozenset[UUID] = frozenset()
 
     @property
     def executions(self) -> int:
@@ -92,6 +94,7 @@ class Recovery:
             self.available + other.available,
             self.failed + other.failed,
             self.cancelled + other.cancelled,
+            (self.left | other.left) - other.orchestrators,
         )
 
 

@@ -84,14 +84,16 @@ async def leave(machine: Machine) -> bool:
         async with asyncio.timeout(_LEAVE_SECONDS):
             while True:
                 try:
-                    await backend.orchestrators.leave(machine.registration)
+                    recovery = await backend.orchestrators.leave(machine.registration)
                 except Exception as error:
                     if not backend.is_transient(error):
                         logger.exception("could not leave; others will find this one stale")
                         return False
                     logger.warning("leaving is delayed, no database: %s", describe(error))
                 else:
-                    return True
+                    if not recovery.left:
+                        return True
+                    logger.info("leaving is delayed, for others have locked what is held")
                 await asyncio.sleep(backoff.next())
     except TimeoutError:
         logger.error("could not leave in time; others will find this orchestrator stale")

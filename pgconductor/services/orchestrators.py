@@ -222,7 +222,8 @@ class OrchestratorService:
         Calling it again does nothing.
 
         Returns:
-            What was given back; no crash is counted.
+            What was given back; no crash is counted. Where some of it is locked by others, the row
+            stays: call it again.
         """
         return await self._clear_out(registration.orchestrator_id, crashed=False)
 
@@ -241,7 +242,7 @@ class OrchestratorService:
                     return total + Recovery(orchestrators=frozenset({identity}))
                 if batch.executions == 0:
                     await _forget_to_fetch(repositories, identity)
-                    return total
+                    return total + Recovery(left=frozenset({identity}))
 
     async def sweep(
         self,
@@ -286,8 +287,7 @@ class OrchestratorService:
             orchestrator_id: Which one.
 
         Returns:
-            What was taken back; without the orchestrator itself if it has no row, or some of what
-            it holds is locked by others: then call it again.
+            What was taken back. Where some of it is locked by others, the row stays: call it again.
         """
         return await self._clear_out(orchestrator_id, crashed=True)
 

@@ -109,10 +109,12 @@ async def test_leaving_does_not_wait_for_an_execution_that_is_locked(
     await postgres.fetch(owner)
     async with postgres.begin() as canceller:
         await canceller.executions.cancel(locked)
-        assert await postgres.orchestrators.leave(owner) == Recovery(available=1)
+        there = frozenset({owner.orchestrator_id})
+        assert await postgres.orchestrators.leave(owner) == Recovery(available=1, left=there)
     assert await postgres.fetch(owner) == []
     (left,) = await postgres.orchestrators.list()
     assert left.shutdown_reason == "leaving"
+    assert await postgres.orchestrators.leave(owner) == Recovery(there, cancelled=1)
     assert (await postgres.get(free)).state is ExecutionState.AVAILABLE
     assert await postgres.orchestrators.leave(owner) == Recovery(
         frozenset({owner.orchestrator_id}), cancelled=1

@@ -191,7 +191,7 @@ def watched_for(history: list[tuple[float, list[int]]], index: int) -> float:
 
 
 def test_recoveries_add_up() -> None:
-    one = Recovery(frozenset({A}), available=1, failed=2)
+    one = Recovery(frozenset({A}), available=1, failed=2, left=frozenset({B}))
     two = Recovery(frozenset({A, B}), available=10, cancelled=5)
     both = one + two
     assert both == Recovery(frozenset({A, B}), available=11, failed=2, cancelled=5)

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
@@ -23,6 +24,7 @@ from pgconductor.domain.outcomes import (
     Verdict,
 )
 from pgconductor.exceptions import NotRegistered
+from pgconductor.runtime import shutdown
 from pgconductor.runtime.completer import Completer
 from pgconductor.runtime.gate import StartGate
 from pgconductor.runtime.heartbeat import HeartbeatThread
@@ -169,6 +171,29 @@ async def test_a_beat_that_hangs_does_not_keep_the_fence_open() -> None:
 
 
 # --- maintenance ---------------------------------------------------------------------------------
+
+
+async def test_who_leaves_tries_again_while_others_lock_what_it_holds() -> None:
+    """Otherwise it would be found stale, and its executions counted as crashed."""
+    me = Registration(uuid4(), 1)
+    mine = frozenset({me.orchestrator_id})
+    answers = [Recovery(available=1, left=mine), ConnectionRefusedError(), Recovery(mine)]
+
+    class Orchestrators:
+        async def leave(self, registration: Registration) -> Recovery:
+            assert registration is me
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    class Somewhere:
+        orchestrators = Orchestrators()
+        is_transient = staticmethod(Backend.is_transient)
+
+    somewhere: Any = SimpleNamespace(process=SimpleNamespace(backend=Somewhere()), registration=me)
+    assert await shutdown.leave(somewhere)
+    assert answers == []
 
 
 async def test_an_observer_that_could_not_look_starts_anew() -> None:
