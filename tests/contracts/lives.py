@@ -58,7 +58,9 @@ def pick(items: Sequence[T], index: int) -> T:
 
 
 def assert_recovered(found: Recovery, gone: set[UUID], states: list[str]) -> None:
-    counts = {name: states.count(name) for name in ("available", "failed", "cancelled")}
+    counts: dict[str, Any] = {
+        name: states.count(name) for name in ("available", "failed", "cancelled")
+    }
     assert found == Recovery(frozenset(gone), **counts)
 
 

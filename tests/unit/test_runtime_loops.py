@@ -177,7 +177,11 @@ async def test_who_leaves_tries_again_while_others_lock_what_it_holds() -> None:
     """Otherwise it would be found stale, and its executions counted as crashed."""
     me = Registration(uuid4(), 1)
     mine = frozenset({me.orchestrator_id})
-    answers = [Recovery(available=1, left=mine), ConnectionRefusedError(), Recovery(mine)]
+    answers: list[Recovery | Exception] = [
+        Recovery(available=1, left=mine),
+        ConnectionRefusedError(),
+        Recovery(mine),
+    ]
 
     class Orchestrators:
         async def leave(self, registration: Registration) -> Recovery:
