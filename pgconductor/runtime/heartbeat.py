@@ -81,6 +81,7 @@ class HeartbeatThread(threading.Thread):
         self._stopping = False
         self._fenced = False
         self._last_ack = elapsed_clock()
+        self._failed = False
         self._main_alive_at = elapsed_clock()
         self._stall_reported = False
         self._interval = settings.heartbeat_interval.total_seconds()
@@ -142,8 +143,8 @@ class HeartbeatThread(threading.Thread):
 
     def _pause(self) -> float:
         pause = self.interval * random.uniform(0.9, 1.1)  # noqa: S311 - no secret
-        if elapsed_clock() - self._last_ack > self.interval:
-            # A failed beat is tried again soon: the fence is near.
+        if self._failed or elapsed_clock() - self._last_ack > self.interval:
+            # Tried again soon: the fence is near, or there is something to learn.
             pause = min(pause, 1.0)
         left = self._left()
         return min(pause, left) if left > 0 else pause
@@ -166,10 +167,12 @@ class HeartbeatThread(threading.Thread):
                 self._call(self._on_evicted)
             return False
         except Exception as error:  # noqa: BLE001 - whatever it is, the next beat may succeed
+            self._failed = True
             logger.warning("a heartbeat was not acknowledged: %s", describe(error))
             self._call(partial(self._on_failure, error))
             return True
         self._last_ack = started
+        self._failed = False
         self._call(lambda: self._on_answer(answer))
         return True
 

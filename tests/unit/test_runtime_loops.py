@@ -170,6 +170,44 @@ async def test_a_beat_that_hangs_does_not_keep_the_fence_open() -> None:
         await asyncio.to_thread(thread.join, 20)
 
 
+async def test_a_beat_that_was_asked_for_and_failed_is_tried_again_soon() -> None:
+    """Somebody may have been cancelled: that is heard within a second or so."""
+    minutes = timedelta(minutes=10)
+    settings = Settings(
+        heartbeat_interval=minutes, self_fence_after=2 * minutes, stale_after=3 * minutes
+    )
+    answers: list[Heartbeat | Exception] = [ANSWER, ConnectionResetError(), ANSWER]
+    told: list[str] = []
+
+    class Link:
+        async def beat(self) -> Heartbeat:
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        async def aclose(self) -> None:
+            pass
+
+    thread = HeartbeatThread(
+        Link,
+        settings,
+        asyncio.get_running_loop(),
+        on_answer=lambda _: told.append("answer"),
+        on_evicted=lambda: told.append("evicted"),
+        on_failure=lambda _: told.append("failure"),
+        on_fence=lambda _: told.append("fence"),
+    )
+    thread.start()
+    try:
+        await eventually(lambda: told == ["answer"])
+        thread.beat_now()
+        await eventually(lambda: told == ["answer", "failure", "answer"], timeout=20)
+    finally:
+        thread.stop()
+        await asyncio.to_thread(thread.join, 20)
+
+
 # --- maintenance ---------------------------------------------------------------------------------
 
 
