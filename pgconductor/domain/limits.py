@@ -26,6 +26,7 @@ __all__ = [
     "check_event",
     "check_priority",
     "check_queue",
+    "check_recorded_key",
     "check_run_at",
     "check_step_key",
     "check_task_key",
@@ -45,6 +46,7 @@ DEFAULT_MAX_CRASHES: Final = 3
 
 _QUEUE = re.compile(r"[a-z][a-z0-9_-]{0,47}", re.ASCII)
 _TASK_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,127}", re.ASCII)
+_REMEMBERED = "a step is remembered by its name"
 _FAILED_CALL = re.compile(r"~[0-9]+\Z")
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(9000, 1, 1, tzinfo=UTC)
@@ -129,10 +131,20 @@ def check_step_key(key: object, field: str = "key") -> str:
         InvalidName: It is empty, too long, holds a control character, or ends so.
         InvalidInput: It is not a string that Postgres can store.
     """
-    text = _check_key(key, field, "a step is remembered by its name", MAX_STEP_KEY_BYTES)
+    text = _check_key(key, field, _REMEMBERED, MAX_STEP_KEY_BYTES)
     if _FAILED_CALL.search(text):
         raise InvalidName(field, "ends in '~' and a number, as the record of a failed call does")
     return text
+
+
+def check_recorded_key(key: object, field: str) -> str:
+    """Return ``key`` if it may be on record: as a step's, or as that of a call that failed.
+
+    Raises:
+        InvalidName: It is empty, longer than 512 bytes, or holds a control character.
+        InvalidInput: It is not a string that Postgres can store.
+    """
+    return _check_key(key, field, _REMEMBERED)
 
 
 def _check_key(key: object, field: str, why: str, most: int = MAX_KEY_BYTES) -> str:

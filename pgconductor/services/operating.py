@@ -8,7 +8,7 @@ from uuid import UUID
 from pgconductor.domain.limits import (
     check_count,
     check_queue,
-    check_step_key,
+    check_recorded_key,
     check_task_key,
     check_text,
 )
@@ -78,7 +78,7 @@ class OperatedExecutions:
             DedupeConflict: An unfinished execution has its dedupe key.
         """
         if from_step is not None:
-            check_step_key(from_step, "from_step")
+            check_recorded_key(from_step, "from_step")
             if from_scratch:
                 raise InvalidInput("from_step", "give it or from_scratch, not both")
         async with self._work.begin() as repositories:
@@ -110,7 +110,7 @@ class OperatedExecutions:
             StepNotFound: It has no such step on record.
         """
         if from_step is not None:
-            check_step_key(from_step, "from_step")
+            check_recorded_key(from_step, "from_step")
         async with self._work.begin() as repositories:
             made = await repositories.executions.fork(execution_id, from_step=from_step)
         if made is None:

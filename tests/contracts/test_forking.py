@@ -275,6 +275,18 @@ async def test_a_retry_from_a_step_drops_it_and_what_came_later(db: Harness) -> 
     assert len(await db.fetch(owner)) == 1
 
 
+async def test_a_call_that_failed_may_be_gone_back_to(db: Harness) -> None:
+    """Of a step that was to be tried again nothing else is on record, and operators see its key."""
+    _, held = await db.running()
+    for key in ("one", "two~1", "three"):
+        await record(db, held, key, f'"{key}"')
+    await db.fail(held)
+    made = await db.executions.fork(held.id, from_step="two~1")
+    assert await db.executions.retry(held.id, from_step="two~1")
+    for one in (held.id, made):
+        assert [step.key for step in (await db.executions.tree(one)).steps] == ["one"]
+
+
 async def test_a_cancellation_that_keeps_children(db: Harness) -> None:
     for keep in (True, False):
         _, held = await db.running()
