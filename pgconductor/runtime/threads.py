@@ -19,8 +19,16 @@ _Call = Callable[[], None]
 #: How many calls that nobody waits for any more have threads beside the others.
 _MOST_LEFT: Final = 100
 
-#: Whether what goes on here is waited for in one of the threads.
-_held: Final[ContextVar[bool]] = ContextVar("pgconductor_held", default=False)
+
+class _Holder:
+    """A call that has a thread, and how many other calls it has made that have not returned."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+
+#: By whom what goes on here is waited for, in one of the threads.
+_holder: Final[ContextVar[_Holder | None]] = ContextVar("pgconductor_holder", default=None)
 
 
 def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Callable[[], T]:
@@ -32,7 +40,7 @@ def in_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) ->
         kwargs: Likewise.
     """
     context = copy_context()
-    context.run(_held.set, True)
+    context.run(_holder.set, _Holder())
     return lambda: context.run(function, *args, **kwargs)
 
 
@@ -43,10 +51,10 @@ class HandlerThreads(Executor):
     returns would keep a process alive that has long given its execution back and left.
 
     Args:
-        most: How many threads at once; they are started as they are needed, and kept. A call for
-            which another one waits, in its thread, has one beside them: or both might wait for
-            ever. So has one for which nobody waits any more, because its time was up: no other
-            function is to be held up by one that never returns.
+        most: How many threads at once; they are started as they are needed, and kept. While a call
+            has made others, and may wait for them in its thread, there is one beside it for them:
+            or all might wait for ever. So there is for a call for which nobody waits any more,
+            because its time was up: no other function is to be held up by one that never returns.
     """
 
     def __init__(self, most: int) -> None:
@@ -68,18 +76,23 @@ class HandlerThreads(Executor):
             RuntimeError: The pool was shut down.
         """
         future: _Watched[T] = _Watched(lambda: self._leave(future))
-        future.beside = beside = _held.get()
+        holder = _holder.get()
 
         def call() -> None:
             _settle(future, lambda: fn(*args, **kwargs))
             with self._lock:
-                self._most -= future.beside + future.left
+                self._most -= future.left
                 self._left -= future.left
+                if holder is not None:
+                    holder.calls -= 1
+                    self._most -= holder.calls == 0
 
         with self._lock:
             if self._closed:
                 raise RuntimeError("the handlers' threads have been shut down")
-            self._most += beside
+            if holder is not None:
+                holder.calls += 1
+                self._most += holder.calls == 1
             self._calls.put(call)
             self._queued += 1
             self._start()
@@ -134,8 +147,7 @@ class _Watched(Future[T]):
 
     def __init__(self, leave: Callable[[], None]) -> None:
         super().__init__()
-        #: Whether it has a thread beside the others, for one or the other reason.
-        self.beside = False
+        #: Whether there is a thread beside the others instead of its own.
         self.left = False
         self._on_left = leave
 

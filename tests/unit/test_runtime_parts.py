@@ -240,6 +240,23 @@ def test_who_waits_in_a_thread_that_went_from_call_to_call() -> None:
     threads.shutdown()
 
 
+def test_who_waits_for_many_calls_has_one_thread_beside_its_own() -> None:
+    """I9: a handler may make a thousand."""
+    threads = HandlerThreads(1)
+
+    def outer() -> set[threading.Thread]:
+        release = threading.Event()
+        first = threads.submit(release.wait, 20)
+        calls = [threads.submit(threading.current_thread) for _ in range(50)]
+        release.set()
+        assert first.result(20)
+        return {call.result(20) for call in calls}
+
+    for _ in range(3):
+        assert len(threads.submit(in_thread(outer)).result(20)) == 1
+    threads.shutdown()
+
+
 # --- prefetch and gate ---------------------------------------------------------------------------
 
 
