@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -206,13 +207,35 @@ class Deployment:
 
         await eventually(all_there, timeout=PATIENCE, interval=0.05)
 
+    async def freeze(self, child: Child) -> None:
+        """Freeze a process, but not amid a transaction: its locks would hold up every revision."""
+        while True:
+            child.sigstop()
+            begun = self._transactions()
+            try:
+                # Those of others end.
+                await eventually(lambda: not begun & self._transactions(), timeout=1.0)
+            except AssertionError:
+                child.sigcont()
+            else:
+                return
+
+    def _transactions(self) -> set[tuple[int, datetime]]:
+        found = self.rows(
+            "SELECT pid, xact_start FROM pg_stat_activity WHERE datname = current_database()"
+            " AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            " AND xact_start IS NOT NULL"
+        )
+        return {(row["pid"], row["xact_start"]) for row in found}
+
     async def says(self, child: Child, words: str) -> None:
         """Wait until a process has logged this."""
-        await eventually(
-            lambda: any(words in line for line in child.errors),
-            timeout=PATIENCE,
-            message=f"a process says {words!r}",
-        )
+
+        def said() -> bool:
+            assert any(words in line for line in child.errors), "\n".join(child.errors)
+            return True
+
+        await eventually(said, timeout=PATIENCE, message=f"a process says {words!r}")
 
     # --- work ------------------------------------------------------------------------------------
 

@@ -94,7 +94,7 @@ async def test_with_a_frozen_worker(deployment: Deployment) -> None:
     await deployment.producer(old)
     newcomer = await deployment.worker(new, wait=False)
     await deployment.says(newcomer, "waiting for it")
-    frozen.sigstop()
+    await deployment.freeze(frozen)
     said = await deployment.upgraded(new)
     assert "was found stale" in said
     assert "1 orchestrator evicted" in said
@@ -124,7 +124,7 @@ async def test_a_revision_that_reaches_far(deployment: Deployment) -> None:
     odyssey = deployment.invoke("odyssey", APART)
     await deployment.begun(odyssey)
     await deployment.producer(old)
-    frozen.sigstop()
+    await deployment.freeze(frozen)
     upgrade = await deployment.alembic(new, "upgrade", "head")
     await deployment.says(upgrade, "cannot take back what dead orchestrators hold")
     # It would wait until its deadline: nobody is there who can.
