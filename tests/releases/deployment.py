@@ -211,14 +211,17 @@ class Deployment:
         """Freeze a process, but not amid a transaction: its locks would hold up every revision."""
         while True:
             child.sigstop()
-            begun = self._transactions()
-            try:
-                # Those of others end.
-                await eventually(lambda: not begun & self._transactions(), timeout=1.0)
-            except AssertionError:
-                child.sigcont()
-            else:
+            if await self._end(self._transactions()):
                 return
+            child.sigcont()
+
+    async def _end(self, transactions: set[tuple[int, datetime]]) -> bool:
+        """Whether all of these end; that of somebody who is frozen does not."""
+        try:
+            await eventually(lambda: not transactions & self._transactions(), timeout=1.0)
+        except AssertionError:
+            return False
+        return True
 
     def _transactions(self) -> set[tuple[int, datetime]]:
         found = self.rows(
