@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final, Protocol
 from uuid import UUID
 from weakref import WeakSet
@@ -35,6 +36,9 @@ from pgconductor.services.transactions import OpenTransaction
 
 __all__ = ["Memory", "Record", "decoded"]
 
+
+#: In whose step what goes on here is.
+_inside: Final[ContextVar[Record | None]] = ContextVar("pgconductor_inside", default=None)
 
 #: Why what others have sent may be of another type.
 _BY_OTHERS: Final = {
@@ -126,7 +130,6 @@ class Record:
         self._numbers: dict[str, int] = {}
         self._count = 0
         self._counting = True
-        self._inside = 0
         self._loading: asyncio.Future[History] | None = None
         self._by_place: dict[int, Recorded] = {}
         self._taken: set[str] = set()
@@ -212,28 +215,26 @@ class Record:
         task = asyncio.current_task()
         if task is not None:
             self._tasks.add(task)
-        if not self._is_main(task) or self._inside or not self._counting or kind is StepKind.PATCH:
+        branch = self._main is not None and task is not self._main
+        within = _inside.get() is self
+        if branch or within or not self._counting or kind is StepKind.PATCH:
             return None
         self._count += 1
         return self._count
-
-    def _is_main(self, task: asyncio.Task[Any] | None) -> bool:
-        return self._main is None or task is self._main
 
     @contextmanager
     def inside(self) -> Generator[None]:
         """While inside, the function of a step is called, or a block executed.
 
-        What the handler itself begins there has no number: it is not begun any more when the step
-        is on record.
+        What is begun there has no number: it is not begun any more when the step is on record.
         """
-        in_loop = asyncio._get_running_loop() is not None
-        mine = self._is_main(asyncio.current_task() if in_loop else None)
-        self._inside += mine
+        # Of the context: another branch that begins something meanwhile is not inside.
+        before = _inside.get()
+        _inside.set(self)
         try:
             yield
         finally:
-            self._inside -= mine
+            _inside.set(before)
 
     @contextmanager
     def contained(self, key: str) -> Generator[None]:

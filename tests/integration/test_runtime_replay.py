@@ -328,3 +328,30 @@ async def test_what_is_left_behind_begins_nothing(
         with pytest.raises(BaseException, match="the attempt has ended: a handler must await"):
             await left[0]
     assert called == []
+
+
+async def test_branches_of_a_plain_handler_are_not_inside_of_each_other(world: World) -> None:
+    """While the function of one is called, the other begins; in a replay it does not."""
+    conductor = world.conductor()
+    fails = [True]
+
+    async def slow(value: str) -> str:
+        await asyncio.sleep(0.01)
+        return value
+
+    @conductor.task(max_attempts=2, retry=AT_ONCE)
+    def task(ctx: TaskContext) -> list[str]:
+        async def both() -> list[str]:
+            return list(await asyncio.gather(ctx.step("a", slow, "a"), ctx.step("b", slow, "b")))
+
+        first = ctx.step_here("first", str, "first")
+        values = ctx.here(both())
+        last = ctx.here(ctx.step("last", slow, "last"))
+        if fails.pop():
+            fails.append(False)
+            raise ValueError("again")
+        return [first, *values, last]
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    assert await handle.result(SOON) == ["first", "a", "b", "last"]
