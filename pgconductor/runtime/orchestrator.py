@@ -81,7 +81,7 @@ class Orchestrator:
     async def start(self) -> None:
         """Register, prove the heartbeat, and start the workers.
 
-        If :meth:`stop` is called meanwhile, it returns without having started.
+        If :meth:`stop` is called meanwhile, or was before, it returns without having started.
 
         Raises:
             SchemaError: The database's schema and this release do not fit, see
@@ -92,6 +92,9 @@ class Orchestrator:
         """
         if self._backend is not None:
             raise ConfigurationError("an orchestrator starts once; make another")
+        if self._stop_asked.is_set():
+            self._stopped.set()
+            return
         self._backend = self._make_backend()
         beginning = asyncio.create_task(self._begin(self._backend), name="pgconductor-start")
         asked = asyncio.create_task(self._stop_asked.wait())
@@ -200,13 +203,13 @@ class Orchestrator:
         """Stop: give back what has not started, let handlers end, flush, leave.
 
         Handlers have ``shutdown_grace`` to reach their end or their next boundary; then they are
-        cancelled and their executions given back. Calling it again waits for the same end; calling
-        it before :meth:`start` does nothing.
+        cancelled and their executions given back. Calling it again waits for the same end. Called
+        before :meth:`start`, it returns at once, and nothing is started any more: a task that
+        was about to call :meth:`run` ends too.
         """
-        if self._backend is None:
-            return
         self._ask_stop(ExitReason.CLEAN)
-        await self._stopped.wait()
+        if self._backend is not None:
+            await self._stopped.wait()
 
     def _on_signal(self) -> None:
         if self._stop_asked.is_set():

@@ -20,7 +20,7 @@ from tests.faults.migrations import Deploys, told
 from tests.support.pgbouncer import pgbouncer
 from tests.support.processes import Children
 from tests.support.servers import chosen_binaries, connect
-from tests.support.waiting import eventually
+from tests.support.waiting import ASLEEP, eventually
 
 pytestmark = [pytest.mark.faults]
 
@@ -127,6 +127,7 @@ async def test_a_registration_cannot_slip_past_a_sweep(deploys: Deploys) -> None
             blocked = (
                 "SELECT count(*) > 0 FROM pg_stat_activity"
                 " WHERE application_name LIKE 'pgconductor-migrate%'"
+                " AND datname = current_database()"
             )
             await eventually(lambda: deploys.rows(blocked) == [(True,)], timeout=20)
             registering.execute(
@@ -242,10 +243,9 @@ def change():
 """
     deploys.add(2, breaking=False, change=slow_once)
     child = await deploys.start()
-    sleeping = "FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'"
-    await eventually(lambda: deploys.rows(f"SELECT count(*) {sleeping}") == [(1,)], timeout=20)
+    await eventually(lambda: deploys.rows(ASLEEP) == [(1,)], timeout=20)
     deploys.execute("CREATE TABLE told ()")
-    deploys.execute(f"SELECT pg_terminate_backend(pid) {sleeping}")
+    deploys.execute(ASLEEP.replace("count(*)", "pg_terminate_backend(pid)"))
     assert await child.wait() == 0, told(child)
     assert "the connection was lost" in told(child)
     deploys.assert_at(2)

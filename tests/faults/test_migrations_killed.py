@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.migrations import Deploys, told
 from tests.support.processes import Children
-from tests.support.waiting import eventually
+from tests.support.waiting import ASLEEP, eventually
 
 pytestmark = [pytest.mark.faults]
 
@@ -61,11 +61,7 @@ async def test_killed_inside_a_statement(deploys: Deploys) -> None:
     """The server notices that its client has gone: the statement ends, and with it the lease."""
     deploys.add(2, breaking=False, change="def change(): op.execute('SELECT pg_sleep(600)')")
     child = await deploys.start()
-    active = (
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'"
-    )
-    await eventually(lambda: deploys.rows(active) == [(1,)], timeout=20)
+    await eventually(lambda: deploys.rows(ASLEEP) == [(1,)], timeout=20)
     child.kill()
     await child.wait()
     deploys.add(2, breaking=False)
@@ -231,12 +227,10 @@ async def test_told_to_stop_inside_a_statement(deploys: Deploys, driver: str) ->
     """It is cancelled on the server, and rolled back; more signals change nothing."""
     deploys.add(2, breaking=False, change="def change(): op.execute('SELECT pg_sleep(600)')")
     child = await deploys.start(*by(driver, deploys))
-    sleeping = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)'"
-    active = f"{sleeping} AND state = 'active'"
-    await eventually(lambda: deploys.rows(active) == [(1,)], timeout=20)
+    await eventually(lambda: deploys.rows(ASLEEP) == [(1,)], timeout=20)
     for _ in range(3):
         child.terminate()
     assert await child.wait(10) == 143, told(child)
-    await eventually(lambda: deploys.rows(active) == [(0,)])
+    await eventually(lambda: deploys.rows(ASLEEP) == [(0,)])
     deploys.assert_at(1)
     deploys.assert_free()

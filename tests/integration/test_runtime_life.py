@@ -199,9 +199,20 @@ async def test_a_server_that_never_comes(world: World) -> None:
 
 async def test_stopping_is_idempotent(world: World, conductor: Conductor) -> None:
     orchestrator = conductor.orchestrator()
-    await orchestrator.stop()  # Before the start there is nothing to do.
     await orchestrator.start()
     await asyncio.gather(*(orchestrator.stop() for _ in range(3)))
+    await orchestrator.stop()
+    assert orchestrator.exit_reason == "clean"
+    assert world.rows(ROWS) == []
+
+
+@pytest.mark.parametrize("way", ["run", "drain", "start"])
+async def test_stopping_before_it_starts(world: World, conductor: Conductor, way: str) -> None:
+    """I9: a task that is stopped before its first turn does not work for ever."""
+    orchestrator = conductor.orchestrator()
+    working = asyncio.create_task(getattr(orchestrator, way)())
+    await orchestrator.stop()
+    assert await asyncio.wait_for(working, 20) == (None if way == "start" else "clean")
     await orchestrator.stop()
     assert orchestrator.exit_reason == "clean"
     assert world.rows(ROWS) == []

@@ -167,7 +167,10 @@ async def test_a_stop_ends_the_upgrading(empty: World) -> None:
         other.execute(locked.encode())
         orchestrator = with_task(empty.conductor(startup_policy="upgrade")).orchestrator()
         working = asyncio.create_task(orchestrator.run())
-        trying = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgconductor-migrate%'"
+        trying = (
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name LIKE 'pgconductor-migrate%'"
+        )
         await eventually(lambda: empty.rows(trying) != [])
         await orchestrator.stop()
         assert await asyncio.wait_for(working, 20) == "clean"

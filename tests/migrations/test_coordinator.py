@@ -41,7 +41,7 @@ from tests.migrations.support import (
     rows,
 )
 from tests.support.servers import connect
-from tests.support.waiting import eventually
+from tests.support.waiting import ASLEEP, eventually
 
 SHORT = MigrationOptions(
     lease_wait=timedelta(seconds=20),
@@ -235,15 +235,11 @@ async def test_an_abort_while_it_waits(
 async def test_cancelling_it_is_an_abort(database_url: str, location: Path) -> None:
     add(location, 2, breaking=False, change="def change(): op.execute('SELECT pg_sleep(600)')")
     work = asyncio.create_task(coordinator(database_url, location).upgrade())
-    active = (
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'"
-    )
-    await eventually(lambda: rows(database_url, active) == [(1,)])
+    await eventually(lambda: rows(database_url, ASLEEP) == [(1,)])
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work
-    await eventually(lambda: rows(database_url, active) == [(0,)])
+    await eventually(lambda: rows(database_url, ASLEEP) == [(0,)])
     assert current(database_url) == [("0001",)]
     # Nothing is left that another would have to wait for.
     add(location, 2, breaking=False)

@@ -10,6 +10,12 @@ from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
+#: How many statements of a test's revision sleep, in its own database.
+ASLEEP = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND query = 'SELECT pg_sleep(600)' AND state = 'active'"
+)
+
 
 @overload
 async def eventually(

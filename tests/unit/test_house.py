@@ -134,6 +134,28 @@ def test_we_say_execution_and_task(path: Path) -> None:
     assert not found
 
 
+# --- tests ---------------------------------------------------------------------------------------
+
+
+def statements(path: Path) -> Iterator[str]:
+    source = path.read_text(encoding="utf-8")
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.stmt) and not hasattr(node, "body"):
+            yield ast.get_source_segment(source, node) or ""
+
+
+def test_tests_look_at_nobody_elses_connections() -> None:
+    """Tests at the same time share a server: what one waits for, another may do first."""
+    here = re.compile(r"datname|\bpid = |\bOTHERS\b")
+    found = [
+        f"{relative(path)}: {statement}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for statement in statements(path)
+        if re.search(r"\bpg_stat_activity\b", statement) and not here.search(statement)
+    ]
+    assert not found
+
+
 # --- sizes ---------------------------------------------------------------------------------------
 
 
