@@ -7,6 +7,7 @@ The server is chosen by the environment: ``PGCONDUCTOR_TEST_URL`` names an exist
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -38,6 +39,10 @@ from tests.support.servers import (
 
 # Container images often forbid it; hundreds of processes would each compile the package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# A shell's background task begins with SIGINT ignored, and so would every process of the tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _shared = pytest.StashKey[EmbeddedServer]()
 
