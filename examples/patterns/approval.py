@@ -75,7 +75,7 @@ async def main() -> None:
         orchestrator = conductor.orchestrator()
         await orchestrator.start()
         try:
-            expense = Expense(what="a new chair", patience=timedelta(milliseconds=200))
+            expense = Expense(what="a new chair", patience=timedelta(seconds=1))
             handle = await approve.invoke(expense)
             await reminded.wait()
             async with conductor.sessionmaker() as session:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from pgconductor.domain.orchestrators import Heartbeat
 from pgconductor.exceptions import NotRegistered
@@ -20,6 +20,9 @@ from pgconductor.runtime.wording import describe
 from pgconductor.settings import Settings
 
 __all__ = ["HeartbeatThread", "Link", "elapsed_clock"]
+
+#: Seconds for the first beat after a time in which the process stood still.
+_LAST_CHANCE: Final = 1.0
 
 logger = logging.getLogger("pgconductor.heartbeat")
 
@@ -154,13 +157,20 @@ class HeartbeatThread(threading.Thread):
         fence = self._settings.self_fence_after.total_seconds()
         return fence - (elapsed_clock() - self._last_ack)
 
+    def _patience(self) -> float | None:
+        """Seconds that a beat may take; None for as many as the link has."""
+        if (left := self._left()) > 0:
+            return left
+        # The process stood still. This beat may find that nobody has missed it; if it hangs, the
+        # fence must close all the same. What is fenced already has nothing to hurry for.
+        return None if self._fenced else _LAST_CHANCE
+
     async def _beat(self, link: Link) -> bool:
         """Beat once; False if the row is gone."""
         started = elapsed_clock()
-        left = self._left()
         try:
             # No answer must not keep the fence from closing in time.
-            async with asyncio.timeout(left if left > 0 else None):
+            async with asyncio.timeout(self._patience()):
                 answer = await link.beat()
         except NotRegistered:
             if not self._stopping:

@@ -35,6 +35,7 @@ __all__ = ["RECOVERY_BATCH", "OrchestratorService"]
 #: How many executions are recovered in one transaction.
 RECOVERY_BATCH: Final = 500
 _WITHDRAW_SECONDS: Final = 5.0
+_WITHDRAW_PAUSES: Final = (0.0, 0.02, 0.08, 0.4)
 
 logger = logging.getLogger("pgconductor.orchestrators")
 
@@ -122,7 +123,12 @@ class OrchestratorService:
             return  # The caller's transaction decides.
         try:
             async with asyncio.timeout(_WITHDRAW_SECONDS):
-                await self.leave(registration)
+                for pause in _WITHDRAW_PAUSES:
+                    # What was sent before the connection was cut may be read by the server, and
+                    # committed, after a look on another connection has found nothing.
+                    await asyncio.sleep(pause)
+                    if (await self.leave(registration)).orchestrators:
+                        return
         except Exception as error:  # noqa: BLE001 - whatever it is, others will find it stale
             logger.info("a registration in doubt could not be withdrawn: %s", type(error).__name__)
 

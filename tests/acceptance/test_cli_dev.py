@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,7 +14,6 @@ from typing import Any
 import pytest
 
 from pgconductor.cli import ExitCode
-from pgconductor.dev.address import free_port
 from tests.acceptance.test_cli_support import environment
 from tests.support.processes import Child, Children
 from tests.support.servers import connect
@@ -41,6 +43,14 @@ async def test_a_temporary_server(children: Children, end: Any) -> None:
     await eventually(lambda: not Path(told["home"]).exists(), timeout=20)
 
 
+def quiet_port() -> int:
+    """A port that is free and, below those that the system gives to anybody, likely to stay so."""
+    for port in random.SystemRandom().sample(range(20_000, 30_000), 50):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
+
+
 @pytest.fixture
 def home() -> Iterator[Path]:
     """A directory that every account can reach: where root calls, the server is another's."""
@@ -50,7 +60,7 @@ def home() -> Iterator[Path]:
 
 
 async def test_data_that_is_kept_and_a_port(children: Children, home: Path) -> None:
-    port = free_port()
+    port = quiet_port()
     first, told = await dev(children, "--data-dir", home, "--port", str(port), "--no-migrate")
     assert f"127.0.0.1:{port}" in told["url"]
     assert installed(told["url"]) is None

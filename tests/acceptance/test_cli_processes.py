@@ -118,7 +118,7 @@ def messages(child: Child) -> list[str]:
 
 
 async def logged(child: Child, message: str) -> None:
-    await eventually(lambda: message in messages(child))
+    await eventually(lambda: message in messages(child), timeout=30)
 
 
 async def holding(child: Child) -> int:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import make_url
 
-from tests.support.servers import URL_VARIABLE, Server, connect
+from pgconductor.dev import EmbeddedServer
+from tests.support.servers import URL_VARIABLE, Server, chosen_binaries, connect
 
 pytest_plugins = ["pytester"]
 
@@ -117,19 +120,26 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
+@pytest.fixture
+def lonely_server() -> Iterator[EmbeddedServer]:
+    """One on which nobody else makes databases meanwhile."""
+    with EmbeddedServer.start(binaries=chosen_binaries(), fsync=False) as own:
+        yield own
+
+
 @pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
 def test_the_fixtures(
     project: pytest.Pytester,
-    server: Server,
+    lonely_server: EmbeddedServer,
     monkeypatch: pytest.MonkeyPatch,
     workers: tuple[str, ...],
 ) -> None:
-    monkeypatch.setenv(URL_VARIABLE, server.url_for("postgres"))
+    monkeypatch.setenv(URL_VARIABLE, lonely_server.url_for("postgres"))
     monkeypatch.delenv("PYTEST_XDIST_TESTRUNUID", raising=False)
     options = ("-p", "pgconductor.testing.plugin", "-p", "no:cacheprovider")
-    done = project.runpytest_subprocess(*options, *workers, timeout=60)
+    done = project.runpytest_subprocess(*options, *workers, timeout=110)
     done.assert_outcomes(passed=6)
-    with connect(server.url_for("postgres")) as connection:
+    with connect(lonely_server.url_for("postgres")) as connection:
         left = connection.execute(
             "SELECT datname FROM pg_database WHERE datname ~ '^pgconductor_(template|test)_'"
         ).fetchall()
@@ -142,6 +152,16 @@ def test_a_conductor_that_is_missing_is_asked_for(project: pytest.Pytester) -> N
     done = project.runpytest_subprocess(*options, timeout=60)
     done.assert_outcomes(errors=1, deselected=5)
     done.stdout.fnmatch_lines(["*Set the ini option pgconductor_conductor to module:attribute*"])
+
+
+@pytest.fixture
+def guest(server: Server) -> Iterator[str]:
+    """A role that may do nothing."""
+    name = f"plugin_guest_{uuid4().hex[:12]}"
+    with connect(server.url_for("postgres")) as connection:
+        connection.execute(f"CREATE ROLE {name} LOGIN".encode())
+        yield name
+        connection.execute(f"DROP ROLE {name}".encode())
 
 
 @pytest.mark.parametrize(
@@ -159,15 +179,13 @@ def test_a_conductor_that_is_missing_is_asked_for(project: pytest.Pytester) -> N
     ],
 )
 def test_a_server_that_cannot_be_used_is_told_in_a_line(
-    project: pytest.Pytester, server: Server, url: str, said: str
+    project: pytest.Pytester, server: Server, guest: str, url: str, said: str
 ) -> None:
-    with connect(server.url_for("postgres")) as connection:
-        connection.execute("DROP ROLE IF EXISTS plugin_guest; CREATE ROLE plugin_guest LOGIN")
     admin = make_url(server.url_for("postgres"))
-    guest = admin.set(username="plugin_guest", drivername="postgresql")
+    as_guest = admin.set(username=guest, drivername="postgresql")
     named = url.format(
         nowhere=admin.set(database="nowhere").render_as_string(hide_password=False),
-        guest=guest.render_as_string(hide_password=False),
+        guest=as_guest.render_as_string(hide_password=False),
     )
     options = ("-p", "pgconductor.testing.plugin", f"--pgconductor-url={named}", "-q")
     done = project.runpytest_subprocess(*options, "-k", "test_a_database", timeout=60)

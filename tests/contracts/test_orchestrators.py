@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -73,6 +76,45 @@ async def test_a_registration_whose_answer_was_lost_is_withdrawn(db: Harness) ->
 
     with pytest.raises(ConnectionResetError):
         await OrchestratorService(AnswerLost()).register()
+    assert await db.orchestrators.list() == []
+
+
+async def test_a_registration_that_commits_late_is_withdrawn(db: Harness) -> None:
+    """The server reads it when the client has cut the connection, and has looked for it already."""
+
+    class Late:
+        registering: asyncio.Task[None] | None = None
+        looks = 0
+
+        @asynccontextmanager
+        async def begin(self) -> AsyncGenerator[Repositories]:
+            if self.registering is None:
+                asked: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+                async def add(*args: Any, **options: Any) -> bool:
+                    asked.append((args, options))
+                    return True
+
+                yield cast("Repositories", SimpleNamespace(orchestrators=SimpleNamespace(add=add)))
+                self.registering = asyncio.create_task(self.register_at_last(*asked[0]))
+                raise ConnectionResetError
+            async with db.begin() as repositories:
+                yield repositories
+            self.looks += 1
+            looked.set()
+
+        async def register_at_last(self, args: Any, options: Any) -> None:
+            await looked.wait()
+            async with db.begin() as repositories:
+                assert await repositories.orchestrators.add(*args, **options)
+
+    looked = asyncio.Event()
+    work = Late()
+    with pytest.raises(ConnectionResetError):
+        await OrchestratorService(work).register()
+    assert work.registering is not None
+    await work.registering
+    assert work.looks > 1
     assert await db.orchestrators.list() == []
 
 

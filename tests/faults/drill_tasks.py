@@ -20,8 +20,8 @@ from tests.faults.voyage import declare_moorings, declare_voyage
 #: Everything is short, so that a drill takes seconds.
 DRILL_SETTINGS: dict[str, Any] = {
     "heartbeat_interval": 0.2,
-    "self_fence_after": 1,
-    "stale_after": 2,
+    "self_fence_after": 2,
+    "stale_after": 3,
     "sweep_interval": 0.3,
     "poll_interval": 0.2,
     "shutdown_grace": 5,

@@ -281,10 +281,11 @@ async def test_a_relative_target_is_counted_once(deploys: Deploys) -> None:
 
 
 async def test_time_limits_for_applications_are_not_for_revisions(deploys: Deploys) -> None:
-    deploys.add(2, breaking=False, change="def change(): op.execute('SELECT pg_sleep(0.5)')")
+    deploys.add(2, breaking=False, change="def change(): op.execute('SELECT pg_sleep(3)')")
     name = make_url(deploys.url).database
-    deploys.execute(f"ALTER DATABASE {name} SET statement_timeout = '200ms'")
+    deploys.execute(f"ALTER DATABASE {name} SET statement_timeout = '2s'")
     await deploys.upgraded()
+    deploys.execute(f"ALTER DATABASE {name} RESET statement_timeout")
     deploys.assert_at(2)
 
 

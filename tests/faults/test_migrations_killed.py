@@ -157,7 +157,7 @@ async def test_a_holder_that_was_ended_finds_nothing_to_do(deploys: Deploys) -> 
     async with deploys.fleet() as fleet:
         old = await fleet.register()
         first = await deploys.start()
-        await eventually(lambda: "to leave first" in told(first))
+        await eventually(lambda: "to leave first" in told(first), timeout=20)
         first.sigstop()
         second = await deploys.start(env=IMPATIENT)
         await eventually(lambda: "to leave first" in told(second), timeout=20)
@@ -198,7 +198,7 @@ async def test_told_to_stop_while_it_waits_for_the_lease(
     waiting = await deploys.start()
     await eventually(lambda: "another migration is at work" in told(waiting), timeout=20)
     getattr(waiting, stop)()
-    assert await waiting.wait(5) == code, told(waiting)
+    assert await waiting.wait(20) == code, told(waiting)
     assert deploys.rows("SELECT lease_id FROM pgconductor.schema_gate") == [before]
     frozen.kill()
     await frozen.wait()
@@ -216,7 +216,7 @@ async def test_told_to_stop_while_it_waits_for_orchestrators(
         waiting = await deploys.start(*by(driver, deploys))
         await eventually(lambda: "to leave first" in told(waiting), timeout=20)
         getattr(waiting, stop)()
-        assert await waiting.wait(5) == code, told(waiting)
+        assert await waiting.wait(20) == code, told(waiting)
         deploys.assert_at(1)
         deploys.assert_free()
         await fleet.register()
@@ -230,7 +230,7 @@ async def test_told_to_stop_inside_a_statement(deploys: Deploys, driver: str) ->
     await eventually(lambda: deploys.rows(ASLEEP) == [(1,)], timeout=20)
     for _ in range(3):
         child.terminate()
-    assert await child.wait(10) == 143, told(child)
+    assert await child.wait(20) == 143, told(child)
     await eventually(lambda: deploys.rows(ASLEEP) == [(0,)])
     deploys.assert_at(1)
     deploys.assert_free()

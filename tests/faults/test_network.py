@@ -166,7 +166,7 @@ async def test_an_outage_longer_than_the_stale_threshold(drill: Drill) -> None:
         by_way_of(proxy) as first,
         by_way_of(proxy) as second,
     ):
-        ids = await drill.invoke_many("plain", [3.0] * 8)
+        ids = await drill.invoke_many("plain", [4.5] * 8)
         both = {one.registration.orchestrator_id for one in (first, second)}
         # Each executes four. What one has fetched too many of, it gives back to the other.
         await eventually(
@@ -178,7 +178,7 @@ async def test_an_outage_longer_than_the_stale_threshold(drill: Drill) -> None:
         proxy.reset()
         await eventually(
             lambda: drill.value(
-                "SELECT bool_and(last_heartbeat_at < clock_timestamp() - interval '3 seconds')"
+                "SELECT bool_and(last_heartbeat_at < clock_timestamp() - interval '4 seconds')"
                 " FROM pgconductor.orchestrators"
             ),
             timeout=20,

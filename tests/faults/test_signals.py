@@ -37,7 +37,7 @@ async def test_sigterm_lets_the_handler_finish(drill: Drill) -> None:
 
 async def test_sigterm_gives_back_what_has_not_started(drill: Drill) -> None:
     """I10, A3: what is prefetched goes back at once, and no attempt is charged."""
-    await drill.invoke_many("slow", [0.5] * 6)
+    await drill.invoke_many("slow", [2.0] * 6)
     child = await drill.worker(env={"DRILL_CONCURRENCY": "1"})
     await child.wait_for_line("started")
     child.terminate()
@@ -101,10 +101,9 @@ async def test_a_third_signal_ends_the_process(drill: Drill) -> None:
 
 async def test_frozen_and_thawed(drill: Drill) -> None:
     """I1, I7, B3: the thawed one's completion and heartbeat are refused; it exits as evicted."""
-    one = await drill.invoke("slow", 0.5)
+    one = await drill.invoke("frozen")
     child = await drill.worker()
-    await child.wait_for_line("started")
-    child.sigstop()
+    await child.wait_for_line("handler")
     async with drill.rescuer() as rescuer:
         await drill.finished()
         await drill.only_registered(drill.own_pid)
@@ -137,7 +136,7 @@ async def test_a_frozen_one_that_is_shut_down(drill: Drill) -> None:
 @pytest.mark.parametrize("by", ["request", "sweep"])
 async def test_a_request_to_shut_down(drill: Drill, by: str) -> None:
     """A4, A6: the handler ends, its result is kept, nothing more is fetched, the row goes."""
-    one = await drill.invoke("slow", 0.5)
+    one = await drill.invoke("slow", 3.0)
     child = await drill.worker(env={"DRILL_CONCURRENCY": "1"})
     await child.wait_for_line("started")
     service = OrchestratorService(drill.conductor.engine)

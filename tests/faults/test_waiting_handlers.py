@@ -111,7 +111,7 @@ async def test_what_comes_during_an_outage(drill: Drill, suspend_after: float) -
         await let_go(drill)
         await eventually(
             lambda: drill.value(
-                "SELECT bool_and(last_heartbeat_at < clock_timestamp() - interval '3 seconds')"
+                "SELECT bool_and(last_heartbeat_at < clock_timestamp() - interval '4 seconds')"
                 " FROM pgconductor.orchestrators"
             ),
             timeout=20,

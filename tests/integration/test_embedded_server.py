@@ -287,7 +287,7 @@ async def test_a_killed_backend_makes_the_server_recover() -> None:
         async with raw(server.url) as victim, raw(server.url) as bystander:
             server.kill_backend(await victim.fetchval("SELECT pg_backend_pid()"))
             # The bystander's connection is ended too: shared memory may be corrupt.
-            await eventually(lambda: fails(bystander))
+            await eventually(lambda: fails(bystander), timeout=60)
 
         async def answers() -> bool:
             try:
@@ -296,7 +296,7 @@ async def test_a_killed_backend_makes_the_server_recover() -> None:
             except BROKEN:
                 return False
 
-        await eventually(answers)
+        await eventually(answers, timeout=60)
         with pytest.raises(ServerStateError):
             server.kill_backend(os.getpid())
 
@@ -336,8 +336,8 @@ async def test_a_temporary_server_ends_with_its_parent(
     assert isinstance(keeper, int)
     os.kill(child.pid, number)
     await child.wait()
-    await eventually(lambda: not alive(pid))
-    await eventually(lambda: not alive(keeper))
+    await eventually(lambda: not alive(pid), timeout=60)
+    await eventually(lambda: not alive(keeper), timeout=60)
     assert gone(str(home))
 
 
@@ -349,7 +349,7 @@ async def test_a_kept_server_ends_well_with_its_killed_parent(
     assert isinstance(keeper, int)
     child.kill()
     await child.wait()
-    await eventually(lambda: not alive(keeper))
+    await eventually(lambda: not alive(keeper), timeout=60)
     assert not (own_dir / "server.json").exists()
     with EmbeddedServer.start(own_dir) as again:
         assert again.owned

@@ -105,11 +105,11 @@ async def test_gather_may_return_exceptions(world: World) -> None:
 
 async def test_waiting_is_not_counted_against_the_time_limit(world: World) -> None:
     """A sleep of ten seconds is not: it is suspended at once. A shorter one should not be."""
-    conductor = world.conductor()
+    conductor = world.conductor(suspend_after=60)
 
-    @conductor.task(max_attempts=1, timeout=timedelta(seconds=0.2))
+    @conductor.task(max_attempts=1, timeout=timedelta(seconds=2))
     async def nap(ctx: TaskContext) -> str:
-        await ctx.sleep("a while", timedelta(seconds=0.5))
+        await ctx.sleep("a while", timedelta(seconds=2.5))
         return "awake"
 
     async with world.serving(conductor):

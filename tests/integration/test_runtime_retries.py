@@ -181,7 +181,7 @@ async def test_a_plain_handler_that_takes_too_long(world: World, conductor: Cond
     told: list[bool] = []
     let_go = threading.Event()
 
-    @conductor.task(timeout=timedelta(seconds=0.2), max_attempts=3, retry=AT_ONCE)
+    @conductor.task(timeout=timedelta(seconds=1), max_attempts=3, retry=AT_ONCE)
     def long(ctx: TaskContext) -> str:
         if ctx.attempt == 1:
             let_go.wait(20)
@@ -208,7 +208,7 @@ async def test_one_slot_and_a_thread_that_does_not_end(world: World, conductor: 
     let_go = threading.Event()
     started: list[str] = []
 
-    @conductor.task(timeout=timedelta(seconds=0.1), max_attempts=1)
+    @conductor.task(timeout=timedelta(seconds=1), max_attempts=1)
     def stuck(ctx: TaskContext) -> None:
         started.append("stuck")
         let_go.wait(20)
@@ -219,6 +219,7 @@ async def test_one_slot_and_a_thread_that_does_not_end(world: World, conductor: 
 
     async with world.serving(conductor, concurrency=1):
         first = await stuck.invoke()
+        await eventually(lambda: started == ["stuck"])
         with pytest.raises(ExecutionFailed, match="longer than"):
             await first.result(SOON)
         second = await after.invoke()

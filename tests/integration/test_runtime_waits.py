@@ -49,7 +49,8 @@ def hasty(world: World) -> Conductor:
     return world.conductor(suspend_after=0.001)
 
 
-async def test_a_chain_of_children_in_memory(world: World, conductor: Conductor) -> None:
+async def test_a_chain_of_children_in_memory(world: World) -> None:
+    conductor = world.conductor(suspend_after=60)
     attempts: list[int] = []
 
     @conductor.task

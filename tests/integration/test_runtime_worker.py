@@ -163,7 +163,7 @@ async def test_what_is_held_unstarted_is_given_back(world: World) -> None:
         async with machine_of(hoarder).process.turn:
             handles = await conductors[0].tasks["task"].invoke_many(range(4))
             await worker._fetch(4)
-        await eventually(lambda: len(worker._ready) == 2)
+        await eventually(lambda: len(started[0]) == 2)
         async with world.serving(conductors[1], **options):
             await eventually(lambda: [len(s) for s in started.values()] == [2, 2])
             assert world.rows("SELECT max(attempts) AS m FROM pgconductor.executions")[0]["m"] == 1

@@ -31,8 +31,8 @@ QUEUES = ("default", APART)
 #: ends by itself.
 SETTINGS = {
     "HEARTBEAT_INTERVAL": "0.3",
-    "SELF_FENCE_AFTER": "1.5",
-    "STALE_AFTER": "3",
+    "SELF_FENCE_AFTER": "2.5",
+    "STALE_AFTER": "4",
     "SWEEP_INTERVAL": "0.5",
     "POLL_INTERVAL": "0.2",
     "GIVE_BACK_AFTER": "0.5",

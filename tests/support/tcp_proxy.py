@@ -61,6 +61,7 @@ class TcpProxy:
         self._open = asyncio.Event()
         self._open.set()
         self._rules: list[Rule] = []
+        self._resets = 0
         self.delay = 0.0
         self.port = 0
         self.cuts = 0
@@ -90,7 +91,8 @@ class TcpProxy:
     # --- faults ------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """Reset every connection; new ones are served."""
+        """Reset every connection, also one that is being made; new ones are served."""
+        self._resets += 1
         for link in list(self._links):
             link.reset()
 
@@ -204,6 +206,7 @@ class TcpProxy:
             writer.transport.abort()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        resets = self._resets
         await self._open.wait()
         try:
             if isinstance(self._upstream, Path):
@@ -212,6 +215,9 @@ class TcpProxy:
                 far_reader, far_writer = await asyncio.open_connection(*self._upstream)
         except OSError:
             return  # As if the server itself had refused.
+        if resets != self._resets:
+            far_writer.transport.abort()
+            return
         link = Link(writer, far_writer)
         self._links.add(link)
         try:

@@ -135,8 +135,8 @@ async def test_a_beat_that_hangs_does_not_keep_the_fence_open() -> None:
     """Semantics 4, lifecycle 3.3: fenced before others may find it stale."""
     settings = Settings(
         heartbeat_interval=timedelta(seconds=0.05),
-        self_fence_after=timedelta(seconds=0.5),
-        stale_after=timedelta(seconds=1),
+        self_fence_after=timedelta(seconds=2),
+        stale_after=timedelta(seconds=3),
         sweep_interval=timedelta(seconds=0.5),
     )
     link = HangingLink()
