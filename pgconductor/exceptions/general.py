@@ -197,15 +197,21 @@ class StepNotFound(StepError, LookupError):
 class DuplicateStep(StepError):
     """Two steps of one attempt have the same key, by which only one can be remembered.
 
+    Or several branches, or a step and its handler, number the same key: their order may be another
+    in a later attempt, so that one would be taken for the other.
+
     Attributes:
         execution_id: The execution.
         key: The key.
     """
 
-    def __init__(self, execution_id: UUID, key: str) -> None:
+    def __init__(self, execution_id: UUID, key: str, *, branches: bool = False) -> None:
         super().__init__(
-            f"execution {execution_id} has taken step {key!r} already; give each step a key of its "
-            f"own, or number them: ctx.numbered({key!r})"
+            f"execution {execution_id} numbers {key!r} in more than one place, and their order may "
+            "be another in a later attempt; give each branch a key of its own, an event by key="
+            if branches
+            else f"execution {execution_id} has taken step {key!r} already; give each step a key "
+            f"of its own, or number them: ctx.numbered({key!r})"
         )
         self.execution_id = execution_id
         self.key = key

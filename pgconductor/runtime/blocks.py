@@ -69,7 +69,7 @@ class Transaction(Generic[R]):
         self._found: Recorded | None = None
         self._open: OpenTransaction | None = None
         self._at_work = waits.at_work()
-        self._inside = record.inside()
+        self._inside = record.inside(key)
         self._value: Any = None
         self._skipping = False
         self._ended = False

@@ -296,12 +296,13 @@ class StepContext(AttemptContext):
         """A key with a number that counts up within the attempt, for steps in a loop.
 
         The order of the calls must be the same in each attempt: number the keys of concurrent
-        branches before they branch.
+        branches before they branch, or let each branch number a key of its own.
 
         Args:
             key: What is numbered, for instance ``page``; the first is ``page#1``.
 
         Raises:
             InvalidName: It cannot name a step.
+            DuplicateStep: Another branch numbers the same key.
         """
         return self._durable().record.numbered(key)

@@ -215,7 +215,8 @@ class TaskContext(StepContext):
         Args:
             event: The event, or its name.
             payload: Of the event's type; plain JSON for a name.
-            key: Its name, as for :meth:`step`; the default is the event's, numbered.
+            key: Its name, as for :meth:`step`; the default is the event's, numbered. Where
+                several branches emit an event, each needs a key.
 
         Raises:
             InvalidInput: The name or the payload is not acceptable.

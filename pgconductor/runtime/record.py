@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
-from weakref import WeakSet
+from weakref import ReferenceType, WeakSet, ref
 
 from pgconductor.domain.claims import Fetched
 from pgconductor.domain.limits import check_step_key
@@ -36,9 +36,12 @@ from pgconductor.services.transactions import OpenTransaction
 
 __all__ = ["Memory", "Record", "decoded"]
 
+R = TypeVar("R")
 
-#: In whose step what goes on here is.
-_inside: Final[ContextVar[Record | None]] = ContextVar("pgconductor_inside", default=None)
+#: In which step of which execution what goes on here is.
+_inside: Final[ContextVar[tuple[Record, str] | None]] = ContextVar(
+    "pgconductor_inside", default=None
+)
 
 #: Why what others have sent may be of another type.
 _BY_OTHERS: Final = {
@@ -127,15 +130,19 @@ class Record:
         self._main = main
         self._give_up = give_up
         self._keys: set[str] = set()
-        self._numbers: dict[str, int] = {}
+        # How far keys are numbered, and where: in the handler itself, a branch, or a step.
+        self._numbers: dict[str, tuple[object, int]] = {}
         self._count = 0
         self._counting = True
         self._loading: asyncio.Future[History] | None = None
         self._by_place: dict[int, Recorded] = {}
         self._taken: set[str] = set()
         self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
+        # Those in which the handler itself goes on; the others are branches.
+        self._own: WeakSet[asyncio.Task[Any]] = WeakSet()
         if main is not None:
             self._tasks.add(main)
+            self._own.add(main)
 
     @property
     def tasks(self) -> list[asyncio.Task[Any]]:
@@ -143,10 +150,39 @@ class Record:
         return list(self._tasks)
 
     def numbered(self, key: str) -> str:
-        """The key with a number that counts up within the attempt: ``page#1``, ``page#2``."""
+        """The key with a number that counts up within the attempt: ``page#1``, ``page#2``.
+
+        Raises:
+            DuplicateStep: Another branch numbers it as well: a later attempt may mix them up.
+        """
         check_step_key(key)
-        self._numbers[key] = number = self._numbers.get(key, 0) + 1
-        return f"{key}#{number}"
+        where = self._step or self._branch
+        there, number = self._numbers.get(key, (where, 0))
+        if there != where:
+            raise DuplicateStep(self.fetched.id, key, branches=True)
+        self._numbers[key] = where, number + 1
+        return f"{key}#{number + 1}"
+
+    @property
+    def _step(self) -> str | None:
+        """The step that this goes on inside of."""
+        inside = _inside.get()
+        return inside[1] if inside is not None and inside[0] is self else None
+
+    @property
+    def _branch(self) -> ReferenceType[asyncio.Task[Any]] | None:
+        """The branch that this goes on in; None for the handler itself."""
+        if asyncio._get_running_loop() is None:
+            return None
+        task = asyncio.current_task()
+        return None if task is None or task in self._own else ref(task)
+
+    async def own(self, awaitable: Awaitable[R]) -> R:
+        """Wait for something in the event loop that a plain handler itself waits for."""
+        task = asyncio.current_task()
+        if task is not None and self._main is None:
+            self._own.add(task)
+        return await awaitable
 
     def check_open(self) -> None:
         """Nothing may be begun in an attempt that has ended or is being suspended.
@@ -215,22 +251,21 @@ class Record:
         task = asyncio.current_task()
         if task is not None:
             self._tasks.add(task)
-        branch = self._main is not None and task is not self._main
-        within = _inside.get() is self
-        if branch or within or not self._counting or kind is StepKind.PATCH:
+        outside = self._branch is not None or self._step is not None
+        if outside or not self._counting or kind is StepKind.PATCH:
             return None
         self._count += 1
         return self._count
 
     @contextmanager
-    def inside(self) -> Generator[None]:
+    def inside(self, key: str) -> Generator[None]:
         """While inside, the function of a step is called, or a block executed.
 
         What is begun there has no number: it is not begun any more when the step is on record.
         """
         # Of the context: another branch that begins something meanwhile is not inside.
         before = _inside.get()
-        _inside.set(self)
+        _inside.set((self, key))
         try:
             yield
         finally:

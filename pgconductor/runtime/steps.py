@@ -156,7 +156,7 @@ class Steps:
         kwargs: dict[str, Any],
         options: StepOptions,
     ) -> Any:
-        with self._record.inside(), self._record.contained(key):
+        with self._record.inside(key), self._record.contained(key):
             if options.timeout is None:
                 return await self._call(function, args, kwargs)
             return await self._within(key, options.timeout, function, args, kwargs)
@@ -231,12 +231,11 @@ class Steps:
         if asyncio._get_running_loop() is not None:
             raise ConfigurationError("step_here is for plain handlers; await step() instead")
         codec = codec_of(function)
-        begun = self._record.begin(key, StepKind.STEP)
-        place, found = asyncio.run_coroutine_threadsafe(begun, self._loop).result()
+        place, found = self.here(self._record.begin(key, StepKind.STEP))
         if found is not None:
             return self._known(codec, found)
         try:
-            with self._record.inside():
+            with self._record.inside(key):
                 result = function(*args, **kwargs)
         except BaseException:
             self._record.astray()
@@ -249,7 +248,8 @@ class Steps:
 
     def here(self, awaitable: Coroutine[Any, Any, R]) -> R:
         """What a coroutine of the attempt returns, in a plain handler's thread."""
-        return asyncio.run_coroutine_threadsafe(awaitable, self._loop).result()
+        own = self._record.own(awaitable)
+        return asyncio.run_coroutine_threadsafe(own, self._loop).result()
 
     async def transact(
         self,
@@ -272,7 +272,7 @@ class Steps:
                 nonlocal text
                 # If an earlier call completed the execution, that was rolled back with it.
                 self._record.completed = False
-                with self._record.inside(), self._record.contained(key):
+                with self._record.inside(key), self._record.contained(key):
                     result = await function(session, *args, **kwargs)
                 step = self._ended(key, codec, result, place)
                 text = step.result

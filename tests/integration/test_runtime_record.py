@@ -90,6 +90,81 @@ async def test_what_follows_an_error_on_record_is_numbered(
     }
 
 
+async def test_branches_do_not_number_the_same_key(world: World, conductor: Conductor) -> None:
+    """They come in any order: in a replay, one would be taken for the other without a word."""
+    late = asyncio.Event()
+
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext, how: str) -> None:
+        async def branch(name: str) -> None:
+            if name == "a":
+                await late.wait()
+            if how == "emit":
+                await ctx.emit("done", name)
+            elif how == "emit with a key":
+                await ctx.emit("done", name, key=f"done {name}")
+            else:
+                base = name if how == "numbered apart" else "same"
+                for _ in range(2):
+                    await ctx.step(ctx.numbered(base), str, name)
+            late.set()
+
+        await asyncio.gather(branch("a"), branch("b"))
+
+    async with world.serving(conductor):
+        for how in ("numbered apart", "emit with a key"):
+            late.clear()
+            await (await task.invoke(how)).result(SOON)
+        for how in ("numbered", "emit"):
+            late.clear()
+            with pytest.raises(ExecutionFailed, match="more than one place"):
+                await (await task.invoke(how)).result(SOON)
+
+
+async def test_a_step_numbers_nothing_that_the_handler_numbers(conductor: Conductor) -> None:
+    """When it is on record, its function is not called, and would not count."""
+
+    @conductor.task(max_attempts=1)
+    async def task(ctx: TaskContext) -> None:
+        async def outer() -> None:
+            await ctx.step(ctx.numbered("part"), int)
+
+        await ctx.options(max_attempts=1).step("outer", outer)
+        ctx.numbered("part")
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    with pytest.raises(ExecutionFailed, match="numbers 'part' in more than one place"):
+        await handle.result(SOON)
+
+
+async def test_a_plain_handlers_branches_have_no_number(world: World, conductor: Conductor) -> None:
+    """Nor do those of an async one: they may begin in another order the next time."""
+
+    @conductor.task(max_attempts=1)
+    def plain(ctx: TaskContext) -> None:
+        async def both() -> None:
+            await ctx.step("own", int)
+            await asyncio.gather(ctx.step("left", int), ctx.step("right", int))
+
+        ctx.step_here(ctx.numbered("first"), int)
+        ctx.here(both())
+        ctx.here(ctx.emit("over"))
+        ctx.here(ctx.emit("over"))
+
+    async with world.serving(conductor):
+        await (await plain.invoke()).result(SOON)
+    rows = world.rows("SELECT key, place FROM pgconductor.steps")
+    assert {row["key"]: row["place"] for row in rows} == {
+        "first#1": 1,
+        "own": 2,
+        "left": None,
+        "right": None,
+        "over#1": 3,
+        "over#2": 4,
+    }
+
+
 async def test_a_result_that_cannot_complete_anything(conductor: Conductor) -> None:
     @conductor.task(max_attempts=1)
     async def task(ctx: TaskContext) -> int:
