@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -127,7 +128,7 @@ def cancel_command(
 @click.command("retry")
 @execution_id
 @click.option("--from-scratch", is_flag=True, help="Drop all recorded steps.")
-@click.option("--from-step", metavar="KEY", help="Drop this step and all that came later.")
+@click.option("--from-step", metavar="KEY", help="Drop this step and all that began later.")
 @as_json
 @database_url
 def retry_command(
@@ -140,11 +141,12 @@ def retry_command(
 ) -> None:
     """Retry a failed or cancelled execution, with all its attempts anew.
 
-    It resumes behind its recorded steps, but for those that are dropped. The recorded errors that
-    it has ended by, and children that have failed or were cancelled, are always dropped.
+    It resumes behind its recorded steps, but for those that are dropped: the recorded errors that
+    it has ended by, and children that have failed or were cancelled. An error after which something
+    began is kept, for the handler has dealt with it, and named here.
     """
 
-    async def retry(conductor: Conductor) -> ExecutionSnapshot:
+    async def retry(conductor: Conductor) -> tuple[ExecutionSnapshot, list[str]]:
         done = await conductor.executions.retry(
             execution_id, from_scratch=from_scratch, from_step=from_step
         )
@@ -155,9 +157,17 @@ def retry_command(
                 "be retried",
                 ExitCode.REFUSED,
             )
-        return found
+        steps = (await conductor.executions.tree(execution_id, depth=0)).steps
+        return found, [one.key for one in steps if one.error is not None]
 
-    _say(with_conductor(database_url, retry), as_json)
+    found, kept = with_conductor(database_url, retry)
+    _say(found, as_json)
+    for key in kept:
+        click.echo(
+            f"kept: the error of {key!r}, after which something began; if it ends by that "
+            f"again, retry it with --from-step {shlex.quote(key)}",
+            err=True,
+        )
 
 
 @click.command("fork")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -65,6 +66,7 @@ class StepRecord:
         kind: What it was.
         place: Its number among what the handler itself has begun; None within a branch.
         failure: The error that it has ended by, for good; None if it has returned.
+        began: When it began, by the process's monotonic clock, in seconds.
     """
 
     execution_id: UUID
@@ -74,6 +76,12 @@ class StepRecord:
     kind: StepKind = StepKind.STEP
     place: int | None = None
     failure: Failure | None = None
+    began: float = field(default_factory=time.monotonic, compare=False)
+
+    @property
+    def took(self) -> float:
+        """For how many seconds it has gone on by now."""
+        return max(time.monotonic() - self.began, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

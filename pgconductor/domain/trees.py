@@ -46,9 +46,9 @@ class StepSnapshot:
         detail: The child's task, or the event's name.
         match: What the event's payload must contain; None for any payload.
         child_id: The child.
-        created_at: When it was recorded, or began to wait.
+        created_at: When it began.
         wake_at: When it ends at the latest.
-        ended_at: When it ended, if it was a wait.
+        ended_at: When it ended; None while it waits, and for what is over as it begins.
     """
 
     execution_id: UUID

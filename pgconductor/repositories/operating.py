@@ -67,7 +67,7 @@ class OperatedExecutions(Protocol):
         Args:
             execution_id: Which one.
             from_scratch: Drop all of its recorded steps.
-            from_step: Drop this step, and what was recorded with it or after it.
+            from_step: Drop this step, and what began with it or after it.
 
         Returns:
             False if it is neither failed nor cancelled, or never was.

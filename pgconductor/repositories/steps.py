@@ -51,6 +51,7 @@ class SqlStepRepository(SqlRepository):
             "key": step.key,
             "step_place": step.place,
             "result": step.result,
+            "took": step.took,
         }
         rows = await self._rows(sql.RECORD_STEP, parameters)
         if not rows:
@@ -78,6 +79,7 @@ class SqlStepRepository(SqlRepository):
                 "results": [one.result for one in steps],
                 "error_types": [one.type if one else None for one in failures],
                 "errors": [one.message if one else None for one in failures],
+                "tooks": [one.took for one in steps],
             },
         )
         answers: list[Recorded | OwnershipLost] = []

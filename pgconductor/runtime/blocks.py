@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
@@ -70,6 +71,7 @@ class Transaction(Generic[R]):
         self._open: OpenTransaction | None = None
         self._at_work = waits.at_work()
         self._inside = record.inside(key)
+        self._began = 0.0
         self._value: Any = None
         self._skipping = False
         self._ended = False
@@ -107,6 +109,7 @@ class Transaction(Generic[R]):
                 done: Any = _DoneSession(self)
                 return done  # type: ignore[no-any-return]  # what stands for a session is no session
             await self._waits.active()
+            self._began = time.monotonic()
             self._open = self._record.memory.open()
             session = await self._open.begin()
             self._inside.__enter__()
@@ -161,7 +164,11 @@ class Transaction(Generic[R]):
                 await transaction.roll_back()
                 raise
             fetched = self._record.fetched
-            step = StepRecord(fetched.id, fetched.claim, self._key, text, place=self._place)
+            step = StepRecord(
+                *(fetched.id, fetched.claim, self._key, text),
+                place=self._place,
+                began=self._began,
+            )
             # What ends with the execution needs no record.
             with self._record.unbroken():
                 found = await self._record.memory.commit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ class StepOptions:
 
 
 _PLAIN: Final = StepOptions()
+#: The number of a step, and when it began.
+_Begun = tuple[int | None, float]
 
 
 class Steps:
@@ -122,6 +125,7 @@ class Steps:
             if found is not None:
                 return self._known(codec, found)
             await self._waits.active()
+        began = time.monotonic()
         number = 1
         while True:
             if options.max_attempts is not None and await self._tried(key, number):
@@ -131,7 +135,7 @@ class Steps:
                 try:
                     result = await self._called(key, function, args, kwargs, options)
                 except Exception as error:
-                    failure = await self._failed(key, error, number, place, options)
+                    failure = await self._failed(key, error, number, (place, began), options)
                     if failure is error:
                         self._record.astray()
                         raise
@@ -141,7 +145,7 @@ class Steps:
                     self._record.astray()
                     raise
                 else:
-                    step = self._ended(key, codec, result, place)
+                    step = self._ended(key, codec, result, (place, began))
                     with self._record.unbroken():
                         recorded = await self._record.memory.record(step)
                     return self._known(codec, recorded, fresh=True)
@@ -188,7 +192,7 @@ class Steps:
         return await result if inspect.isawaitable(result) else result
 
     async def _failed(
-        self, key: str, error: Exception, number: int, place: int | None, options: StepOptions
+        self, key: str, error: Exception, number: int, at: _Begun, options: StepOptions
     ) -> Exception | None:
         """Put on record that a call has failed; what to raise, or None if there is another try."""
         if options.max_attempts is None or isinstance(error, OwnershipLost):
@@ -209,7 +213,7 @@ class Steps:
                 started = await self._record.memory.start(start)
             self._tries[_try(key, number)] = started.recorded
             return None
-        step = StepRecord(fetched.id, fetched.claim, key, place=place, failure=failure)
+        step = StepRecord(fetched.id, fetched.claim, key, place=at[0], failure=failure, began=at[1])
         with self._record.unbroken():
             found = await self._record.memory.record(step)
         return StepFailed(key, found.error_type or failure.type, found.error or "")
@@ -234,13 +238,14 @@ class Steps:
         place, found = self.here(self._record.begin(key, StepKind.STEP))
         if found is not None:
             return self._known(codec, found)
+        began = time.monotonic()
         try:
             with self._record.inside(key):
                 result = function(*args, **kwargs)
         except BaseException:
             self._record.astray()
             raise
-        step = self._ended(key, codec, result, place)
+        step = self._ended(key, codec, result, (place, began))
         with self._record.unbroken():
             written = asyncio.run_coroutine_threadsafe(self._record.memory.record(step), self._loop)
             recorded = written.result()
@@ -267,6 +272,7 @@ class Steps:
             await self._waits.active()
 
             text: str | None = None
+            began = time.monotonic()
 
             async def work(session: Any) -> StepRecord | None:
                 nonlocal text
@@ -274,7 +280,7 @@ class Steps:
                 self._record.completed = False
                 with self._record.inside(key), self._record.contained(key):
                     result = await function(session, *args, **kwargs)
-                step = self._ended(key, codec, result, place)
+                step = self._ended(key, codec, result, (place, began))
                 text = step.result
                 # What ends with the execution needs no record.
                 return None if self._record.completed else step
@@ -293,16 +299,15 @@ class Steps:
             raise StepFailed(found.key, found.error_type, found.error or "")
         return codec.decode(found.result) if fresh else decoded(self._record, codec, found)
 
-    def _ended(self, key: str, codec: Codec, result: object, place: int | None) -> StepRecord:
+    def _ended(self, key: str, codec: Codec, result: object, at: _Begun) -> StepRecord:
         """What to record of a step.
 
         Raises:
             ResultEncodeError: Its result cannot be stored.
         """
         fetched = self._record.fetched
-        return StepRecord(
-            fetched.id, fetched.claim, key, self.encoded(key, codec, result), place=place
-        )
+        text = self.encoded(key, codec, result)
+        return StepRecord(fetched.id, fetched.claim, key, text, place=at[0], began=at[1])
 
     def encoded(self, key: str, codec: Codec, result: object) -> str | None:
         """The JSON text of a step's result.

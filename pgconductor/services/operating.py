@@ -61,12 +61,12 @@ class OperatedExecutions:
 
         It resumes behind what it has on record, but for the errors that it has ended by and for
         children that have failed or were cancelled: these are dropped. An error after which
-        something was recorded is kept.
+        something began is kept.
 
         Args:
             execution_id: Which one.
             from_scratch: Drop all of its recorded steps.
-            from_step: Drop this step, and what was recorded with it or after it.
+            from_step: Drop this step, and what began with it or after it.
 
         Returns:
             False if it is neither failed nor cancelled.

@@ -14,9 +14,10 @@ WITH step AS MATERIALIZED (
         CAST(:step_places AS integer[]),
         CAST(:results AS text[]),
         CAST(:error_types AS text[]),
-        CAST(:errors AS text[])
+        CAST(:errors AS text[]),
+        CAST(:tooks AS double precision[])
     ) WITH ORDINALITY AS s (
-        execution_id, claim_number, key, kind, step_place, result, error_type, error, place
+        execution_id, claim_number, key, kind, step_place, result, error_type, error, took, place
     )
 ),
 fence AS MATERIALIZED (
@@ -30,12 +31,14 @@ fence AS MATERIALIZED (
 ),
 made AS (
     INSERT INTO pgconductor.steps AS r (
-        execution_id, key, kind, place, result, error_type, error
+        execution_id, key, kind, place, result, error_type, error, created_at, ended_at
     )
     SELECT
-        s.execution_id, s.key, s.kind, s.step_place, CAST(s.result AS jsonb), s.error_type, s.error
+        s.execution_id, s.key, s.kind, s.step_place, CAST(s.result AS jsonb), s.error_type, s.error,
+        now.it - make_interval(secs => s.took), now.it
     FROM step s
     JOIN fence f ON f.id = s.execution_id AND f.claim_number = s.claim_number
+    CROSS JOIN (SELECT pgconductor.wall_clock() AS it) AS now
     ORDER BY s.execution_id, s.key
     ON CONFLICT (execution_id, key) DO NOTHING
     RETURNING r.execution_id, r.key, r.kind, CAST(r.result AS text) AS result, r.error_type, r.error

@@ -2,9 +2,9 @@
 -- while an unfinished execution has its dedupe key.
 --
 -- What it remembers is kept, but for the errors that it has ended by, and for children that have not
--- completed: these would only have it fail again. An error after which something was recorded has
--- been dealt with: a handler that undoes goes on undoing. Tries begin anew. From scratch nothing is kept, and from a
--- step on neither that step nor what was recorded with it or after it.
+-- completed: these would only have it fail again. An error after which something began has been
+-- dealt with: a handler that undoes goes on undoing. Tries begin anew. From scratch nothing is kept,
+-- and from a step on neither that step nor what began with it or after it.
 WITH target AS MATERIALIZED (
     SELECT
         e.id, e.task_key, e.queue, e.dedupe_key,
@@ -25,15 +25,15 @@ rival AS MATERIALIZED (
       ON r.task_key = t.task_key AND r.queue = t.queue AND r.dedupe_key = t.dedupe_key
      AND r.finished_at IS NULL
 ),
+bound AS MATERIALIZED (
+    SELECT k.created_at
+    FROM target t
+    JOIN pgconductor.steps k ON k.execution_id = t.id AND k.key = CAST(:from_step AS text)
+),
 unknown AS MATERIALIZED (
     SELECT 1
     FROM target t
-    WHERE CAST(:from_step AS text) IS NOT NULL
-      AND NOT EXISTS (
-          SELECT 1
-          FROM pgconductor.steps k
-          WHERE k.execution_id = t.id AND k.key = CAST(:from_step AS text)
-      )
+    WHERE CAST(:from_step AS text) IS NOT NULL AND NOT EXISTS (SELECT 1 FROM bound)
 ),
 dropped AS (
     DELETE FROM pgconductor.steps s
@@ -47,12 +47,11 @@ dropped AS (
               FROM pgconductor.steps r
               WHERE r.execution_id = s.execution_id
                 AND r.created_at > coalesce(s.ended_at, s.created_at)
+                AND r.kind <> 'try'
+                -- What is dropped has dealt with nothing.
+                AND r.created_at < coalesce((SELECT b.created_at FROM bound b), 'infinity')
           )
-          OR s.created_at >= (
-              SELECT k.created_at
-              FROM pgconductor.steps k
-              WHERE k.execution_id = t.id AND k.key = CAST(:from_step AS text)
-          )
+          OR s.created_at >= (SELECT b.created_at FROM bound b)
           OR s.pending AND EXISTS (
               SELECT 1
               FROM pgconductor.executions c

@@ -52,7 +52,7 @@ class FakeOperatedExecutions:
         )
         tables.executions[made.id] = made
         for step in tables.steps_of(execution_id):
-            before = bound is not None and step.created_at < bound.created_at
+            before = bound is not None and step.begun < bound.begun
             if before and not step.pending and step.kind is not StepKind.TRY:
                 tables.steps[made.id, step.key] = replace(
                     step, execution_id=made.id, wake_at=None, match=None, event_id=None, woke=None
@@ -82,7 +82,7 @@ class FakeOperatedExecutions:
         tables = self._transaction.read()
         rows = [row for row in tables.steps.values() if row.execution_id in execution_ids]
         rows = [row for row in rows if row.pending or not pending]
-        rows.sort(key=lambda row: (row.created_at, row.key))
+        rows.sort(key=lambda row: row.order)
         return [_step(row) for row in rows[:limit]]
 
     async def waiting(
@@ -91,7 +91,7 @@ class FakeOperatedExecutions:
         """See the protocol."""
         tables = self._transaction.read()
         found: list[Waiting] = []
-        for row in sorted(tables.steps.values(), key=lambda row: row.created_at):
+        for row in sorted(tables.steps.values(), key=lambda row: row.begun):
             of = tables.executions[row.execution_id]
             if (
                 row.pending

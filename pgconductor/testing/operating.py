@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -88,10 +89,11 @@ def retry_in(
     if from_step is not None and first is None:
         raise StepNotFound(execution_id, from_step)
     dropped: list[str] = []
-    for step in tables.steps_of(execution_id):
-        after = first is not None and step.created_at >= first.created_at
+    steps = tables.steps_of(execution_id)
+    kept = [one for one in steps if first is None or one.begun < first.begun]
+    for step in steps:
         again = step.kind is StepKind.TRY or _in_vain(tables, step)
-        if from_scratch or after or again or _ended_by(tables, step):
+        if from_scratch or step not in kept or again or _ended_by(kept, step):
             dropped.append(step.key)
     for key in dropped:
         del tables.steps[execution_id, key]
@@ -113,15 +115,10 @@ def retry_in(
     return True
 
 
-def _ended_by(tables: Tables, step: StepRow) -> bool:
-    """Whether it has an error after which nothing was recorded; in the order made, at one time."""
-    if step.error is None:
-        return False
-    ended = step.ended_at or step.created_at
-    mine = [one for one in tables.steps.values() if one.execution_id == step.execution_id]
-    later = mine[mine.index(step) + 1 :] if step.kind is StepKind.STEP else []
-    return not any(one.created_at > ended for one in mine) and not any(
-        one.created_at == ended for one in later
+def _ended_by(kept: Sequence[StepRow], step: StepRow) -> bool:
+    """Whether it has an error after which nothing began, of what is kept."""
+    return step.error is not None and not any(
+        one.begun > step.over and one.kind is not StepKind.TRY for one in kept
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -167,6 +168,9 @@ class StepRow:
     woke: int | None = None
     created_at: datetime
     ended_at: datetime | None = None
+    # The clock of a test may stand still. What comes first is told by that of the process then.
+    _began: float = field(default_factory=time.monotonic, compare=False, repr=False)
+    _ended: float | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self._consistent():
@@ -182,9 +186,21 @@ class StepRow:
         )
 
     @property
-    def order(self) -> tuple[datetime, str]:
+    def begun(self) -> tuple[datetime, float]:
+        """When it began, to be compared."""
+        return self.created_at, self._began
+
+    @property
+    def over(self) -> tuple[datetime, float]:
+        """When it ended, to be compared with what began."""
+        if self.ended_at is None:
+            return self.begun
+        return self.ended_at, self._began if self._ended is None else self._ended
+
+    @property
+    def order(self) -> tuple[datetime, float, str]:
         """What a history is sorted by."""
-        return (self.created_at, self.key)
+        return *self.begun, self.key
 
     def recorded(self, now: datetime) -> Recorded:
         """The row as a history has it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -74,8 +75,9 @@ def _end_waits(tables: Tables, row: ExecutionRow, now: datetime) -> bool:
     for step in tables.steps_of(row.id):
         came = _what_came(tables, row, step, now) if step.pending else None
         if came is not None:
+            ended: dict[str, Any] = {"ended_at": now, "_ended": time.monotonic(), **came}
             tables.steps[row.id, step.key] = replace(
-                step, pending=False, woke=row.wakes + 1, ended_at=now, **came
+                step, pending=False, woke=row.wakes + 1, **ended
             )
             any_ended = True
     return any_ended

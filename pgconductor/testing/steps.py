@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -67,6 +68,7 @@ class FakeStepRepository:
         if not holds(tables.executions.get(step.execution_id), step.claim):
             raise OwnershipLost(step.execution_id)
         check_json(step.result, "result")
+        now = self._transaction.now()
         row = StepRow(
             execution_id=step.execution_id,
             key=step.key,
@@ -75,7 +77,10 @@ class FakeStepRepository:
             result=step.result,
             error_type=step.failure.type if step.failure else None,
             error=step.failure.message if step.failure else None,
-            created_at=self._transaction.now(),
+            created_at=now,
+            ended_at=now,
+            _began=step.began,
+            _ended=time.monotonic(),
         )
         return tables.steps.setdefault((step.execution_id, step.key), row)
 

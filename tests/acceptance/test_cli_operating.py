@@ -147,6 +147,32 @@ def test_fork_retry_and_cancel(command: Command, order: tuple[str, str]) -> None
     assert [one["execution"]["id"] for one in kept["children"]] == [packing]
 
 
+def test_a_retry_names_the_errors_that_it_keeps(command: Command, database_url: str) -> None:
+    async def failed() -> str:
+        engine = create_async_engine(database_url)
+        executions, steps = ExecutionService(engine), StepService(engine)
+        try:
+            owner = await OrchestratorService(engine).register()
+            await executions.invoke("checkout", max_attempts=1)
+            (held,) = await executions.fetch(owner)
+            failure = Failure("ValueError", "no stock", "")
+            for key, error in (("it's a step", failure), ("tell", None)):
+                await steps.record_many([StepRecord(held.id, held.claim, key, failure=error)])
+            await executions.complete([Failed(held.id, held.claim, failure, None)])
+            await OrchestratorService(engine).leave(owner)
+            return str(held.id)
+        finally:
+            await engine.dispose()
+
+    made = asyncio.run(failed())
+    done = command("retry", made).succeeds()
+    assert done.out == f"{made} available\n"
+    assert 'kept: the error of "it\'s a step"' in done.err
+    assert """--from-step 'it'"'"'s a step'""" in done.err
+    command("cancel", made).succeeds()
+    assert command("retry", made, "--from-step", "it's a step").succeeds().err == ""
+
+
 @pytest.mark.parametrize(("option", "state"), [([], "cancelled"), (["--keep-children"], "waiting")])
 def test_children_are_cancelled_unless_kept(
     command: Command, database_url: str, order: tuple[str, str], option: list[str], state: str

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 import pytest
 
+from pgconductor.domain.claims import Fetched
 from pgconductor.domain.ids import new_id
-from pgconductor.domain.outcomes import Disposition
+from pgconductor.domain.outcomes import Disposition, Failure
 from pgconductor.domain.steps import StepRecord
 from pgconductor.exceptions import DedupeConflict, ExecutionNotFound
 from pgconductor.types import ExecutionState
@@ -115,6 +117,56 @@ async def test_steps_are_kept_or_dropped(db: Harness, from_scratch: bool) -> Non
     untouched = await db.results(other.id)
     assert kept == ({} if from_scratch else {"charge": '"paid"'})
     assert untouched == {"charge": '"paid"'}
+
+
+async def recorded(db: Harness, held: Fetched, key: str, began: float, *, fails: bool) -> None:
+    failure = Failure("ValueError", "no", "stack") if fails else None
+    step = StepRecord(held.id, held.claim, key, failure=failure, began=began)
+    async with db.begin() as repositories:
+        await repositories.steps.record_many([step])
+
+
+async def test_what_began_before_an_error_has_not_dealt_with_it(db: Harness) -> None:
+    """Of two branches one fails while the other is at work: that comes to its end, no more."""
+    _, fetched = await db.running()
+    began = time.monotonic()
+    await recorded(db, fetched, "before", began, fails=False)
+    await recorded(db, fetched, "bad", time.monotonic(), fails=True)
+    await recorded(db, fetched, "beside", began, fails=False)
+    await db.fail(fetched)
+    assert await db.executions.retry(fetched.id)
+    assert set(await db.results(fetched.id)) == {"before", "beside"}
+
+
+async def test_an_error_after_which_something_began_is_kept(db: Harness) -> None:
+    """A handler that undoes goes on undoing."""
+    _, fetched = await db.running()
+    for key, fails in (("bad", True), ("undo", False)):
+        await recorded(db, fetched, key, time.monotonic(), fails=fails)
+    await db.fail(fetched)
+    assert await db.executions.retry(fetched.id)
+    assert set(await db.results(fetched.id)) == {"bad", "undo"}
+
+
+async def test_what_is_dropped_has_not_dealt_with_an_error(db: Harness) -> None:
+    _, fetched = await db.running()
+    for key, fails in (("a", False), ("bad", True), ("undo", False), ("more", False)):
+        await recorded(db, fetched, key, time.monotonic(), fails=fails)
+    await db.fail(fetched)
+    assert await db.executions.retry(fetched.id, from_step="undo")
+    assert set(await db.results(fetched.id)) == {"a"}
+
+
+async def test_a_step_is_begun_at_again_while_no_clock_moves(db: Harness) -> None:
+    """In memory, the clock stands between two steps."""
+    _, fetched = await db.running()
+    for key in "abc":
+        await recorded(db, fetched, key, time.monotonic(), fails=False)
+    await db.fail(fetched)
+    fork = await db.executions.fork(fetched.id, from_step="c")
+    assert set(await db.results(fork)) == {"a", "b"}
+    assert await db.executions.retry(fetched.id, from_step="b")
+    assert set(await db.results(fetched.id)) == {"a"}
 
 
 async def test_a_conflict_drops_no_steps(db: Harness) -> None:

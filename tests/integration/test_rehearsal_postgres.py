@@ -12,10 +12,87 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from pgconductor import Conductor, TaskContext
-from pgconductor.exceptions import ConfigurationError
+from pgconductor.exceptions import ChildFailed, ConfigurationError
 from pgconductor.testing import Rehearsal, assert_survives_crashes
 
 DAY = timedelta(days=1)
+
+
+@pytest.mark.parametrize("where", ["memory", "database"])
+async def test_what_operators_do_comes_to_the_same(engine: AsyncEngine, where: str) -> None:
+    """Although in memory no time passes between two steps."""
+    conductor = Conductor()
+    called: list[str] = []
+    broken = True
+
+    def do(letter: str) -> str:
+        called.append(letter)
+        return letter
+
+    async def fails() -> str:
+        if broken:
+            raise ValueError("not yet")
+        return do("mended")
+
+    async def slow() -> str:
+        failed.set()
+        await asyncio.sleep(0.02)
+        return do("slow")
+
+    failed = asyncio.Event()
+
+    @conductor.task(max_attempts=1)
+    async def in_turn(ctx: TaskContext) -> str:
+        for letter in "abc":
+            await ctx.step(letter, do, letter)
+        if broken:
+            raise ValueError("broken")
+        return "done"
+
+    @conductor.task(max_attempts=1)
+    async def beside(ctx: TaskContext) -> list[str]:
+        async def after() -> str:
+            await failed.wait()
+            return await ctx.options(max_attempts=1).step("bad", fails)
+
+        found = await asyncio.gather(after(), ctx.step("slow", slow), return_exceptions=True)
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        return [str(one) for one in found]
+
+    @conductor.task(max_attempts=1)
+    async def child(ctx: TaskContext) -> None:
+        await fails()
+
+    @conductor.task(max_attempts=1)
+    async def saga(ctx: TaskContext) -> str:
+        try:
+            await ctx.invoke("child", child)
+        except ChildFailed:
+            await ctx.step("undo", do, "undo")
+            if broken:
+                raise
+            return "undone"
+        return "done"
+
+    async with Rehearsal(conductor, engine if where == "database" else None) as rehearsal:
+        handles = [await one.invoke() for one in (in_turn, beside, saga, saga)]
+        await rehearsal.drain()
+        broken = False
+        called.clear()
+        executions = conductor.executions
+        await executions.fork(handles[0].id, from_step="c")
+        assert await executions.retry(handles[0].id, from_step="b")
+        await rehearsal.drain()
+        assert sorted(called) == ["b", "c", "c"]
+        assert await executions.retry(handles[1].id)
+        await rehearsal.drain()
+        assert await handles[1].result() == ["mended", "slow"]
+        assert await executions.retry(handles[2].id)
+        assert await executions.retry(handles[3].id, from_step="undo")
+        await rehearsal.drain()
+        assert [await one.result() for one in handles[2:]] == ["undone", "done"]
 
 
 @pytest.fixture
