@@ -68,9 +68,15 @@ def kept_by_retry(
     steps = found.steps.get(one, {})
     bound: datetime | None = None if from_step is None else steps[from_step]["created_at"]
 
+    begun = [
+        it["created_at"]
+        for it in steps.values()
+        if it["kind"] != "try" and (bound is None or it["created_at"] < bound)
+    ]
+
     def in_vain(step: Step) -> bool:
         ended: datetime = step["ended_at"] or step["created_at"]
-        if step["error"] is not None and all(it["created_at"] <= ended for it in steps.values()):
+        if step["error"] is not None and max(begun, default=ended) <= ended:
             return True
         child = found.executions.get(step["child_id"])
         return step["pending"] and child is not None and child["state"] in ("failed", "cancelled")
