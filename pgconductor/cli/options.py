@@ -14,7 +14,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def duration(value: str) -> timedelta:
-    """A type of option: seconds, or ISO 8601."""
+    """A type of option: seconds, or ISO 8601; from zero to ten years."""
+    from pgconductor.domain.limits import MAX_DELAY
+
+    found = _duration(value)
+    if found < timedelta(0):
+        raise click.BadParameter(f"{value!r} is negative: give 0 for at once")
+    if found > MAX_DELAY:
+        raise click.BadParameter(f"{value!r} is longer than ten years")
+    return found
+
+
+def _duration(value: str) -> timedelta:
     try:
         return timedelta(seconds=float(value))
     except (ValueError, OverflowError):

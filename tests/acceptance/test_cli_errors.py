@@ -41,7 +41,8 @@ def _call(arguments: list[str], url: str | None = None) -> Ended:
         (["invoke", "a", "--payload-file", "/nonexistent"], 2, ["/nonexistent"]),
         (["invoke", "no such"], 2, ["no such"]),
         (["invoke", "a", "--queue", "No Queue"], 2, ["No Queue"]),
-        (["invoke", "a", "--delay", "-1"], 2, ["negative"]),
+        (["invoke", "a", "--delay", "-1"], 2, ["--delay", "'-1' is negative", "0 for at once"]),
+        (["invoke", "a", "--delay", "P20Y"], 2, ["--delay", "'P20Y' is longer than ten years"]),
         (["invoke", "a", "--delay", "soon"], 2, ["soon", "PT1M30S"]),
         (["invoke", "a", "--run-at", "2030-01-01"], 2, ["time zone"]),
         (["invoke", "a", "--run-at", "tomorrow"], 2, ["tomorrow"]),
@@ -120,6 +121,12 @@ def test_an_application_that_cannot_be_used(
     (tmp_path / "broken_app.py").write_text(text)
     ended = call_process("worker", "broken_app:c", "--database-url", database_url, cwd=tmp_path)
     ended.fails(ExitCode.USAGE, *words)
+
+
+@pytest.mark.parametrize("wait", ["-5", "-PT5S", "P20Y", "soon"])
+def test_nothing_is_invoked_where_the_wait_is_wrong(database_url: str, wait: str) -> None:
+    call("invoke", "kid", "--wait", wait, url=database_url).fails(ExitCode.USAGE, "--wait", wait)
+    assert call("list", "--json", url=database_url).succeeds().json == []
 
 
 def test_output_that_nobody_reads(database_url: str) -> None:
