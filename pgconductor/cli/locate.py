@@ -61,10 +61,11 @@ def _imported(name: str, folder: Path) -> object:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise CommandFailed(f"no module {name!r} in {folder.resolve()} (--app-dir)") from error
         raise CommandFailed(f"importing {name!r} failed: {error}{_place(error)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        # A module that ends the process is no application either; its code would pass for ours.
         line, code = explain(error)
         if code is ExitCode.ERROR:
-            line, code = f"{type(error).__name__}: {error}", ExitCode.USAGE
+            line, code = f"{type(error).__name__}: {error}".removesuffix(": "), ExitCode.USAGE
         raise CommandFailed(f"importing {name!r} failed: {line}{_place(error)}", code) from error
 
 

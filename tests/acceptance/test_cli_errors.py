@@ -109,6 +109,8 @@ def test_a_setting_cannot_be_read(database_url: str) -> None:
     ("text", "words"),
     [
         ("import not_installed_at_all\n", ["not_installed_at_all", "line 1"]),
+        ("import sys\n\nsys.exit(3)\n", ["importing 'broken_app'", "SystemExit: 3", "line 3"]),
+        ("raise SystemExit\n", ["importing 'broken_app'", "SystemExit", "line 1"]),
         ("\nraise RuntimeError('boom')\n", ["RuntimeError", "boom", "line 2"]),
         ("def broken(:\n", ["SyntaxError", "broken_app.py"]),
         ("from pgconductor import Conductor\nc = Conductor()\n", ["no task is declared"]),
