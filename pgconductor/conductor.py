@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session
 
 from pgconductor.connections import Connections
 from pgconductor.domain.limits import check_concurrency, check_queue
@@ -253,6 +254,26 @@ class Conductor(Connections):
             InvalidInput: The name or the payload is not acceptable; nothing was written.
         """
         return await (self.event(event) if isinstance(event, str) else event).emit(
+            payload, session=session
+        )
+
+    def emit_sync(
+        self, event: EventRef[Any] | str, payload: Any = None, *, session: Session
+    ) -> UUID:
+        """Emit an event in a sync ``Session``: exactly if that commits.
+
+        Args:
+            event: The event, or its name.
+            payload: Of the event's type; plain JSON for a name.
+            session: A sync session, on psycopg for instance.
+
+        Returns:
+            Its id.
+
+        Raises:
+            InvalidInput: The name or the payload is not acceptable; nothing was written.
+        """
+        return (self.event(event) if isinstance(event, str) else event).emit_sync(
             payload, session=session
         )
 

@@ -6,6 +6,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session
 
 from pgconductor.domain.limits import check_event
 from pgconductor.runtime.handler import Codec
@@ -27,6 +28,10 @@ class Emitter(Protocol):
         self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
     ) -> UUID:
         """Emit an event, in the session's transaction or in one of its own."""
+        ...
+
+    def emit_text_sync(self, name: str, payload: str | None, session: Session) -> UUID:
+        """Emit an event in a sync session's transaction."""
         ...
 
 
@@ -75,3 +80,18 @@ class EventRef(Generic[T]):
             InvalidInput: The payload is not of the event's type; nothing was written.
         """
         return await self._emitter.emit_text(self.name, self.encode(payload), session)
+
+    def emit_sync(self, payload: T | None = None, *, session: Session) -> UUID:
+        """Emit it in a sync ``Session``: exactly if that commits.
+
+        Args:
+            payload: Of the event's type.
+            session: A sync session, on psycopg for instance.
+
+        Returns:
+            Its id.
+
+        Raises:
+            InvalidInput: The payload is not of the event's type; nothing was written.
+        """
+        return self._emitter.emit_text_sync(self.name, self.encode(payload), session)

@@ -38,14 +38,18 @@ def check_driver(engine: object) -> None:
         )
 
 
-def check_async_session(session: object) -> None:
+def check_async_session(session: object, sync_method: str) -> None:
     """Refuse whatever cannot be awaited in the caller's transaction.
+
+    Args:
+        session: What was given for a session.
+        sync_method: What takes a sync one.
 
     Raises:
         WrongSession: It is neither an ``AsyncSession`` nor an ``AsyncConnection``.
     """
     if isinstance(session, Session):
-        raise WrongSession("a sync Session cannot be awaited; use invoke_sync with it")
+        raise WrongSession(f"a sync Session cannot be awaited; use {sync_method} with it")
     if not isinstance(session, AsyncSession | AsyncConnection):
         raise WrongSession(
             f"an AsyncSession or AsyncConnection is due, not {type(session).__name__}; leave it "
@@ -53,13 +57,18 @@ def check_async_session(session: object) -> None:
         )
 
 
-def check_sync_session(session: object) -> None:
+def check_sync_session(session: object, called: str, async_method: str) -> None:
     """Refuse whatever is no sync ``Session``.
+
+    Args:
+        session: What was given for a session.
+        called: The method that it was given to.
+        async_method: What takes an async one.
 
     Raises:
         WrongSession: It is not.
     """
     if not isinstance(session, Session):
         raise WrongSession(
-            f"invoke_sync takes a sync Session, not {type(session).__name__}; await invoke()"
+            f"{called} takes a sync Session, not {type(session).__name__}; await {async_method}()"
         )

@@ -1,4 +1,4 @@
-"""Where invocations are written: the caller's session, the intake, or the engine's pool."""
+"""Where invocations and events are written: the caller's session, the intake, or the pool."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
+from pgconductor import sql
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.repositories.errors import translated
 from pgconductor.repositories.invoking import Invoke
@@ -62,7 +63,7 @@ class InvocationWriter:
         """
         if session is None:
             return await self._write_alone(invocations)
-        check_async_session(session)
+        check_async_session(session, "invoke_sync")
         await self._poolers.behind(session)
         service = ExecutionService(session)
         if self._has_database():
@@ -80,7 +81,7 @@ class InvocationWriter:
         """
         if session is None:
             return await self._executions().emit_text(name, payload)
-        check_async_session(session)
+        check_async_session(session, "emit_sync")
         await self._poolers.behind(session)
         if self._has_database():
             await self._identity.check(self._engine(), session)
@@ -103,7 +104,7 @@ class InvocationWriter:
         Raises:
             WrongSession: The session is an async one, or bound to another database.
         """
-        check_sync_session(session)
+        check_sync_session(session, "invoke_sync", "invoke")
         if self._has_database():
             self._identity.check_sync(self._engine().url, session)
         if not invocations:
@@ -111,6 +112,20 @@ class InvocationWriter:
         invoke = Invoke.of(invocations)
         with translated():
             return invoke.answers(session.execute(invoke.statement, invoke.parameters).all())
+
+    def emit_text_sync(self, name: str, payload: str | None, session: Session) -> UUID:
+        """Emit an event in a sync session's transaction.
+
+        Raises:
+            WrongSession: The session is an async one, or bound to another database.
+        """
+        check_sync_session(session, "emit_sync", "emit")
+        if self._has_database():
+            self._identity.check_sync(self._engine().url, session)
+        with translated():
+            answer = session.execute(sql.EMIT, {"name": name, "payload": payload})
+            made: UUID = answer.scalar_one()
+        return made
 
     async def aclose(self) -> None:
         """Give the kept connections up; a later call opens others."""

@@ -100,7 +100,8 @@ def unit_of_work(bind: Bind) -> UnitOfWork:
         return SessionUnitOfWork(cast("async_sessionmaker[AsyncSession]", bind))
     if isinstance(bind, Session):
         raise WrongSession(
-            "a sync Session cannot be awaited; use invoke_sync with it, or an AsyncSession"
+            "a sync Session cannot be awaited; use invoke_sync or emit_sync with it, or an "
+            "AsyncSession"
         )
     if isinstance(bind, UnitOfWork):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers need not be typed
         return bind

@@ -255,7 +255,7 @@ async def test_a_reason_that_cannot_be_stored(executions: ExecutionService, reas
 
 
 def test_a_session_of_the_wrong_kind() -> None:
-    with pytest.raises(WrongSession, match="use invoke_sync with it, or an AsyncSession"):
+    with pytest.raises(WrongSession, match="use invoke_sync or emit_sync with it, or an Async"):
         ExecutionService(Session())  # type: ignore[arg-type]
     for wrong in (None, "postgresql://", object(), 7):
         with pytest.raises(WrongSession, match="an AsyncSession, AsyncConnection, AsyncEngine or"):

@@ -138,6 +138,21 @@ async def invoke(session: AsyncSession, blocking: Session) -> None:
     checkout.invoke_sync(Order(id=1), session=session)  # type: ignore[arg-type]  # an async one
 
 
+# --- events --------------------------------------------------------------------------------------
+
+
+async def emit(session: AsyncSession, blocking: Session) -> None:
+    ordered = conductor.event("ordered", Order)
+    assert_type(await ordered.emit(Order(id=1), session=session), UUID)
+    assert_type(ordered.emit_sync(Order(id=1), session=blocking), UUID)
+    assert_type(conductor.emit_sync(ordered, Order(id=1), session=blocking), UUID)
+    assert_type(conductor.emit_sync("ordered", session=blocking), UUID)
+    ordered.emit_sync(1, session=blocking)  # type: ignore[arg-type]  # no Order
+    ordered.emit_sync(Order(id=1), session=session)  # type: ignore[arg-type]  # an async one
+    conductor.emit_sync("ordered")  # type: ignore[call-arg]  # no session
+    await conductor.emit("ordered", session=blocking)  # type: ignore[arg-type]  # a sync session
+
+
 # --- elsewhere declared --------------------------------------------------------------------------
 
 
