@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.orm import Session
 
 from pgconductor.connections import Connections
-from pgconductor.domain.limits import check_concurrency, check_queue
+from pgconductor.domain.limits import check_concurrency, check_id, check_queue
 from pgconductor.domain.retention import Keep
 from pgconductor.domain.retry import RetryPolicy
 from pgconductor.domain.tasks import TaskOptions
@@ -20,6 +20,7 @@ from pgconductor.events import EventRef
 from pgconductor.exceptions import ConfigurationError, UnknownQueue, UnknownTask
 from pgconductor.handles import ExecutionHandle
 from pgconductor.runtime.attempt import Runnable
+from pgconductor.runtime.context_waits import checked_event
 from pgconductor.runtime.handler import Codec, Handler
 from pgconductor.runtime.orchestrator import Orchestrator
 from pgconductor.services.backend import Backend
@@ -253,9 +254,7 @@ class Conductor(Connections):
         Raises:
             InvalidInput: The name or the payload is not acceptable; nothing was written.
         """
-        return await (self.event(event) if isinstance(event, str) else event).emit(
-            payload, session=session
-        )
+        return await self._event(event).emit(payload, session=session)
 
     def emit_sync(
         self, event: EventRef[Any] | str, payload: Any = None, *, session: Session
@@ -273,16 +272,21 @@ class Conductor(Connections):
         Raises:
             InvalidInput: The name or the payload is not acceptable; nothing was written.
         """
-        return (self.event(event) if isinstance(event, str) else event).emit_sync(
-            payload, session=session
-        )
+        return self._event(event).emit_sync(payload, session=session)
+
+    def _event(self, event: EventRef[Any] | str) -> EventRef[Any]:
+        return self.event(event) if isinstance(event, str) else checked_event(event)
 
     def handle(self, execution_id: UUID) -> ExecutionHandle[Any]:
         """A handle of an execution whose id was kept; its result is plain JSON.
 
         Args:
             execution_id: Its id.
+
+        Raises:
+            InvalidInput: It is no UUID.
         """
+        check_id(execution_id, "execution_id")
         return ExecutionHandle(execution_id, self, Codec())
 
     # Executing.

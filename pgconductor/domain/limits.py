@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 from pgconductor.exceptions import ConfigurationError, InvalidInput, InvalidName, NaiveDatetime
 
@@ -24,6 +25,7 @@ __all__ = [
     "check_delay",
     "check_duration",
     "check_event",
+    "check_id",
     "check_priority",
     "check_queue",
     "check_recorded_key",
@@ -93,6 +95,17 @@ def check_event(name: object, field: str = "event") -> str:
         InvalidName: It is not a string, or outside that alphabet.
     """
     return _check_dotted(name, field, "an event")
+
+
+def check_id(value: object, field: str) -> UUID:
+    """Return ``value`` if it is a UUID.
+
+    Raises:
+        InvalidInput: It is not, though it may be the text of one.
+    """
+    if not isinstance(value, UUID):
+        raise InvalidInput(field, f"a UUID is due, not {type(value).__name__}")
+    return value
 
 
 def check_text(value: object, field: str) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pgconductor.events import EventRef
     from pgconductor.tasks import TaskRef
 
-__all__ = ["TaskContext"]
+__all__ = ["TaskContext", "checked_event"]
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -199,7 +199,10 @@ class TaskContext(StepContext):
             InvalidInput: The name or the match is not acceptable.
             DuplicateStep: As for :meth:`invoke`, as is what follows.
         """
-        name, codec = (event, Codec()) if isinstance(event, str) else (event.name, event.codec)
+        if isinstance(event, str):
+            name, codec = event, Codec()
+        else:
+            name, codec = checked_event(event).name, event.codec
         return await self._durable().durable.event(key, name, codec, match=match, timeout=timeout)
 
     @overload
@@ -227,7 +230,7 @@ class TaskContext(StepContext):
             name = event
             text = None if payload is None else encode(payload, max_bytes=tools.max_payload_bytes)
         else:
-            name, text = event.name, event.encode(payload)
+            name, text = checked_event(event).name, event.encode(payload)
         if key is None:
             key = tools.record.numbered(name)
         await tools.durable.emit(key, name, text)
@@ -256,3 +259,16 @@ def _checked(task: TaskRef[P, R]) -> TaskRef[P, R]:
             "conductor.task_ref() of a name",
         )
     return task
+
+
+def checked_event(event: EventRef[P]) -> EventRef[P]:
+    """Return ``event`` if it is one.
+
+    Raises:
+        InvalidInput: It is not.
+    """
+    if not isinstance(getattr(event, "codec", None), Codec):
+        raise InvalidInput(
+            "event", f"{event!r} is none: give what conductor.event() made, or the name of one"
+        )
+    return event
