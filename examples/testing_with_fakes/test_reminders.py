@@ -44,7 +44,7 @@ def test_an_order_is_reminded_of_once() -> None:
         assert await world.reminders.order_placed(7) == first
         assert await world.work() == []
         world.clock.advance(WEEK)
-        assert await world.work() == ['{"order_id":7}']
+        assert await world.work() == ['{"order_id": 7}']
         world.clock.advance(WEEK)
         assert await world.work() == []
 

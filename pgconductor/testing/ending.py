@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pgconductor.domain.outcomes import Completed, Failed, Outcome, Released, Suspended
 from pgconductor.testing.database import FakeTransaction
-from pgconductor.testing.invoking import check_json
+from pgconductor.testing.jsonb import as_jsonb
 from pgconductor.testing.rows import ExecutionRow
 from pgconductor.types import ExecutionState
 
@@ -51,8 +51,7 @@ def ended(row: ExecutionRow, outcome: Outcome, now: datetime) -> ExecutionRow:
     if isinstance(outcome, Released | Suspended):
         values["attempts"] = max(row.attempts - 1, 0)
     if isinstance(outcome, Completed) and state is ExecutionState.COMPLETED:
-        check_json(outcome.result, "result")
-        values["result"] = outcome.result
+        values["result"] = as_jsonb(outcome.result, "result")
     if state.finished:
         values["finished_at"] = now
         values["finished_by"] = outcome.claim.orchestrator_id

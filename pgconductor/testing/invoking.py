@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from pgconductor.domain.invocations import DedupeScope, Invocation, Invoked
 from pgconductor.domain.limits import DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_CRASHES
-from pgconductor.exceptions import InvalidInput, InvalidPayload
+from pgconductor.exceptions import InvalidInput
+from pgconductor.testing.jsonb import as_jsonb
 from pgconductor.testing.rows import ExecutionRow, Tables
 
-__all__ = ["check_json", "execution_row", "invoke_into", "unfinished"]
+__all__ = ["execution_row", "invoke_into", "unfinished"]
 
 
 def unfinished(tables: Tables, dedupe: tuple[str, str, str | None]) -> ExecutionRow | None:
@@ -78,7 +78,7 @@ def execution_row(tables: Tables, invocation: Invocation, now: datetime) -> Exec
     """
     if invocation.id in tables.executions:
         raise InvalidInput("invocations", "an execution of the same id is there already")
-    check_json(invocation.payload, "payload")
+    payload = as_jsonb(invocation.payload, "payload")
     task = tables.tasks.get(invocation.task_key)
     return ExecutionRow(
         id=invocation.id,
@@ -86,27 +86,10 @@ def execution_row(tables: Tables, invocation: Invocation, now: datetime) -> Exec
         queue=invocation.queue,
         priority=invocation.priority,
         run_at=invocation.run_at or now + (invocation.delay or timedelta(0)),
-        payload=invocation.payload,
+        payload=payload,
         max_attempts=invocation.max_attempts
         or (task.max_attempts if task else DEFAULT_MAX_ATTEMPTS),
         max_crashes=invocation.max_crashes or (task.max_crashes if task else DEFAULT_MAX_CRASHES),
         dedupe_key=invocation.dedupe_key,
         created_at=now,
     )
-
-
-def check_json(text: str | None, field: str) -> None:
-    """Refuse what ``jsonb`` refuses; like there, numbers may have any number of digits.
-
-    Raises:
-        InvalidPayload: It is no JSON; from Postgres it would be a ``DBAPIError``.
-    """
-    try:
-        if text is not None:
-            json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse)
-    except ValueError as error:
-        raise InvalidPayload(f"is not JSON text: {error}", field) from error
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")

@@ -23,7 +23,8 @@ from pgconductor.domain.steps import (
 )
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.testing.database import FakeTransaction
-from pgconductor.testing.invoking import check_json, execution_row
+from pgconductor.testing.invoking import execution_row
+from pgconductor.testing.jsonb import as_jsonb
 from pgconductor.testing.rows import EventRow, ExecutionRow, StepRow, Tables, holds
 from pgconductor.testing.settling import due_in, settle_in
 
@@ -67,14 +68,13 @@ class FakeStepRepository:
     def _record(self, tables: Tables, step: StepRecord) -> StepRow:
         if not holds(tables.executions.get(step.execution_id), step.claim):
             raise OwnershipLost(step.execution_id)
-        check_json(step.result, "result")
         now = self._transaction.now()
         row = StepRow(
             execution_id=step.execution_id,
             key=step.key,
             kind=step.kind,
             place=step.place,
-            result=step.result,
+            result=as_jsonb(step.result, "result"),
             error_type=step.failure.type if step.failure else None,
             error=step.failure.message if step.failure else None,
             created_at=now,
@@ -100,7 +100,7 @@ class FakeStepRepository:
             return Started(True, there.recorded(now))
         if start.child is not None and execution.cancel_requested_at is not None:
             return Started(True, None)
-        check_json(start.text, "payload")
+        start = replace(start, text=as_jsonb(start.text, "payload"))
         row = _step_row(start, now)
         tables.steps[row.execution_id, row.key] = row
         if start.child is not None:
@@ -146,15 +146,15 @@ class FakeStepRepository:
 
     async def emit(self, name: str, payload: str | None) -> UUID:
         """See the protocol."""
-        check_json(payload, "payload")
-        return self._emit(await self._transaction.write(), name, payload)
+        stored = as_jsonb(payload, "payload")
+        return self._emit(await self._transaction.write(), name, stored)
 
     def _emit(self, tables: Tables, name: str, payload: str | None) -> UUID:
         row = EventRow(
             id=new_id(),
             # Events are named as tasks are.
             name=check_task_key(name, "event"),
-            payload=None if payload is None or payload.strip() == "null" else payload,
+            payload=None if payload == "null" else payload,
             emitted_at=self._transaction.now(),
         )
         tables.events[row.id] = row
