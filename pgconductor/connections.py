@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, Self
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -21,16 +21,7 @@ from pgconductor.services.orchestrators import OrchestratorService
 from pgconductor.services.pooling import OwnTransaction, Poolers, make_engine
 from pgconductor.settings import Settings, normalise_url
 
-__all__ = ["Connections", "Route", "SyncEmitter"]
-
-
-@runtime_checkable
-class SyncEmitter(Protocol):
-    """A way on which events are emitted in sync sessions, too; not all routes of tests are one."""
-
-    def emit_text_sync(self, name: str, payload: str | None, session: Session) -> UUID:
-        """Emit an event in a sync session's transaction."""
-        ...
+__all__ = ["Connections", "Route"]
 
 
 class Route(Protocol):
@@ -74,6 +65,10 @@ class Route(Protocol):
         self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
     ) -> UUID:
         """Emit an event whose payload is JSON text."""
+        ...
+
+    def emit_text_sync(self, name: str, payload: str | None, session: Session) -> UUID:
+        """Emit an event in a sync session's transaction."""
         ...
 
 
@@ -211,15 +206,8 @@ class Connections:
 
         Raises:
             WrongSession: The session is an async one, or bound to another database.
-            ConfigurationError: The conductor is rerouted to where there are no such sessions.
         """
-        way = self._route or self._writer
-        if not isinstance(way, SyncEmitter):
-            raise ConfigurationError(
-                "this rehearsal cannot emit in a sync session; use rehearsal.emit(), or give it a "
-                "database"
-            )
-        return way.emit_text_sync(name, payload, session)
+        return (self._route or self._writer).emit_text_sync(name, payload, session)
 
     @contextmanager
     def rerouted(self, route: Route) -> Generator[None]:

@@ -216,3 +216,7 @@ class _SessionRoute:
     ) -> UUID:
         service = self.executions if session is None else ExecutionService(session)
         return await service.emit_text(name, payload)
+
+    def emit_text_sync(self, name: str, payload: str | None, session: Session) -> UUID:
+        del name, payload, session
+        raise ConfigurationError("this rehearsal is in the transaction of an async session")

@@ -184,6 +184,9 @@ class _FakeRoute:
     ) -> UUID:
         return await self._service(session).emit_text(name, payload)
 
+    def emit_text_sync(self, name: str, payload: str | None, session: Session) -> UUID:
+        return at_once(self._service(session).emit_text(name, payload))
+
 
 #: One for each engine, for as long as it lives: a clock cannot be taken off again.
 _CLOCKS: Final[WeakKeyDictionary[Engine, DatabaseClock]] = WeakKeyDictionary()

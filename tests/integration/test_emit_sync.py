@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from pgconductor import Conductor, TaskContext
-from pgconductor.exceptions import ConfigurationError, InvalidInput, SchemaMissing, WrongSession
+from pgconductor.exceptions import InvalidInput, SchemaMissing, WrongSession
 from pgconductor.services import EventService
 from pgconductor.testing import Rehearsal
 from tests.integration.runtime_world import SOON, World
@@ -117,7 +117,7 @@ def test_a_session_of_another_database(
     sync.dispose()
 
 
-async def test_rehearsed_in_a_database_and_not_in_memory(
+async def test_rehearsed_in_a_database_and_in_memory(
     database_url: str, conductor: Conductor, sync_session: Session
 ) -> None:
     @conductor.task
@@ -131,6 +131,10 @@ async def test_rehearsed_in_a_database_and_not_in_memory(
         sync_session.commit()
         await rehearsal.drain()
         assert await handle.result() == 7
-    async with Rehearsal(conductor):
-        with pytest.raises(ConfigurationError, match=r"rehearsal\.emit"):
-            conductor.emit_sync("paid", 7, session=sync_session)
+    async with Rehearsal(conductor) as rehearsal:
+        handle = await checkout.invoke()
+        await rehearsal.drain()
+        conductor.emit_sync("paid", 8, session=sync_session)
+        sync_session.commit()
+        await rehearsal.drain()
+        assert await handle.result() == 8
