@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pgconductor.domain.steps import Recorded, StepKind, StepRecord
 from pgconductor.exceptions import ConfigurationError, StepFailed, TransactionConflict
@@ -29,20 +29,21 @@ class _Done(BaseException):
 
 
 class _DoneSession:
-    """Stands for the session in a block that an earlier attempt has committed."""
+    """Stands for the session in a block that an earlier attempt has committed.
+
+    Behind the block it is what the session was there in that attempt: one that begins nothing.
+    """
 
     __slots__ = ("_block",)
 
     def __init__(self, block: Transaction[Any]) -> None:
         object.__setattr__(self, "_block", block)
 
-    def __getattribute__(self, name: str) -> NoReturn:
-        object.__getattribute__(self, "_block")._skip()
-        raise AssertionError("the block has ended")
+    def __getattribute__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "_block")._done_session(), name)
 
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        object.__getattribute__(self, "_block")._skip()
-        raise AssertionError("the block has ended")
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(object.__getattribute__(self, "_block")._done_session(), name, value)
 
 
 class Transaction(Generic[R]):
@@ -74,6 +75,7 @@ class Transaction(Generic[R]):
         self._began = 0.0
         self._value: Any = None
         self._skipping = False
+        self._left = False
         self._ended = False
 
     @property
@@ -97,9 +99,15 @@ class Transaction(Generic[R]):
         """Whether an earlier attempt has committed it."""
         return self._found is not None
 
-    def _skip(self) -> NoReturn:
-        self._skipping = True
-        raise _Done
+    def _done_session(self) -> AsyncSession:
+        """The session of a block that was committed before: inside, the block ends here."""
+        if not self._left:
+            self._skipping = True
+            raise _Done
+        if self._open is None:
+            self._open = self._record.memory.open(self._key)
+            self._open.retire()
+        return self._open.session
 
     async def __aenter__(self) -> AsyncSession:
         self._at_work.__enter__()
@@ -110,7 +118,7 @@ class Transaction(Generic[R]):
                 return done  # type: ignore[no-any-return]  # what stands for a session is no session
             await self._waits.active()
             self._began = time.monotonic()
-            self._open = self._record.memory.open()
+            self._open = self._record.memory.open(self._key)
             session = await self._open.begin()
             self._inside.__enter__()
             return session
@@ -124,6 +132,7 @@ class Transaction(Generic[R]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
+        self._left = True
         try:
             if self._found is not None:
                 return self._leave_done(self._found, error)

@@ -176,10 +176,13 @@ class Journal:
         self._begin()
         return await answer
 
-    async def transact(self, work: Callable[[Any], Awaitable[StepRecord | None]]) -> str | None:
+    async def transact(
+        self, key: str, work: Callable[[Any], Awaitable[StepRecord | None]]
+    ) -> str | None:
         """Execute work in a session of the application's, and record it in the same commit.
 
         Args:
+            key: The step.
             work: Gets the session, and says what to record; nothing, if it has completed the
                 execution.
 
@@ -197,15 +200,19 @@ class Journal:
             return step
 
         try:
-            return await self._backend.transactions.execute(noted)
+            return await self._backend.transactions.execute(key, noted)
         except CommitUnknown as unknown:
             if step is None:
                 raise unknown.error from None
             return await self._decided(step, unknown)
 
-    def open(self) -> OpenTransaction:
-        """A transaction of the application's own database, not begun."""
-        return self._backend.transactions.open()
+    def open(self, key: str) -> OpenTransaction:
+        """A transaction of the application's own database, not begun.
+
+        Args:
+            key: The step that it ends with.
+        """
+        return self._backend.transactions.open(key)
 
     async def commit(self, transaction: OpenTransaction, step: StepRecord | None) -> str | None:
         """Record a step in an open transaction, and commit both; without a step, only commit.

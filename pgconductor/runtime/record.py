@@ -65,14 +65,16 @@ class Memory(Protocol):
         """What is on record of an execution."""
         ...
 
-    async def transact(self, work: Callable[[Any], Awaitable[StepRecord | None]]) -> str | None:
+    async def transact(
+        self, key: str, work: Callable[[Any], Awaitable[StepRecord | None]]
+    ) -> str | None:
         """Execute work in a session of the application's, and record it in the same commit.
 
         It says what to record; nothing, if it has completed the execution.
         """
         ...
 
-    def open(self) -> OpenTransaction:
+    def open(self, key: str) -> OpenTransaction:
         """A transaction of the application's, not begun."""
         ...
 

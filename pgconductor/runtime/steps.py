@@ -287,7 +287,7 @@ class Steps:
 
             try:
                 with self._record.unbroken():
-                    recorded = await self._record.memory.transact(work)
+                    recorded = await self._record.memory.transact(key, work)
                 self._record.committed = self._record.completed
                 return codec.decode(text if self._record.completed else recorded)
             except BaseException:

@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
+from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction, async_sessionmaker
+from sqlalchemy.orm import Session, SessionTransaction
 
 from pgconductor.domain.backoff import Backoff
 from pgconductor.domain.steps import StepRecord
-from pgconductor.exceptions import TransactionMisused
+from pgconductor.exceptions import ConfigurationError, TransactionMisused
 from pgconductor.repositories.errors import sqlstate
 from pgconductor.repositories.steps import SqlStepRepository
 
@@ -44,10 +46,14 @@ class OpenTransaction:
 
     Args:
         session: The session; it is closed at the end.
+        key: The step.
+        final: Whether the session is of no use after the end; not if the same one comes again.
     """
 
-    def __init__(self, session: AsyncSession) -> None:
+    def __init__(self, session: AsyncSession, key: str, *, final: bool = True) -> None:
         self.session = session
+        self._key = key
+        self._final = final
         self._begun: AsyncSessionTransaction | None = None
 
     async def begin(self) -> AsyncSession:
@@ -94,12 +100,30 @@ class OpenTransaction:
                 raise CommitUnknown(error) from error
             raise
         finally:
+            self.retire()
             await self.session.close()
         return recorded
 
     async def roll_back(self) -> None:
         """Undo everything, and end."""
+        self.retire()
         await self.session.close()
+
+    def retire(self) -> None:
+        """From now on the session begins no other transaction, which nobody would commit."""
+        if not self._final:
+            return
+        message = (
+            f"the session of transaction {self._key!r} is used after its block, or its function, "
+            "has ended: nothing that it does would be committed. Make one of your own, or another "
+            "transaction"
+        )
+
+        def refuse(_session: Session, begun: SessionTransaction) -> None:
+            begun.close()  # It is in its place already, and the next use would go on in it.
+            raise ConfigurationError(message)
+
+        event.listen(self.session.sync_session, "after_transaction_create", refuse)
 
 
 class TransactionService:
@@ -111,19 +135,26 @@ class TransactionService:
 
     def __init__(self, sessions: Callable[[], AsyncSession]) -> None:
         self._sessions = sessions
+        # What else a test gives may be one session, that it looks at afterwards.
+        self._makes_new = isinstance(sessions, async_sessionmaker)
 
-    def open(self) -> OpenTransaction:
-        """A transaction of its own, not begun."""
-        return OpenTransaction(self._sessions())
+    def open(self, key: str) -> OpenTransaction:
+        """A transaction of its own, not begun.
+
+        Args:
+            key: The step that it ends with.
+        """
+        return OpenTransaction(self._sessions(), key, final=self._makes_new)
 
     async def execute(
-        self, work: Callable[[AsyncSession], Awaitable[StepRecord | None]]
+        self, key: str, work: Callable[[AsyncSession], Awaitable[StepRecord | None]]
     ) -> str | None:
         """Execute work in a transaction, record it as a step, and commit both.
 
         After a serialization failure or a deadlock the work is executed again, in another session.
 
         Args:
+            key: The step.
             work: Gets a session, which it must neither commit nor roll back, and says what to
                 record; nothing, if it has completed the execution.
 
@@ -136,7 +167,7 @@ class TransactionService:
         """
         backoff = Backoff(0.01, 1.0)
         for tries_left in reversed(range(_TRIES)):
-            transaction = self.open()
+            transaction = self.open(key)
             try:
                 try:
                     step = await work(await transaction.begin())

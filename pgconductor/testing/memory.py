@@ -89,24 +89,26 @@ class RehearsedMemory:
         found = await self._stage.steps.histories({execution_id})
         return found.get(execution_id, History())
 
-    async def transact(self, work: Callable[[Any], Awaitable[StepRecord | None]]) -> str | None:
+    async def transact(
+        self, key: str, work: Callable[[Any], Awaitable[StepRecord | None]]
+    ) -> str | None:
         """See the protocol."""
-        key: str | None = None
+        recorded: str | None = None
 
         async def noted(session: Any) -> StepRecord | None:
-            nonlocal key
+            nonlocal recorded
             step = await work(session)
-            key = step.key if step is not None else None
-            await self.meet(key, "before")
+            recorded = step.key if step is not None else None
+            await self.meet(recorded, "before")
             return step
 
-        text = await self._stage.transactions.execute(noted)
-        await self.meet(key, "after")
+        text = await self._stage.transactions.execute(key, noted)
+        await self.meet(recorded, "after")
         return text
 
-    def open(self) -> OpenTransaction:
+    def open(self, key: str) -> OpenTransaction:
         """See the protocol."""
-        return self._stage.transactions.open()
+        return self._stage.transactions.open(key)
 
     async def commit(self, transaction: OpenTransaction, step: StepRecord | None) -> str | None:
         """See the protocol."""

@@ -88,8 +88,8 @@ class _Savepoints:
 class _Open(OpenTransaction):
     """A transaction that has the turn from its beginning to its end."""
 
-    def __init__(self, session: AsyncSession, turns: _Turns) -> None:
-        super().__init__(session)
+    def __init__(self, session: AsyncSession, key: str, turns: _Turns) -> None:
+        super().__init__(session, key)
         self._turns = turns
         self._turn = AsyncExitStack()
 
@@ -121,8 +121,8 @@ class _Transactions(TransactionService):
         self._make = sessions
         self._turns = turns
 
-    def open(self) -> OpenTransaction:
-        return _Open(self._make(), self._turns)
+    def open(self, key: str) -> OpenTransaction:
+        return _Open(self._make(), key, self._turns)
 
 
 class SessionStage:

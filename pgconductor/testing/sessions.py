@@ -114,16 +114,22 @@ class FakeTransactions(TransactionService):
         self._make = sessions
         self._with_sessions = with_sessions
 
-    def open(self) -> OpenTransaction:
-        """A transaction of its own, not begun."""
-        return _Open(self._make(), self._with_sessions)
+    def open(self, key: str) -> OpenTransaction:
+        """A transaction of its own, not begun.
+
+        Args:
+            key: The step that it ends with.
+        """
+        return _Open(self._make(), key, self._with_sessions, final=self._makes_new)
 
 
 class _Open(OpenTransaction):
     """A session of the application's, and a transaction in memory that ends with it."""
 
-    def __init__(self, session: Any, with_sessions: SessionTransactions) -> None:
-        super().__init__(session)
+    def __init__(
+        self, session: Any, key: str, with_sessions: SessionTransactions, *, final: bool
+    ) -> None:
+        super().__init__(session, key, final=final)
         self._with_sessions = with_sessions
 
     async def begin(self) -> AsyncSession:
@@ -152,11 +158,13 @@ class _Open(OpenTransaction):
             transaction.rollback()
             raise
         finally:
+            self.retire()
             await _called(self.session, "close")
         return recorded
 
     async def roll_back(self) -> None:
         await _called(self.session, "rollback")
+        self.retire()
         await _called(self.session, "close")
 
 

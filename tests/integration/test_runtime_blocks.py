@@ -12,7 +12,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pgconductor import Conductor, RetryPolicy, TaskContext
-from pgconductor.exceptions import DoNotRetry, ExecutionCancelled, ExecutionFailed
+from pgconductor.exceptions import (
+    ConfigurationError,
+    DoNotRetry,
+    ExecutionCancelled,
+    ExecutionFailed,
+)
 from tests.integration.runtime_world import SOON, World
 
 AT_ONCE = RetryPolicy.constant(timedelta(milliseconds=1))
@@ -244,3 +249,44 @@ async def test_a_committed_block_is_skipped_by_a_branch(
 
     assert await drained(conductor, task) == "booked"
     assert booked(world) == [1]
+
+
+@pytest.mark.parametrize("kept", ["block", "function"])
+async def test_a_session_is_of_no_use_after_its_transaction(
+    world: World, conductor: Conductor, kept: str
+) -> None:
+    """It would begin another transaction, which nobody commits, on a connection of the pool."""
+    refused: list[str] = []
+    held: list[int] = []
+
+    @conductor.task(max_attempts=2, retry=AT_ONCE)
+    async def task(ctx: TaskContext) -> None:
+        sessions: list[AsyncSession] = []
+        if kept == "block":
+            async with ctx.transaction("book") as session:
+                await session.execute(ADD, {"n": 1})
+            sessions.append(session)
+        else:
+
+            async def book(session: AsyncSession) -> None:
+                sessions.append(session)
+                await session.execute(ADD, {"n": 1})
+
+            await ctx.transact("book", book)
+        for session in sessions:
+            for use in (session.execute, session.scalar):
+                with pytest.raises(ConfigurationError) as caught:
+                    await use(ADD, {"n": 2})
+                refused.append(str(caught.value))
+            with pytest.raises(ConfigurationError, match="'book'"):
+                await session.commit()
+            await session.rollback()
+            await session.close()
+        held.append(conductor.engine.pool.checkedout())  # type: ignore[attr-defined]
+        if ctx.attempt == 1:
+            raise RuntimeError("the first attempt fails")
+
+    await drained(conductor, task)
+    assert len(refused) == (4 if kept == "block" else 2)
+    assert all("the session of transaction 'book' is used after" in one for one in refused)
+    assert (held, booked(world)) == ([0, 0], [1])
