@@ -7,7 +7,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pgconductor.domain.steps import Recorded, StepKind, StepRecord
-from pgconductor.exceptions import ConfigurationError, StepFailed, TransactionConflict
+from pgconductor.exceptions import (
+    ConfigurationError,
+    ResultEncodeError,
+    StepFailed,
+    TransactionConflict,
+)
 from pgconductor.runtime.handler import Codec
 from pgconductor.runtime.record import Record, decoded
 from pgconductor.runtime.steps import Steps
@@ -74,6 +79,7 @@ class Transaction(Generic[R]):
         self._inside = record.inside(key)
         self._began = 0.0
         self._value: Any = None
+        self._assigned = False
         self._skipping = False
         self._left = False
         self._ended = False
@@ -93,6 +99,7 @@ class Transaction(Generic[R]):
     @result.setter
     def result(self, value: R) -> None:
         self._value = value
+        self._assigned = True
 
     @property
     def replayed(self) -> bool:
@@ -168,7 +175,7 @@ class Transaction(Generic[R]):
             return
         try:
             try:
-                text = self._steps.encoded(self._key, self._codec, self._value)
+                text = self._encoded()
             except BaseException:
                 await transaction.roll_back()
                 raise
@@ -190,6 +197,17 @@ class Transaction(Generic[R]):
         self._record.committed = self._record.completed
         self._value = self._codec.decode(text if self._record.completed else found)
         self._ended = True
+
+    def _encoded(self) -> str | None:
+        try:
+            return self._steps.encoded(self._key, self._codec, self._value, undone=True)
+        except ResultEncodeError as error:
+            if self._assigned:
+                raise
+            raise ResultEncodeError(
+                f"nothing was written by step {self._key!r}, for its result was not assigned: "
+                f"{error.__cause__}"
+            ) from None
 
     def _explain(self, error: BaseException) -> None:
         if self._record.memory.is_conflict(error):

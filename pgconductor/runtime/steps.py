@@ -280,7 +280,7 @@ class Steps:
                 self._record.completed = False
                 with self._record.inside(key), self._record.contained(key):
                     result = await function(session, *args, **kwargs)
-                step = self._ended(key, codec, result, (place, began))
+                step = self._ended(key, codec, result, (place, began), undone=True)
                 text = step.result
                 # What ends with the execution needs no record.
                 return None if self._record.completed else step
@@ -299,18 +299,28 @@ class Steps:
             raise StepFailed(found.key, found.error_type, found.error or "")
         return codec.decode(found.result) if fresh else decoded(self._record, codec, found)
 
-    def _ended(self, key: str, codec: Codec, result: object, at: _Begun) -> StepRecord:
+    def _ended(
+        self, key: str, codec: Codec, result: object, at: _Begun, *, undone: bool = False
+    ) -> StepRecord:
         """What to record of a step.
 
         Raises:
             ResultEncodeError: Its result cannot be stored.
         """
         fetched = self._record.fetched
-        text = self.encoded(key, codec, result)
+        text = self.encoded(key, codec, result, undone=undone)
         return StepRecord(fetched.id, fetched.claim, key, text, place=at[0], began=at[1])
 
-    def encoded(self, key: str, codec: Codec, result: object) -> str | None:
+    def encoded(
+        self, key: str, codec: Codec, result: object, *, undone: bool = False
+    ) -> str | None:
         """The JSON text of a step's result.
+
+        Args:
+            key: The step.
+            codec: Of its result's type.
+            result: What it has returned.
+            undone: Whether what it has written is rolled back after an error.
 
         Raises:
             ResultEncodeError: It cannot be stored.
@@ -319,9 +329,12 @@ class Steps:
             return codec.encode(result, max_bytes=self._max_bytes, field="result")
         except InvalidPayload as error:
             self._record.astray()
-            raise ResultEncodeError(
-                f"the effects of step {key!r} have happened, its result cannot be stored: {error}"
-            ) from error
+            done = (
+                f"nothing was written by step {key!r}, for"
+                if undone
+                else f"the effects of step {key!r} have happened,"
+            )
+            raise ResultEncodeError(f"{done} its result cannot be stored: {error}") from error
 
 
 def _try(key: str, number: int) -> str:
