@@ -171,7 +171,7 @@ class PayloadDecodeError(PgconductorError):
 
 
 class ResultEncodeError(PgconductorError):
-    """A handler's result that cannot be stored; the handler's effects have happened."""
+    """A result that cannot be stored; what was not in a transaction with it has happened."""
 
 
 class StepError(PgconductorError):

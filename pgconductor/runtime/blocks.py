@@ -195,7 +195,11 @@ class Transaction(Generic[R]):
             self._explain(failed)
             raise
         self._record.committed = self._record.completed
-        self._value = self._codec.decode(text if self._record.completed else found)
+        if self._record.completed:
+            self._value = self._codec.decode(text)
+        else:
+            recorded = Recorded(key=self._key, result=found)
+            self._value = decoded(self._record, self._codec, recorded)
         self._ended = True
 
     def _encoded(self) -> str | None:

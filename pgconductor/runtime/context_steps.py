@@ -144,7 +144,7 @@ class StepContext(AttemptContext):
             InvalidName: The key is empty, too long, or holds control characters.
             DuplicateStep: The key was taken already in this attempt.
             ReplayMismatch: Something else is on record: the handler was changed.
-            ResultEncodeError: The result cannot be stored.
+            ResultEncodeError: The result cannot be stored, or not be read back.
             OwnershipLost: The execution is held by somebody else by now; nothing was recorded.
         """
         if function is None:
@@ -213,7 +213,7 @@ class StepContext(AttemptContext):
         Raises:
             DuplicateStep: The key was taken already in this attempt.
             ReplayMismatch: Something else is on record: the handler was changed.
-            ResultEncodeError: The result cannot be stored; everything is rolled back.
+            ResultEncodeError: The result cannot be stored, or not be read back; all is rolled back.
             OwnershipLost: The execution is held by somebody else by now; everything is rolled back.
         """
         result: R = await self._durable().steps.transact(key, function, args, kwargs)

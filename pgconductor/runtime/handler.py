@@ -111,6 +111,18 @@ class Codec:
             raise InvalidPayload(f"{self.name} cannot be made JSON: {error}", field) from error
         return None if value is None else encode(value, max_bytes=max_bytes, field=field)
 
+    def check(self, text: str | None) -> None:
+        """What was encoded must be of the type: an excluded field may be missing, for instance.
+
+        What it is read as here is not what it is on record: there, keys of objects are in another
+        order, and a number may be written as another kind of number.
+
+        Raises:
+            PayloadDecodeError: It is not.
+        """
+        if self.adapter is not None:
+            self.decode(text)
+
     def decode(self, text: str | None) -> Any:
         """The value that JSON text stands for.
 

@@ -21,6 +21,7 @@ from pgconductor.exceptions import (
     InvalidInput,
     InvalidPayload,
     OwnershipLost,
+    PayloadDecodeError,
     ResultEncodeError,
     StepFailed,
     StepTimeout,
@@ -148,7 +149,7 @@ class Steps:
                     step = self._ended(key, codec, result, (place, began))
                     with self._record.unbroken():
                         recorded = await self._record.memory.record(step)
-                    return self._known(codec, recorded, fresh=True)
+                    return self._known(codec, recorded)
             await self._tried(key, number)
             number += 1
 
@@ -249,7 +250,7 @@ class Steps:
         with self._record.unbroken():
             written = asyncio.run_coroutine_threadsafe(self._record.memory.record(step), self._loop)
             recorded = written.result()
-        return self._known(codec, recorded, fresh=True)
+        return self._known(codec, recorded)
 
     def here(self, awaitable: Coroutine[Any, Any, R]) -> R:
         """What a coroutine of the attempt returns, in a plain handler's thread."""
@@ -289,15 +290,17 @@ class Steps:
                 with self._record.unbroken():
                     recorded = await self._record.memory.transact(key, work)
                 self._record.committed = self._record.completed
-                return codec.decode(text if self._record.completed else recorded)
+                if self._record.completed:
+                    return codec.decode(text)
+                return decoded(self._record, codec, Recorded(key=key, result=recorded))
             except BaseException:
                 self._record.astray()
                 raise
 
-    def _known(self, codec: Codec, found: Recorded, *, fresh: bool = False) -> Any:
+    def _known(self, codec: Codec, found: Recorded) -> Any:
         if found.error_type is not None:
             raise StepFailed(found.key, found.error_type, found.error or "")
-        return codec.decode(found.result) if fresh else decoded(self._record, codec, found)
+        return decoded(self._record, codec, found)
 
     def _ended(
         self, key: str, codec: Codec, result: object, at: _Begun, *, undone: bool = False
@@ -305,7 +308,7 @@ class Steps:
         """What to record of a step.
 
         Raises:
-            ResultEncodeError: Its result cannot be stored.
+            ResultEncodeError: Its result cannot be stored, or not be read back.
         """
         fetched = self._record.fetched
         text = self.encoded(key, codec, result, undone=undone)
@@ -314,7 +317,7 @@ class Steps:
     def encoded(
         self, key: str, codec: Codec, result: object, *, undone: bool = False
     ) -> str | None:
-        """The JSON text of a step's result.
+        """The JSON text of a step's result, which can be read back.
 
         Args:
             key: The step.
@@ -323,18 +326,22 @@ class Steps:
             undone: Whether what it has written is rolled back after an error.
 
         Raises:
-            ResultEncodeError: It cannot be stored.
+            ResultEncodeError: It cannot be stored, or not be read back.
         """
+        what = "cannot be stored"
         try:
-            return codec.encode(result, max_bytes=self._max_bytes, field="result")
-        except InvalidPayload as error:
+            text = codec.encode(result, max_bytes=self._max_bytes, field="result")
+            what = "cannot be read back"
+            codec.check(text)
+        except (InvalidPayload, PayloadDecodeError) as error:
             self._record.astray()
             done = (
                 f"nothing was written by step {key!r}, for"
                 if undone
                 else f"the effects of step {key!r} have happened,"
             )
-            raise ResultEncodeError(f"{done} its result cannot be stored: {error}") from error
+            raise ResultEncodeError(f"{done} its result {what}: {error}") from error
+        return text
 
 
 def _try(key: str, number: int) -> str:

@@ -1,12 +1,13 @@
-"""Results of steps that cannot be stored: refused before anything is on record."""
+"""Results of steps that cannot be stored or read back: refused before anything is on record."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import BaseModel, Field, PlainSerializer
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,6 +17,18 @@ from tests.integration.runtime_world import SOON, World
 
 AT_ONCE = RetryPolicy.constant(timedelta(milliseconds=1))
 ADD = text("INSERT INTO public.bookings (n) VALUES (:n)")
+
+
+class Secretive(BaseModel):
+    number: int
+    secret: str = Field(exclude=True)
+
+
+class Positive(BaseModel):
+    number: int = Field(gt=0)
+
+
+Vague = Annotated[int, PlainSerializer(lambda number: f"about {number}", return_type=str)]
 
 
 @pytest.fixture
@@ -47,6 +60,55 @@ async def failed(world: World, conductor: Conductor, task: Any) -> str:
     assert (row["last_error_type"], row["attempts"]) == ("ResultEncodeError", 1)
     error: str = row["last_error"]
     return error
+
+
+@pytest.mark.parametrize("how", ["step", "options", "here", "transact", "block"])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        (Secretive, lambda: Secretive(number=1, secret="s"), "secret: Field required"),
+        (Positive, lambda: Positive.model_construct(number=-1), "greater than 0"),
+        (Vague, lambda: 7, "valid integer"),
+        (dict[int | None, int], lambda: {None: 1}, "valid integer"),
+    ],
+    ids=["left out", "invalid", "lossy", "key"],
+)
+async def test_a_result_that_cannot_be_read_back(
+    world: World, conductor: Conductor, how: str, odd: tuple[Any, Any, str]
+) -> None:
+    kind, made, why = odd
+
+    def make() -> Any:
+        return made()
+
+    async def book(session: AsyncSession) -> Any:
+        await session.execute(ADD, {"n": 1})
+        return made()
+
+    make.__annotations__["return"] = book.__annotations__["return"] = kind
+
+    async def asynchronous(ctx: TaskContext) -> None:
+        if how == "step":
+            await ctx.step("odd", make)
+        elif how == "options":
+            await ctx.options(max_attempts=3, retry=AT_ONCE).step("odd", make)
+        elif how == "transact":
+            await ctx.transact("odd", book)
+        else:
+            async with (block := ctx.transaction("odd", kind)) as session:
+                block.result = await book(session)
+
+    def plain(ctx: TaskContext) -> None:
+        ctx.step_here("odd", make)
+
+    task = conductor.task(max_attempts=3, retry=AT_ONCE)(plain if how == "here" else asynchronous)
+    error = await failed(world, conductor, task)
+    assert "step 'odd'" in error
+    assert "its result cannot be read back: " in error
+    assert why in error
+    undone = how in ("transact", "block")
+    assert ("nothing was written" in error, "have happened" in error) == (undone, not undone)
+    assert written(world) == (0, 0)
 
 
 @pytest.mark.parametrize("how", ["transact", "block"])
