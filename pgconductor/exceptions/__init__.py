@@ -33,7 +33,7 @@
     │   └── TransactionConflict       a block's transaction ended in a conflict
     ├── DoNotRetry                    raised by a handler: fail now, whatever attempts are left
     │   ├── SuspensionSwallowed       a handler went on while it was to be suspended
-    │   └── TransactionMisused        a transactional step has ended its transaction itself
+    │   └── TransactionMisused        a transactional step has ended its transaction, or aborted it
     ├── RetryAfter                    raised by a handler: retry after this delay
     ├── OwnershipLost                 the caller no longer holds the execution
     ├── OrchestratorError

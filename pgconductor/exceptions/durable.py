@@ -164,12 +164,19 @@ class CompletionNotCommitted(StepError):
 
 
 class TransactionMisused(DoNotRetry):
-    """A transactional step has ended its transaction itself, so nothing ties its writes to it."""
+    """A transactional step has ended its transaction itself, so nothing ties its writes to it.
 
-    def __init__(self) -> None:
+    Or it has caught an error by which its transaction was aborted, so nothing is written.
+    """
+
+    def __init__(self, *, aborted: bool = False) -> None:
         super().__init__(
-            "a transactional step has committed, rolled back or closed its session itself: what it "
-            "wrote is not tied to its record, which was not written. Leave that to ctx; "
+            "a transactional step has caught an error of the database, by which its transaction is "
+            "aborted: nothing was written. Put what may fail into a savepoint, inside of the try: "
+            "async with session.begin_nested()"
+            if aborted
+            else "a transactional step has committed, rolled back or closed its session itself: "
+            "what it wrote is not tied to its record, which was not written. Leave that to ctx; "
             "session.begin_nested() is for a part that may fail"
         )
 

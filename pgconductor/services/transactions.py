@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from typing import Final
 
-from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -17,16 +18,42 @@ from pgconductor.exceptions import ConfigurationError, TransactionMisused
 from pgconductor.repositories.errors import sqlstate
 from pgconductor.repositories.steps import SqlStepRepository
 
-__all__ = ["CommitUnknown", "OpenTransaction", "TransactionService", "is_conflict"]
+__all__ = [
+    "CommitUnknown",
+    "OpenTransaction",
+    "TransactionService",
+    "is_conflict",
+    "told_if_aborted",
+]
 
 # serialization_failure, deadlock_detected: the same work may succeed in another transaction.
 _CONFLICTS: Final = frozenset({"40001", "40P01"})
 _TRIES: Final = 10
+_ABORTED: Final = "25P02"
+#: SQLAlchemy's own code for a session whose flush has failed.
+_FLUSH_FAILED: Final = "7s2a"
 
 
 def is_conflict(error: BaseException) -> bool:
     """Whether the same work may succeed in another transaction."""
     return isinstance(error, DBAPIError) and sqlstate(error) in _CONFLICTS
+
+
+@contextmanager
+def told_if_aborted() -> Generator[None]:
+    """At the end of a transaction, tell in which an error was caught that has aborted it.
+
+    Raises:
+        TransactionMisused: One was.
+    """
+    try:
+        yield
+    except SQLAlchemyError as error:
+        if error.code == _FLUSH_FAILED:
+            raise TransactionMisused(aborted=True) from error  # It quotes the one that was caught.
+        if sqlstate(error) == _ABORTED:
+            raise TransactionMisused(aborted=True) from None
+        raise
 
 
 class CommitUnknown(Exception):
@@ -83,16 +110,20 @@ class OpenTransaction:
 
         Raises:
             OwnershipLost: The execution is held by somebody else; nothing was written.
-            TransactionMisused: It was ended already, by who was given the session.
+            TransactionMisused: It was ended already, or aborted, by who was given the session.
             CommitUnknown: The answer to the commit was lost.
         """
         committing = False
         recorded: str | None = None
         try:
             self.check_begun()
-            await self.session.flush()
-            if step is not None:
-                recorded = await SqlStepRepository(self.session).record(step)
+            with told_if_aborted():
+                await self.session.flush()
+                if step is not None:
+                    recorded = await SqlStepRepository(self.session).record(step)
+                else:
+                    # The commit of an aborted transaction is a rollback, without a word.
+                    await self.session.execute(text("SELECT 1"))
             committing = True
             await self.session.commit()
         except Exception as error:

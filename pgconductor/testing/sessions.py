@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from pgconductor.domain.steps import StepRecord
 from pgconductor.exceptions import TransactionMisused
 from pgconductor.repositories import Repositories
-from pgconductor.services.transactions import OpenTransaction, TransactionService
+from pgconductor.services.transactions import OpenTransaction, TransactionService, told_if_aborted
 from pgconductor.services.unit_of_work import UnitOfWork
 from pgconductor.testing.database import FakeDatabase, FakeTransaction
 from pgconductor.testing.unit_of_work import FakeUnitOfWork, fake_repositories
@@ -148,10 +148,11 @@ class _Open(OpenTransaction):
         if transaction is None:
             transaction = self._with_sessions.alone()
         try:
-            await _called(self.session, "flush")
-            if step is not None:
-                recorded = await fake_repositories(transaction).steps.record(step)
-            await _called(self.session, "commit")
+            with told_if_aborted():
+                await _called(self.session, "flush")
+                if step is not None:
+                    recorded = await fake_repositories(transaction).steps.record(step)
+                await _called(self.session, "commit")
             if alone:
                 transaction.commit()
         except BaseException:

@@ -8,13 +8,26 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from pgconductor import Conductor, RetryPolicy, TaskContext
 from pgconductor.exceptions import ExecutionFailed
 from tests.integration.runtime_world import SOON, World
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Booking(Base):
+    __tablename__ = "bookings"
+
+    what: Mapped[str] = mapped_column(primary_key=True)
+
 
 AT_ONCE = RetryPolicy.constant(timedelta(milliseconds=1))
 #: Nobody else commits meanwhile: the loops of the engine send single statements.
@@ -206,3 +219,40 @@ async def test_a_part_that_fails_may_be_taken_back(world: World, conductor: Cond
     await conductor.orchestrator().drain()
     await handle.result(SOON)
     assert bookings(world) == ["room"]
+
+
+@pytest.mark.parametrize("completing", [False, True], ids=["recorded", "completing"])
+@pytest.mark.parametrize("how", ["function", "block", "flush"])
+async def test_an_error_that_was_caught_inside_is_told(
+    world: World, conductor: Conductor, how: str, *, completing: bool
+) -> None:
+    """Postgres rolls back at the commit then, and says nothing of it."""
+    world.rows("CREATE UNIQUE INDEX ON bookings (what)")
+
+    async def careless(session: AsyncSession, ctx: TaskContext) -> None:
+        await book(session, "room")
+        if completing:
+            await ctx.complete_in(session)
+        with suppress(IntegrityError):
+            if how == "flush":
+                session.add(Booking(what="room"))
+                await session.flush()
+            else:
+                await book(session, "room")
+
+    @conductor.task(max_attempts=3, retry=AT_ONCE)
+    async def task(ctx: TaskContext) -> None:
+        if how == "block":
+            async with ctx.transaction("book") as session:
+                await careless(session, ctx)
+        else:
+            await ctx.transact("book", careless, ctx)
+
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    with pytest.raises(ExecutionFailed, match=r"TransactionMisused.*begin_nested"):
+        await handle.result(SOON)
+    row = world.execution(handle.id)
+    assert row["attempts"] == 1
+    assert "INSERT INTO pgconductor" not in row["last_error_traceback"]
+    assert (bookings(world), steps(world)) == ([], [])
