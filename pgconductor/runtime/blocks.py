@@ -81,6 +81,7 @@ class Transaction(Generic[R]):
         self._value: Any = None
         self._assigned = False
         self._skipping = False
+        self._entered = False
         self._left = False
         self._ended = False
 
@@ -117,6 +118,12 @@ class Transaction(Generic[R]):
         return self._open.session
 
     async def __aenter__(self) -> AsyncSession:
+        if self._entered:
+            raise ConfigurationError(
+                f"transaction {self._key!r} was entered before: a block is entered once; make "
+                "another by ctx.transaction(), under a key of its own"
+            )
+        self._entered = True
         self._at_work.__enter__()
         try:
             self._place, self._found = await self._record.begin(self._key, StepKind.STEP)

@@ -290,3 +290,22 @@ async def test_a_session_is_of_no_use_after_its_transaction(
     assert len(refused) == (4 if kept == "block" else 2)
     assert all("the session of transaction 'book' is used after" in one for one in refused)
     assert (held, booked(world)) == ([0, 0], [1])
+
+
+@pytest.mark.parametrize("when", ["after", "inside"])
+async def test_a_block_is_entered_once(world: World, conductor: Conductor, when: str) -> None:
+    @conductor.task(max_attempts=2, retry=AT_ONCE)
+    async def task(ctx: TaskContext) -> None:
+        block = ctx.transaction("book")
+        async with block as session:
+            await session.execute(ADD, {"n": 1})
+            if when == "inside":
+                async with block:
+                    pass
+        async with block as session:
+            await session.execute(ADD, {"n": 2})
+
+    with pytest.raises(ExecutionFailed, match="ConfigurationError: transaction 'book' was entered"):
+        await drained(conductor, task)
+    assert booked(world) == ([] if when == "inside" else [1])
+    assert conductor.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
