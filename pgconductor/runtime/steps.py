@@ -236,6 +236,8 @@ class Steps:
         if asyncio._get_running_loop() is not None:
             raise ConfigurationError("step_here is for plain handlers; await step() instead")
         codec = codec_of(function)
+        if is_async(function):
+            raise _not_plain(function)
         place, found = self.here(self._record.begin(key, StepKind.STEP))
         if found is not None:
             return self._known(codec, found)
@@ -243,6 +245,9 @@ class Steps:
         try:
             with self._record.inside(key):
                 result = function(*args, **kwargs)
+            if inspect.iscoroutine(result):
+                result.close()  # A lambda does not tell before that it gives one.
+                raise _not_plain(function)
         except BaseException:
             self._record.astray()
             raise
@@ -280,7 +285,10 @@ class Steps:
                 # If an earlier call completed the execution, that was rolled back with it.
                 self._record.completed = False
                 with self._record.inside(key), self._record.contained(key):
-                    result = await function(session, *args, **kwargs)
+                    answer = function(session, *args, **kwargs)
+                    if not inspect.isawaitable(answer):
+                        raise InvalidInput("fn", f"{function!r} is not async, as transact needs it")
+                    result = await answer
                 step = self._ended(key, codec, result, (place, began), undone=True)
                 text = step.result
                 # What ends with the execution needs no record.
@@ -342,6 +350,10 @@ class Steps:
             )
             raise ResultEncodeError(f"{done} its result {what}: {error}") from error
         return text
+
+
+def _not_plain(function: Callable[..., Any]) -> InvalidInput:
+    return InvalidInput("fn", f"{function!r} is async: take it by ctx.here(ctx.step(...)) instead")
 
 
 def _try(key: str, number: int) -> str:

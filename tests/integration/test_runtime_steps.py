@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
@@ -324,3 +325,35 @@ async def test_a_context_is_not_for_another_event_loop(conductor: Conductor, how
         await (await wrong.invoke()).result(SOON)
     assert await (await right.invoke()).result(SOON) == "a"
     await orchestrator.stop()
+
+
+@pytest.mark.parametrize("how", ["function", "lambda", "transact"])
+async def test_a_function_of_the_wrong_colour(
+    world: World, conductor: Conductor, how: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    called: list[str] = []
+
+    async def asynchronous(what: str = "a") -> str:
+        called.append(what)
+        return what
+
+    def plain(_session: object) -> str:
+        return "a"
+
+    def here(ctx: TaskContext) -> None:
+        wrong: Any = asynchronous if how == "function" else lambda: asynchronous("a")
+        ctx.step_here("a", wrong)
+
+    async def transact(ctx: TaskContext) -> None:
+        wrong: Any = plain
+        await ctx.transact("a", wrong)
+
+    task = conductor.task(max_attempts=1)(transact if how == "transact" else here)
+    handle = await task.invoke()
+    await conductor.orchestrator().drain()
+    hint = "is not async" if how == "transact" else r"ctx\.here\(ctx\.step"
+    with pytest.raises(ExecutionFailed, match=f"InvalidInput: fn: .*{hint}"):
+        await handle.result(SOON)
+    assert (recorded(world), called) == ({}, [])
+    gc.collect()
+    assert [str(one.message) for one in recwarn if "never awaited" in str(one.message)] == []
