@@ -248,6 +248,19 @@ async def test_what_is_invoked_in_a_session_commits_with_it(conductor: Conductor
     engine.dispose()
 
 
+async def test_completing_in_no_session(conductor: Conductor) -> None:
+    """As on a server: it would be completed at once, whatever becomes of the transaction."""
+
+    @conductor.task(max_attempts=1)
+    async def checkout(ctx: TaskContext) -> str:
+        await ctx.complete_in(None, "booked")
+        return "booked"
+
+    async with Rehearsal(conductor):
+        with pytest.raises(ExecutionFailed, match=r"WrongSession: session: .*, not NoneType"):
+            await (await checkout.invoke()).result()
+
+
 # --- crashes -------------------------------------------------------------------------------------
 
 
