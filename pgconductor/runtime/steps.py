@@ -10,7 +10,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
-from weakref import WeakKeyDictionary
 
 from pgconductor.domain.limits import check_count, check_duration
 from pgconductor.domain.outcomes import Failure
@@ -27,14 +26,15 @@ from pgconductor.exceptions import (
     StepTimeout,
 )
 from pgconductor.runtime.handler import Codec
-from pgconductor.runtime.hints import is_async, result_hint, telling
+from pgconductor.runtime.hints import is_async
 from pgconductor.runtime.record import Record, decoded
+from pgconductor.runtime.results import codec_of
 from pgconductor.runtime.threads import in_thread
 from pgconductor.runtime.waits import Waits
 
 R = TypeVar("R")
 
-__all__ = ["StepOptions", "Steps", "codec_of"]
+__all__ = ["StepOptions", "Steps"]
 
 
 _RETRY: Final = RetryPolicy(first_delay=timedelta(seconds=1), max_delay=timedelta(minutes=10))
@@ -358,44 +358,3 @@ def _not_plain(function: Callable[..., Any]) -> InvalidInput:
 
 def _try(key: str, number: int) -> str:
     return f"{key}~{number}"
-
-
-def codec_of(function: Callable[..., Any]) -> Codec:
-    """The codec of what a function returns, by its hint; without one, plain JSON.
-
-    Raises:
-        InvalidInput: It is nothing that can be called.
-        ConfigurationError: The hint cannot be resolved, or pydantic cannot handle it.
-    """
-    if not callable(function):
-        raise InvalidInput(
-            "fn", f"{function!r} cannot be called: give the function and its arguments, one by one"
-        )
-    return _codec_of(telling(function))
-
-
-#: By function, for as long as it lives: making one costs more than a step.
-_CODECS: Final[WeakKeyDictionary[Callable[..., Any], Codec]] = WeakKeyDictionary()
-
-
-def _codec_of(function: Callable[..., Any]) -> Codec:
-    """The codec of what a function returns, by its hint; without one, plain JSON."""
-    try:
-        found = _CODECS.get(function)
-        if found is None:
-            _CODECS[function] = found = _made(function)
-    except TypeError:
-        return _made(function)  # A callable object that cannot be a key.
-    return found
-
-
-def _made(function: Callable[..., Any]) -> Codec:
-    name = getattr(function, "__qualname__", repr(function))
-    try:
-        hint = result_hint(function)
-    except NameError as error:
-        raise ConfigurationError(
-            f"step {name}: a type hint cannot be resolved ({error}); the type of a step's result "
-            "must be importable where the function is defined"
-        ) from error
-    return Codec.of(hint, f"step {name}, result")

@@ -14,7 +14,7 @@ from pgconductor import Conductor
 from pgconductor.exceptions import ConfigurationError, InvalidInput
 from pgconductor.runtime.handler import Handler
 from pgconductor.runtime.hints import is_async
-from pgconductor.runtime.steps import codec_of
+from pgconductor.runtime.results import codec_of
 
 if TYPE_CHECKING:
     from decimal import Decimal
