@@ -6,10 +6,11 @@ import asyncio
 import inspect
 from asyncio import taskgroups, tasks
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["joints"]
+__all__ = ["Joints", "joints"]
 
 #: Where a coroutine of asyncio waits for tasks that it was given, and what they are called there.
 _GIVEN: Final = {
@@ -23,9 +24,21 @@ _GIVEN: Final = {
 _RELAY: Final = (str(Path(__file__).with_name("relay.py")), "__await__")
 
 
-def joints(
-    known: Iterable[asyncio.Task[Any]], waits: Callable[[Any], bool]
-) -> list[asyncio.Future[Any]] | None:
+@dataclass(frozen=True, slots=True)
+class Joints:
+    """Where branches are joined.
+
+    Attributes:
+        futures: What ``gather`` and ``wait`` wait for: where an error of a branch is a value, it
+            would not end whoever waits there.
+        ended: The branches that have ended and are to be looked at there.
+    """
+
+    futures: list[asyncio.Future[Any]] = field(default_factory=list[asyncio.Future[Any]])
+    ended: list[asyncio.Future[Any]] = field(default_factory=list[asyncio.Future[Any]])
+
+
+def joints(known: Iterable[asyncio.Task[Any]], waits: Callable[[Any], bool]) -> Joints | None:
     """Whether tasks wait durably, or for tasks that do, and where their branches are joined.
 
     What ``asyncio.gather``, ``asyncio.wait`` and ``TaskGroup`` wait for is looked at in turn. A
@@ -36,8 +49,7 @@ def joints(
         waits: Whether a task or future is a durable wait.
 
     Returns:
-        What ``gather`` and ``wait`` wait for: where an error of a branch is a value, it would not
-        end whoever waits there. None if some task is at work.
+        Where their branches are joined. None if some task is at work.
     """
     look = _Look(waits)
     return look.joints if all(look.waits(task) for task in known) else None
@@ -47,7 +59,7 @@ class _Look:
     """One look at all branches."""
 
     def __init__(self, waits: Callable[[Any], bool]) -> None:
-        self.joints: list[asyncio.Future[Any]] = []
+        self.joints = Joints()
         self._is_wait = waits
         self._seen: set[int] = set()
 
@@ -57,6 +69,7 @@ class _Look:
             return True
         self._seen.add(id(one))
         children = self._waited_for(one)
+        self.joints.ended.extend(child for child in children if child.done())
         # Whoever waits for nothing that is known is at work.
         return bool(children) and all(self.waits(child) for child in children)
 
@@ -65,7 +78,7 @@ class _Look:
         if not _is_task(one):
             children = [*getattr(one, "_children", ())]
             if children:
-                self.joints.append(one)
+                self.joints.futures.append(one)
             return children
         future: Any = getattr(one, "_fut_waiter", None)
         if future is None or future.done():
@@ -74,7 +87,7 @@ class _Look:
             return [future]
         name, given = _given(one)
         if name == "fs":
-            self.joints.append(future)
+            self.joints.futures.append(future)
         return [future] if given is None else given
 
 

@@ -10,7 +10,8 @@ from typing import Any, Final, Protocol
 from uuid import UUID
 
 from pgconductor.domain.steps import Recorded, Settled, StepKind
-from pgconductor.runtime.branches import joints
+from pgconductor.exceptions import ChildError, StepFailed, WaitTimeout
+from pgconductor.runtime.branches import Joints, joints
 from pgconductor.runtime.suspension import Ending, Suspension, consists_of
 
 __all__ = ["Sentry", "Waits"]
@@ -21,6 +22,8 @@ _AGAIN: Final = 0.05
 _MOMENT: Final = 0.01
 #: A timer of the event loop that is set further ahead is of no use.
 _LONGEST: Final = 86_400.0
+#: How a branch may end that nobody looks at: the handler is suspended, or told again by its replay.
+_EXPECTED: Final = (Ending, StepFailed, ChildError, WaitTimeout)
 
 
 class Sentry(Protocol):
@@ -280,13 +283,24 @@ class Waits:
             return False
         self._stay()
         self.suspended_by = next(iter(self._waiting))
-        for task in self._known():
-            # Where asyncio.wait() joins branches, nobody looks at how they end.
-            task.add_done_callback(_seen)
-        for future in (*joined, *waiting):
+        self._look_at_ends(joined)
+        for future in (*joined.futures, *waiting):
             future.set_exception(Suspension())
             future.exception()
         return True
+
+    def _look_at_ends(self, joined: Joints) -> None:
+        """Have asyncio not complain that nobody has looked at how branches end.
+
+        Where ``gather`` or ``wait`` joins them, nobody comes to do so.
+        """
+        for branch in joined.ended:
+            if not branch.cancelled():
+                branch.exception()
+        for task in self._known():
+            # Of those that have ended, the others were looked at.
+            if not task.done() or getattr(task, "_log_traceback", False):
+                task.add_done_callback(_seen)
 
     def close(self) -> None:
         """The attempt has ended."""
@@ -300,8 +314,8 @@ class Waits:
 
 
 def _seen(task: asyncio.Task[Any]) -> None:
-    """Have asyncio not complain that nobody has looked at the end of a branch."""
-    if task.cancelled() or (error := task.exception()) is None or consists_of(error, Ending):
+    """Tell how a branch has ended, if nobody else does."""
+    if task.cancelled() or (error := task.exception()) is None or consists_of(error, _EXPECTED):
         return
     message = "a branch raised when its handler was suspended"
-    task.get_loop().call_exception_handler({"message": message, "exception": error})
+    task.get_loop().call_exception_handler({"message": message, "exception": error, "task": task})

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pgconductor.runtime.branches import joints
+from pgconductor.runtime.branches import Joints, joints
 
 Wait = Callable[[], Awaitable[None]]
 Handler = Callable[[Wait], Coroutine[Any, Any, None]]
@@ -106,4 +106,25 @@ async def test_what_has_ended_does_not_matter() -> None:
 
     task = asyncio.create_task(nothing())
     await task
-    assert joints([task], lambda _: False) == []
+    assert joints([task], lambda _: False) == Joints()
+
+
+async def test_those_that_have_ended_are_told_apart() -> None:
+    """Their errors are told to whoever joins them."""
+
+    async def fail() -> None:
+        raise LookupError
+
+    wait: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    joined, alone = [asyncio.ensure_future(fail()) for _ in range(2)]
+    gathering = asyncio.gather(joined, wait, return_exceptions=True)
+    handler = asyncio.ensure_future(_await(gathering))
+    await asyncio.wait([joined, alone])
+    found = joints([handler, joined, alone], lambda one: one is wait)
+    assert found == Joints([gathering], [joined])
+    wait.set_result(None)
+    await asyncio.gather(handler, alone, return_exceptions=True)
+
+
+async def _await(one: Awaitable[Any]) -> None:
+    await one
