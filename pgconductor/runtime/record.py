@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
-from weakref import ReferenceType, WeakSet, ref
+from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
 
 from pgconductor.domain.claims import Fetched
 from pgconductor.domain.limits import check_step_key
@@ -94,6 +94,10 @@ class Memory(Protocol):
         """Cancel a child of an execution that has not ended in time."""
         ...
 
+    async def quiet(self) -> None:
+        """Wait until branches of the attempt may be cancelled without harm to others."""
+        ...
+
 
 class Record:
     """The record of an execution, and how far an attempt has come in it.
@@ -139,17 +143,31 @@ class Record:
         self._loading: asyncio.Future[History] | None = None
         self._by_place: dict[int, Recorded] = {}
         self._taken: set[str] = set()
-        self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
+        # With the key of what each has begun last.
+        self._tasks: WeakKeyDictionary[asyncio.Task[Any], str] = WeakKeyDictionary()
         # Those in which the handler itself goes on; the others are branches.
         self._own: WeakSet[asyncio.Task[Any]] = WeakSet()
         if main is not None:
-            self._tasks.add(main)
+            self._tasks[main] = ""
             self._own.add(main)
 
     @property
     def tasks(self) -> list[asyncio.Task[Any]]:
         """The asyncio tasks of the handler that are known."""
         return list(self._tasks)
+
+    def leftovers(self) -> dict[asyncio.Task[Any], str]:
+        """The tasks that are at work though the handler has ended, with what each began last.
+
+        None of a plain handler's: its thread waits for them. None of a handler that is suspended:
+        that has ended all of them, and some may have to clean up.
+        """
+        suspended = self.waits is not None and self.waits.suspended_by is not None
+        if self._main is None or len(self._tasks) == 1 or suspended:
+            return {}
+        left = {task: key for task, key in self._tasks.items() if not task.done()}
+        left.pop(self._main, None)
+        return left
 
     def numbered(self, key: str) -> str:
         """The key with a number that counts up within the attempt: ``page#1``, ``page#2``.
@@ -240,7 +258,7 @@ class Record:
         if check_step_key(key) in self._keys:
             raise DuplicateStep(self.fetched.id, key)
         self._keys.add(key)
-        place = self._next_place(kind)
+        place = self._next_place(key, kind)
         history = await self.history()
         found = history.records.get(key)
         wanted = Recorded(key=key, kind=kind, detail=detail, place=place)
@@ -249,10 +267,10 @@ class Record:
             self._taken.add(key)
         return place, found
 
-    def _next_place(self, kind: StepKind) -> int | None:
+    def _next_place(self, key: str, kind: StepKind) -> int | None:
         task = asyncio.current_task()
         if task is not None:
-            self._tasks.add(task)
+            self._tasks[task] = key
         outside = self._branch is not None or self._step is not None
         if outside or not self._counting or kind is StepKind.PATCH:
             return None

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from pgconductor import Conductor, TaskContext
-from pgconductor.exceptions import ChildFailed, ConfigurationError
+from pgconductor.exceptions import ChildFailed, ConfigurationError, ExecutionFailed
 from pgconductor.testing import Rehearsal, assert_survives_crashes
 
 DAY = timedelta(days=1)
@@ -286,3 +286,28 @@ async def test_what_begins_in_a_transaction_is_in_its_turn(inside: AsyncSession)
         assert await handle.result() == "done"
         await rehearsal.drain()
         assert await rehearsal.invoked(note) == [None]
+
+
+async def test_a_branch_that_is_left_takes_the_connection_nowhere(inside: AsyncSession) -> None:
+    """Whoever is cancelled amid a statement takes it along, and with it the test's transaction."""
+    conductor = Conductor()
+
+    @conductor.task(max_attempts=1)
+    async def parent(ctx: TaskContext) -> None:
+        async def slow(session: AsyncSession) -> None:
+            begun.set()
+            await session.execute(text("SELECT pg_sleep(0.3)"))
+
+        async def fail() -> None:
+            await begun.wait()
+            raise OSError("no answer")
+
+        begun = asyncio.Event()
+        await asyncio.gather(ctx.transact("slow", slow), fail())
+
+    async with Rehearsal(conductor, inside, patience=timedelta(seconds=5)) as rehearsal:
+        handle = await parent.invoke()
+        with pytest.raises(ExecutionFailed, match="no answer"):
+            await handle.result()
+        assert await inside.scalar(text("SELECT 1")) == 1
+        assert await rehearsal.steps(handle) == {"slow": None}

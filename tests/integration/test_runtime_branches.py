@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from pgconductor import Conductor, TaskContext
+from pgconductor.exceptions import ExecutionFailed
 from tests.integration.runtime_world import SOON, World
 
 MOMENT = timedelta(milliseconds=100)
@@ -98,3 +100,112 @@ async def test_a_branch_that_fails_when_it_is_suspended(
         await (await parent.invoke()).result(SOON)
     (message,) = of_asyncio(caplog)
     assert message.startswith("a branch raised when its handler was suspended")
+
+
+# --- what a handler leaves at work ----------------------------------------------------------------
+
+
+class Slow:
+    """A step that is under way until somebody ends it."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.ended: list[str] = []
+
+    async def __call__(self) -> None:
+        self.begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            self.ended.append(type(sys.exception()).__name__)
+
+
+def of_the_engine(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    found = [one for one in caplog.records if "is cancelled" in one.getMessage()]
+    assert all(one.name == "pgconductor.executions" for one in found)
+    return [(one.levelname, one.getMessage()) for one in found]
+
+
+@pytest.mark.parametrize("raises", [False, True])
+async def test_what_a_handler_leaves_at_work(
+    world: World, caplog: pytest.LogCaptureFixture, *, raises: bool
+) -> None:
+    """It would go on unrecorded, beside the next attempt, and end with another error."""
+    conductor = world.conductor()
+    slow = Slow()
+    beyond: list[asyncio.Task[None]] = []
+
+    @conductor.task(max_attempts=1)
+    async def hurried(ctx: TaskContext) -> str:
+        # What takes no steps is none of the engine's business.
+        beyond.append(asyncio.create_task(asyncio.sleep(0.5)))
+        steps = [asyncio.create_task(ctx.step("bg", slow)), asyncio.create_task(after(ctx))]
+        await slow.begun.wait()
+        if raises:
+            await asyncio.gather(*steps, no_answer())
+        return "early"
+
+    async def after(ctx: TaskContext) -> None:
+        await ctx.sleep("a day", timedelta(days=1))
+
+    with caplog.at_level(logging.INFO, "pgconductor.executions"):
+        async with world.serving(conductor):
+            handle = await hurried.invoke()
+            if raises:
+                with pytest.raises(ExecutionFailed, match="no answer"):
+                    await handle.result(SOON)
+            else:
+                assert await handle.result(SOON) == "early"
+            await asyncio.sleep(0)
+    assert slow.ended == ["CancelledError"]
+    await beyond[0]
+    assert not of_asyncio(caplog)
+    ((level, message),) = of_the_engine(caplog)
+    assert level == ("INFO" if raises else "WARNING")
+    assert "hurried" in message
+    assert "'a day', 'bg'" in message
+
+
+async def test_what_a_branch_raises_when_it_is_left(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    conductor = world.conductor()
+
+    @conductor.task(max_attempts=1)
+    async def hurried(ctx: TaskContext) -> None:
+        branch = asyncio.create_task(careless(ctx))
+        await asyncio.wait([branch], timeout=0.3)
+
+    async def careless(ctx: TaskContext) -> None:
+        try:
+            await ctx.wait_for("event", "never")
+        finally:
+            raise LookupError("while it cleaned up")
+
+    with caplog.at_level(logging.INFO, "pgconductor.executions"):
+        async with world.serving(conductor):
+            await (await hurried.invoke()).result(SOON)
+    assert not of_asyncio(caplog)
+    assert "while it cleaned up" in caplog.text
+
+
+async def test_a_plain_handlers_thread_is_left_alone(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It waits for what it has begun, and its slot is taken until it ends."""
+    conductor = world.conductor()
+    told: list[str] = []
+
+    @conductor.task(max_attempts=1, timeout=timedelta(seconds=0.2))
+    def plain(ctx: TaskContext) -> None:
+        try:
+            ctx.here(ctx.step("bg", asyncio.sleep, 0.5))
+        except BaseException as error:
+            told.append(type(error).__name__)
+            raise
+
+    async with world.serving(conductor):
+        with pytest.raises(ExecutionFailed, match="took longer"):
+            await (await plain.invoke()).result(SOON)
+    assert told == ["OwnershipLost"]
+    assert not of_the_engine(caplog)
