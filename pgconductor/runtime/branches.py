@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["Joints", "joints"]
+__all__ = ["Joints", "goes_on_by_itself", "joints"]
 
 #: Where a coroutine of asyncio waits for tasks that it was given, and what they are called there.
 _GIVEN: Final = {
@@ -19,6 +19,9 @@ _GIVEN: Final = {
     (tasks.__file__, "_wait"): "fs",
     (tasks.__file__, "wait_for"): "fut",  # before Python 3.12
 }
+
+#: Where a coroutine of asyncio waits for its time.
+_SLEEP: Final = (tasks.__file__, "sleep")
 
 #: What stands between the task and the handler in it, which it calls ``coroutine``.
 _RELAY: Final = (str(Path(__file__).with_name("relay.py")), "__await__")
@@ -55,11 +58,28 @@ def joints(known: Iterable[asyncio.Task[Any]], waits: Callable[[Any], bool]) -> 
     return look.joints if all(look.waits(task) for task in known) else None
 
 
+def goes_on_by_itself(known: Iterable[asyncio.Task[Any]], waits: Callable[[Any], bool]) -> bool:
+    """Whether a task is about to go on, sleeps by the real clock, or waits for a thread.
+
+    What cannot be told may wait for another task, as at a semaphore, or for a socket.
+
+    Args:
+        known: The tasks.
+        waits: Whether a task or future is a durable wait.
+    """
+    look = _Look(waits)
+    for task in known:
+        look.waits(task)
+    return look.goes_on
+
+
 class _Look:
     """One look at all branches."""
 
     def __init__(self, waits: Callable[[Any], bool]) -> None:
         self.joints = Joints()
+        #: Whether anybody is sure to go on.
+        self.goes_on = False
         self._is_wait = waits
         self._seen: set[int] = set()
 
@@ -71,7 +91,8 @@ class _Look:
         children = self._waited_for(one)
         self.joints.ended.extend(child for child in children if child.done())
         # Whoever waits for nothing that is known is at work.
-        return bool(children) and all(self.waits(child) for child in children)
+        found = [self.waits(child) for child in children]
+        return bool(found) and all(found)
 
     def _waited_for(self, one: Any) -> list[Any]:
         """What a task or a gathering waits for; nothing where that cannot be told."""
@@ -82,10 +103,14 @@ class _Look:
             return children
         future: Any = getattr(one, "_fut_waiter", None)
         if future is None or future.done():
+            self.goes_on = True
             return []
         if _is_task(future) or hasattr(future, "_children"):
             return [future]
-        name, given = _given(one)
+        where, inside = _innermost(one)
+        if where == _SLEEP or _of_thread(future):
+            self.goes_on = True
+        name, given = _given(where, inside)
         if name == "fs":
             self.joints.futures.append(future)
         return [future] if given is None else given
@@ -105,14 +130,25 @@ def _awaited(coroutine: Any) -> Any:
     return awaited if inspect.iscoroutine(awaited) else None
 
 
-def _given(task: asyncio.Task[Any]) -> tuple[str | None, list[Any] | None]:
-    """What a coroutine of asyncio calls the tasks that it waits for on behalf of this one."""
+def _innermost(task: asyncio.Task[Any]) -> tuple[tuple[str, str] | None, Any]:
+    """Which coroutine a task is in by now, and where that is written."""
     coroutine: Any = task.get_coro()
     while (inner := _awaited(coroutine)) is not None:
         coroutine = inner
     code = getattr(coroutine, "cr_code", None)
-    name = code and _GIVEN.get((code.co_filename, code.co_name))
+    return code and (code.co_filename, code.co_name), coroutine
+
+
+def _given(where: tuple[str, str] | None, coroutine: Any) -> tuple[str | None, list[Any] | None]:
+    """What a coroutine of asyncio calls the tasks that it waits for on behalf of a task."""
+    name = where and _GIVEN.get(where)
     if not name or coroutine.cr_frame is None:
         return None, None
     found = coroutine.cr_frame.f_locals.get(name)
     return name, [found] if _is_task(found) else [*getattr(found, "_tasks", found or ())]
+
+
+def _of_thread(future: Any) -> bool:
+    """Whether a thread sets it."""
+    names = (getattr(one, "__qualname__", "") for one, _ in getattr(future, "_callbacks", ()) or ())
+    return any(name.startswith("_chain_future.") for name in names)

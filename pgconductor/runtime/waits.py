@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pgconductor.domain.steps import Recorded, Settled, StepKind
 from pgconductor.exceptions import ChildError, StepFailed, WaitTimeout
-from pgconductor.runtime.branches import Joints, joints
+from pgconductor.runtime.branches import Joints, goes_on_by_itself, joints
 from pgconductor.runtime.suspension import Ending, Suspension, consists_of
 
 __all__ = ["Sentry", "Waits"]
@@ -271,10 +271,7 @@ class Waits:
         """
         if not self._idle or self._closed:
             return False
-        if any(
-            one.recorded.kind is StepKind.EVENT and not one.looked_for
-            for one in self._waiting.values()
-        ):
+        if self._is_unsought:
             self._sentry.look(self.execution_id)
             return False
         waiting = {wait.ended for wait in self._waiting.values()}
@@ -288,6 +285,34 @@ class Waits:
             future.set_exception(Suspension())
             future.exception()
         return True
+
+    @property
+    def _is_unsought(self) -> bool:
+        """Whether there was no look for an event by now."""
+        return any(
+            one.recorded.kind is StepKind.EVENT and not one.looked_for
+            for one in self._waiting.values()
+        )
+
+    @property
+    def keys(self) -> list[str]:
+        """What is waited for."""
+        return list(self._waiting)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the handler goes on only if something comes, as far as can be told.
+
+        It is not suspended, for what its branches wait for is not known, or is known and in a step.
+        """
+        if self._closed or self._resuming is not None or self.suspended_by is not None:
+            return False
+        if not 0 < self._open == len(self._waiting) or self._is_unsought:
+            return False
+        waiting = {wait.ended for wait in self._waiting.values()}
+        if self._busy:
+            return joints(self._known(), waiting.__contains__) is not None
+        return not goes_on_by_itself(self._known(), waiting.__contains__)
 
     def _look_at_ends(self, joined: Joints) -> None:
         """Have asyncio not complain that nobody has looked at how branches end.

@@ -38,12 +38,22 @@ class RehearsedMemory:
         self.crashed = asyncio.Event()
         #: Those that wait for an answer for ever.
         self.frozen: set[asyncio.Task[Any]] = set()
+        self._awake = asyncio.Event()
+        self._awake.set()
         self._stage = stage
         self._task = task
         self._crashes = crashes
 
+    def rest(self, *, resting: bool) -> None:
+        """Keep a handler that stays in memory from going on while others are executed."""
+        if resting:
+            self._awake.clear()
+        else:
+            self._awake.set()
+
     async def meet(self, step: str | None, when: When) -> None:
         """Be at a boundary, and never come back from it if the process dies there."""
+        await self._awake.wait()
         if self.dies(step, when):
             await self._freeze()
 
@@ -90,6 +100,7 @@ class RehearsedMemory:
 
     async def load(self, execution_id: UUID) -> History:
         """See the protocol."""
+        await self._awake.wait()
         found = await self._stage.steps.histories({execution_id})
         return found.get(execution_id, History())
 
@@ -106,6 +117,7 @@ class RehearsedMemory:
             await self.meet(recorded, "before")
             return step
 
+        await self._awake.wait()
         text = await self._stage.transactions.execute(key, noted)
         await self.meet(recorded, "after")
         return text

@@ -16,10 +16,9 @@ from pgconductor.domain.outcomes import Outcome
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot
 from pgconductor.runtime.attempt import Attempt, Durability, Runnable, Stop
 from pgconductor.runtime.threads import HandlerThreads
-from pgconductor.runtime.waits import Waits
-from pgconductor.services.steps import StepService
 from pgconductor.testing.boundaries import Crashes
 from pgconductor.testing.memory import RehearsedMemory
+from pgconductor.testing.playing import Played, RehearsedSentry
 from pgconductor.testing.reading import all_executions, all_waiting
 from pgconductor.testing.reports import Drained, Waiting
 from pgconductor.testing.stages import Stage
@@ -36,47 +35,12 @@ _THREADS: Final = 32
 _playing: ContextVar[Player | None] = ContextVar("pgconductor_playing", default=None)
 
 
-class _Sentry:
-    """Looks once when it is asked: a handler that waits is suspended soon after.
-
-    Args:
-        steps: Where waits are settled.
-    """
-
-    def __init__(self, steps: StepService) -> None:
-        self._steps = steps
-        self._here: dict[UUID, Waits] = {}
-        self._looking: asyncio.Task[None] | None = None
-
-    def watch(self, waits: Waits, child_id: UUID | None) -> None:  # noqa: ARG002 - the protocol's
-        """See the protocol."""
-        self._here[waits.execution_id] = waits
-
-    def forget(self, waits: Waits) -> None:
-        """See the protocol."""
-        self._here.pop(waits.execution_id, None)
-
-    def look(self, execution_id: UUID) -> None:
-        """See the protocol."""
-        waits = self._here.get(execution_id)
-        if waits is not None and (self._looking is None or self._looking.done()):
-            self._looking = asyncio.create_task(self._look(waits))
-
-    async def _look(self, waits: Waits) -> None:
-        for settled in await self._steps.settle({waits.execution_id: waits.seen()}):
-            waits.settled(settled)
-
-    async def aclose(self) -> None:
-        """Wait for a look that is under way: the handler may have ended before it has."""
-        if self._looking is not None:
-            await self._looking
-
-
 @dataclass(slots=True)
 class _Count:
     """What a drain has done."""
 
     attempts: int = 0
+    resumed: int = 0
     crashes: int = 0
     passed: timedelta = timedelta(0)
 
@@ -103,6 +67,8 @@ class Player:
         self._declared: set[str] = set()
         #: The queue that something was fetched from last; there may be more.
         self._queue: str | None = None
+        #: Those that stay in memory while others are executed.
+        self._resting: list[Played] = []
         self._left_behind: set[asyncio.Task[None]] = set()
 
     @property
@@ -115,6 +81,8 @@ class Player:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._resting:
+            await self._cut_off()
         for task in self._left_behind:
             task.cancel()
         if self._left_behind:
@@ -140,10 +108,10 @@ class Player:
         await self._declare()
         count = _Count()
         while until is None or not await self._finished(until):
-            if await self._play_next(count):
+            if await self._go_on(count) or await self._play_next(count):
                 continue
             await self._stage.steps.settle_due()
-            if await self._play_next(count):
+            if await self._go_on(count) or await self._play_next(count):
                 continue
             by = await self._next()
             if by is None or (at_most is not None and count.passed + by > at_most):
@@ -169,8 +137,10 @@ class Player:
 
     async def _waiting(self) -> list[Waiting]:
         where = ExecutionFilter(states=(ExecutionState.WAITING,))
-        suspended = await all_executions(self._stage.executions, where)
-        return await all_waiting(self._stage.steps, suspended)
+        waiting = await all_executions(self._stage.executions, where)
+        for one in self._resting:
+            waiting.append(await self._stage.executions.get(one.fetched.id))
+        return await all_waiting(self._stage.steps, waiting)
 
     async def _next(self) -> timedelta | None:
         """How long it is until something is due; None if nothing will be."""
@@ -208,16 +178,34 @@ class Player:
         fetched = await self._fetch()
         if fetched is None:
             return False
-        if count.attempts >= _MOST:
-            await self._leave()
+        await self._check_end(count, fetched)
+        count.attempts += 1
+        await self._play_on(self._begun(fetched), count)
+        return True
+
+    async def _check_end(self, count: _Count, fetched: Fetched) -> None:
+        if count.attempts + count.resumed >= _MOST:
+            await self._cut_off()
             raise AssertionError(
                 f"no end after {_MOST} attempts: {fetched.task_key} is due again; say how far to "
                 "go by at_most"
             )
-        count.attempts += 1
-        if await self._play(fetched):
-            count.crashes += 1
-        return True
+
+    async def _go_on(self, count: _Count) -> bool:
+        """Go on with a handler that has stayed in memory, if it can."""
+        for played in self._resting:
+            snapshot = await self._stage.executions.get(played.fetched.id)
+            if snapshot.cancel_requested_at is not None:
+                played.attempt.stop(Stop.CANCELLED)
+            elif not await played.may_go_on():
+                continue
+            await self._check_end(count, played.fetched)
+            count.resumed += 1
+            self._resting.remove(played)
+            played.rest(resting=False)
+            await self._play_on(played, count)
+            return True
+        return False
 
     async def _fetch(self) -> Fetched | None:
         known = list(self._conductor.tasks)
@@ -235,76 +223,80 @@ class Player:
         found = await self._stage.executions.fetch(registration, queue=queue, task_keys=known)
         return found[0] if found else None
 
-    async def _play(self, fetched: Fetched) -> bool:
-        """Execute one; whether its process has died."""
+    def _begun(self, fetched: Fetched) -> Played:
         memory = RehearsedMemory(self._stage, fetched.task_key, self._crashes)
         outcomes: list[Outcome] = []
-        sentry = _Sentry(self._stage.steps)
+        sentry = RehearsedSentry(self._stage.steps)
         attempt = self._attempt(fetched, memory, sentry, outcomes)
+        played = Played(fetched, attempt, memory, sentry, outcomes)
         token = _playing.set(self)
         try:
-            task = asyncio.create_task(attempt.execute(), name=f"rehearsed-{fetched.task_key}")
+            played.task = asyncio.create_task(
+                attempt.execute(), name=f"rehearsed-{fetched.task_key}"
+            )
         finally:
             _playing.reset(token)
+        return played
+
+    async def _play_on(self, played: Played, count: _Count) -> None:
+        """Execute one until it has ended, or can do nothing before others have."""
         try:
-            await self._until_ended(task, memory)
-            if not memory.crashed.is_set():
-                await sentry.aclose()
+            await played.until_calm(self._stage, self._patience)
+            if not played.ended:
+                played.rest(resting=True)
+                self._resting.append(played)
+                return
+            if not played.memory.crashed.is_set():
+                await played.sentry.aclose()
         except TimeoutError:
-            await self._cut_off(attempt, memory, task)
-            why = (
-                "it catches the BaseException that ends it, and goes on"
-                if attempt.hopeless
-                else "it waits for something that is no wait of its context"
-            )
+            why = self._why(played)
+            await self._cut_off(played)
             raise TimeoutError(
-                f"{fetched.task_key} has not ended after {self._patience}: {why}"
+                f"{played.fetched.task_key} has not ended after {self._patience}: {why}"
             ) from None
         except BaseException:
-            await self._cut_off(attempt, memory, task)
+            await self._cut_off(played)
             raise
-        if memory.dies(None, "before"):
-            await self._cut_off(attempt, memory, task, crashed=True)
+        if played.memory.dies(None, "before"):
+            await self._cut_off(played, crashed=True)
             # Its look may have waited for the turn that the dead handler had.
-            await sentry.aclose()
-            return True
-        await self._stage.executions.complete(outcomes)
-        return False
+            await played.sentry.aclose()
+            count.crashes += 1
+            return
+        await self._stage.executions.complete(played.outcomes)
 
-    async def _until_ended(self, task: asyncio.Task[None], memory: RehearsedMemory) -> None:
-        """Until the handler has ended, or its process."""
-        crashed = asyncio.create_task(memory.crashed.wait())
-        try:
-            async with asyncio.timeout(self._patience.total_seconds()):
-                await asyncio.wait({task, crashed}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            crashed.cancel()
+    def _why(self, played: Played) -> str:
+        if played.attempt.hopeless:
+            return "it catches the BaseException that ends it, and goes on"
+        why = "it waits for something that is no wait of its context"
+        if played.waits_for:
+            why += f", beside its waits {', '.join(map(repr, sorted(played.waits_for)))}"
+        return why
 
-    async def _cut_off(
-        self,
-        attempt: Attempt,
-        memory: RehearsedMemory,
-        task: asyncio.Task[None],
-        *,
-        crashed: bool = False,
-    ) -> None:
-        """End a handler whose outcome nobody wants, and take its execution back."""
-        memory.crashed.set()
+    async def _cut_off(self, *played: Played, crashed: bool = False) -> None:
+        """End a handler whose outcome nobody wants, with all in memory; take executions back."""
+        all_of_them = [*played, *self._resting]
+        self._resting.clear()
+        frozen = {task for one in all_of_them for task in one.memory.frozen}
+        for one in all_of_them:
+            one.memory.crashed.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(_PARTING):
-                await self._stage.quiet(memory.frozen)
-        attempt.stop(Stop.LOST)
-        for frozen in memory.frozen - {task}:
-            frozen.cancel()
-        _, going_on = await asyncio.wait({task}, timeout=_PARTING)
-        self._left_behind |= going_on
+                await self._stage.quiet(frozen)
+        for one in all_of_them:
+            one.attempt.stop(Stop.LOST)
+            for frozen_one in one.memory.frozen - {one.task}:
+                frozen_one.cancel()
+        if all_of_them:
+            _, going_on = await asyncio.wait({one.task for one in all_of_them}, timeout=_PARTING)
+            self._left_behind |= going_on
         await self._leave(crashed=crashed)
 
     def _attempt(
         self,
         fetched: Fetched,
         memory: RehearsedMemory,
-        sentry: _Sentry,
+        sentry: RehearsedSentry,
         outcomes: list[Outcome],
     ) -> Attempt:
         settings = self._conductor.settings

@@ -52,9 +52,9 @@ class Rehearsal:
 
     While inside ``async with``, the conductor goes to the rehearsal's database: to one in memory,
     or to a real one. ``task.invoke()``, ``conductor.emit()`` and handles work as ever. Handlers are
-    executed by :meth:`drain`, one at a time, and leave memory at every wait, so that each test goes
-    the same way each time. In memory, what is invoked in a session is there once that session has
-    committed, whichever database it belongs to.
+    executed by :meth:`drain`, one at a time, and leave memory at every wait where they can, so that
+    each test goes the same way each time. In memory, what is invoked in a session is there once
+    that session has committed, whichever database it belongs to.
 
     Args:
         conductor: Whose tasks are executed.
@@ -139,7 +139,7 @@ class Rehearsal:
             instance.
 
         Raises:
-            TimeoutError: A handler waits for something that is no wait of its context.
+            TimeoutError: A handler neither ends nor waits by its context.
             AssertionError: There is no end to it: executions keep on invoking others.
             ConfigurationError: A handler has called it, by waiting for a handle for instance.
         """

@@ -57,7 +57,8 @@ class Drained:
     """What was executed, and what is left.
 
     Attributes:
-        attempts: How many attempts were made; going on after a wait is one more.
+        attempts: How many attempts were made; going on after a wait is one more, unless the handler
+            has stayed in memory.
         crashes: How many of them died.
         passed: How far the clock was moved.
         waiting: What executions wait for.

@@ -311,3 +311,56 @@ async def test_a_branch_that_is_left_takes_the_connection_nowhere(inside: AsyncS
             await handle.result()
         assert await inside.scalar(text("SELECT 1")) == 1
         assert await rehearsal.steps(handle) == {"slow": None}
+
+
+@pytest.mark.parametrize("where", ["database", "session"])
+async def test_a_handler_that_stays_in_memory(
+    database_url: str, inside: AsyncSession, where: str
+) -> None:
+    """It does nothing meanwhile: the test may be amid a statement on the same connection."""
+    conductor = Conductor()
+
+    @conductor.task
+    async def child(ctx: TaskContext, number: int) -> int:
+        return number
+
+    @conductor.task
+    async def parent(ctx: TaskContext) -> list[int]:
+        few = asyncio.Semaphore(2)
+
+        async def branch(number: int) -> int:
+            async with few:
+                await ctx.wait_for(f"event {number}", "go", timeout=timedelta(days=1))
+                return await ctx.invoke(f"child {number}", child, number)
+
+        return await asyncio.gather(*map(branch, range(3)))
+
+    async with Rehearsal(conductor, database_url if where == "database" else inside) as rehearsal:
+        handle = await parent.invoke()
+        drained = await rehearsal.drain(at_most=timedelta(0))
+        assert [one.key for one in drained.waiting] == ["event 0", "event 1"]
+        await inside.execute(text("SELECT pg_sleep(0.5)"))
+        for _ in range(3):
+            await rehearsal.emit("go")
+        assert await handle.result() == [0, 1, 2]
+
+
+async def test_a_transaction_that_waits_for_others_in_a_session(inside: AsyncSession) -> None:
+    """It has the turn to its end, so nobody else can go on; that is an error, and no hang."""
+    conductor = Conductor()
+
+    @conductor.task
+    async def child(ctx: TaskContext) -> None: ...
+
+    @conductor.task
+    async def parent(ctx: TaskContext) -> None:
+        async def wait(_: AsyncSession) -> None:
+            await ctx.invoke("child", child)
+
+        await ctx.transact("all", wait)
+
+    async with Rehearsal(conductor, inside, patience=timedelta(seconds=0.5)) as rehearsal:
+        handle = await parent.invoke()
+        with pytest.raises(TimeoutError, match="beside its waits 'child'"):
+            await rehearsal.drain()
+        await handle.cancel()
