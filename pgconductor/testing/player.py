@@ -195,7 +195,7 @@ class Player:
         """Go on with a handler that has stayed in memory, if it can."""
         for played in self._resting:
             snapshot = await self._stage.executions.get(played.fetched.id)
-            if snapshot.cancel_requested_at is not None:
+            if snapshot.cancel_requested_at is not None and not played.attempt.stopped:
                 played.attempt.stop(Stop.CANCELLED)
             elif not await played.may_go_on():
                 continue

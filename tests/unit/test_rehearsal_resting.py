@@ -194,6 +194,29 @@ async def test_it_is_cancelled(conductor: Conductor) -> None:
     assert ended == ["cancelled"]
 
 
+async def test_it_catches_its_cancellation_and_waits_on(conductor: Conductor) -> None:
+    """It is told once, as on the engine: not again and again for as long as it waits."""
+    told: list[str] = []
+
+    @conductor.task
+    async def deaf(ctx: TaskContext) -> str:
+        answer = asyncio.ensure_future(ctx.wait_for("answer", "answered"))
+        while True:
+            try:
+                return await asyncio.shield(answer)
+            except asyncio.CancelledError:
+                told.append("cancelled")
+
+    async with Rehearsal(conductor) as rehearsal:
+        handle = await deaf.invoke()
+        await rehearsal.drain()
+        await handle.cancel()
+        assert [one.what for one in (await rehearsal.drain()).waiting] == ["answered"]
+        await rehearsal.emit("answered", "yes")
+        assert (await rehearsal.drain()).finished
+    assert told == ["cancelled"]
+
+
 async def test_without_end(conductor: Conductor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgconductor.testing.player._MOST", 5)
 
