@@ -34,12 +34,19 @@ async def test_what_operators_do_comes_to_the_same(engine: AsyncEngine, where: s
             raise ValueError("not yet")
         return do("mended")
 
+    async def fails_late() -> str:
+        # Long enough for its end to be behind the other's beginning by the database's clock, too.
+        await asyncio.sleep(0.3)
+        failing.set()
+        return await fails()
+
     async def slow() -> str:
-        failed.set()
+        begun.set()
+        await failing.wait()
         await asyncio.sleep(0.02)
         return do("slow")
 
-    failed = asyncio.Event()
+    begun, failing = asyncio.Event(), asyncio.Event()
 
     @conductor.task(max_attempts=1)
     async def in_turn(ctx: TaskContext) -> str:
@@ -52,8 +59,8 @@ async def test_what_operators_do_comes_to_the_same(engine: AsyncEngine, where: s
     @conductor.task(max_attempts=1)
     async def beside(ctx: TaskContext) -> list[str]:
         async def after() -> str:
-            await failed.wait()
-            return await ctx.options(max_attempts=1).step("bad", fails)
+            await begun.wait()
+            return await ctx.options(max_attempts=1).step("bad", fails_late)
 
         found = await asyncio.gather(after(), ctx.step("slow", slow), return_exceptions=True)
         for one in found:
