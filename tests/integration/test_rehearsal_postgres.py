@@ -29,48 +29,17 @@ async def test_what_operators_do_comes_to_the_same(engine: AsyncEngine, where: s
         called.append(letter)
         return letter
 
-    async def fails() -> str:
-        if broken:
-            raise ValueError("not yet")
-        return do("mended")
-
-    async def fails_late() -> str:
-        # Long enough for its end to be behind the other's beginning by the database's clock, too.
-        await asyncio.sleep(0.3)
-        failing.set()
-        return await fails()
-
-    async def slow() -> str:
-        begun.set()
-        await failing.wait()
-        await asyncio.sleep(0.02)
-        return do("slow")
-
-    begun, failing = asyncio.Event(), asyncio.Event()
-
     @conductor.task(max_attempts=1)
-    async def in_turn(ctx: TaskContext) -> str:
+    async def in_turn(ctx: TaskContext) -> None:
         for letter in "abc":
             await ctx.step(letter, do, letter)
         if broken:
             raise ValueError("broken")
-        return "done"
-
-    @conductor.task(max_attempts=1)
-    async def beside(ctx: TaskContext) -> list[str]:
-        async def after() -> str:
-            await begun.wait()
-            return await ctx.options(max_attempts=1).step("bad", fails_late)
-
-        found = await asyncio.gather(after(), ctx.step("slow", slow), return_exceptions=True)
-        for one in found:
-            if isinstance(one, BaseException):
-                raise one
-        return [str(one) for one in found]
 
     @conductor.task(max_attempts=1)
     async def child(ctx: TaskContext) -> None:
-        await fails()
+        if broken:
+            raise ValueError("not yet")
 
     @conductor.task(max_attempts=1)
     async def saga(ctx: TaskContext) -> str:
@@ -84,7 +53,7 @@ async def test_what_operators_do_comes_to_the_same(engine: AsyncEngine, where: s
         return "done"
 
     async with Rehearsal(conductor, engine if where == "database" else None) as rehearsal:
-        handles = [await one.invoke() for one in (in_turn, beside, saga, saga)]
+        handles = [await one.invoke() for one in (in_turn, saga, saga)]
         await rehearsal.drain()
         broken = False
         called.clear()
@@ -94,12 +63,51 @@ async def test_what_operators_do_comes_to_the_same(engine: AsyncEngine, where: s
         await rehearsal.drain()
         assert sorted(called) == ["b", "c", "c"]
         assert await executions.retry(handles[1].id)
+        assert await executions.retry(handles[2].id, from_step="undo")
         await rehearsal.drain()
-        assert await handles[1].result() == ["mended", "slow"]
-        assert await executions.retry(handles[2].id)
-        assert await executions.retry(handles[3].id, from_step="undo")
+        assert [await one.result() for one in handles[1:]] == ["undone", "done"]
+
+
+@pytest.mark.parametrize("where", ["memory", "database"])
+async def test_a_retry_of_branches_of_which_one_has_failed(engine: AsyncEngine, where: str) -> None:
+    """The other one was at work, and has dealt with nothing, though it was recorded later."""
+    conductor = Conductor()
+    begun, failing = asyncio.Event(), asyncio.Event()
+    broken = True
+
+    async def bad() -> str:
+        # Long enough for its end to be behind the other's beginning by the database's clock, too.
+        await asyncio.sleep(0.3)
+        failing.set()
+        if broken:
+            raise ValueError("not yet")
+        return "mended"
+
+    async def slow() -> str:
+        begun.set()
+        await failing.wait()
+        await asyncio.sleep(0.02)
+        return "slow"
+
+    @conductor.task(max_attempts=1)
+    async def beside(ctx: TaskContext) -> list[str]:
+        async def after() -> str:
+            await begun.wait()
+            return await ctx.options(max_attempts=1).step("bad", bad)
+
+        found = await asyncio.gather(after(), ctx.step("slow", slow), return_exceptions=True)
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        return [str(one) for one in found]
+
+    async with Rehearsal(conductor, engine if where == "database" else None) as rehearsal:
+        handle = await beside.invoke()
         await rehearsal.drain()
-        assert [await one.result() for one in handles[2:]] == ["undone", "done"]
+        broken = False
+        assert await conductor.executions.retry(handle.id)
+        await rehearsal.drain()
+        assert await handle.result() == ["mended", "slow"]
 
 
 @pytest.fixture
