@@ -62,16 +62,16 @@ class Notes:
     _tokens: itertools.count[int] = field(default_factory=itertools.count)
     _tried: dict[tuple[UUID, str], int] = field(default_factory=dict[tuple[UUID, str], int])
 
-    async def token(self, execution_id: UUID, key: str, fresh: bool) -> int:
+    async def token(self, execution_id: UUID, key: str, fresh: Callable[[], bool]) -> int:
         """Something new, whenever it is called: only a record can say the same again.
 
         Args:
             execution_id: Whose step it is.
             key: Which one.
-            fresh: Whether it may be called at all, if it was on record before.
+            fresh: Whether it may be called at all now, if it was on record before.
         """
         self.calls += 1
-        if not fresh and (execution_id, key) in self.told:
+        if not fresh() and (execution_id, key) in self.told:
             self.faults.append(f"{key} of {execution_id} is on record, and is called again")
         if not self.gate.is_set():
             self.standing[execution_id] = self.standing.get(execution_id, 0) + 1
@@ -81,7 +81,9 @@ class Notes:
                 self.standing[execution_id] -= 1
         return next(self._tokens)
 
-    async def shaky(self, execution_id: UUID, key: str, fresh: bool, failures: int) -> int:
+    async def shaky(
+        self, execution_id: UUID, key: str, fresh: Callable[[], bool], failures: int
+    ) -> int:
         """Fails as often as it is to, counted over all processes."""
         one = execution_id, key
         self._tried[one] = self._tried.get(one, 0) + 1
@@ -116,9 +118,12 @@ class _Performer:
     tasks: dict[str, Task[Program, Report]]
     evicted: Callable[[], bool]
 
-    def _called(self, key: str) -> tuple[UUID, str, bool]:
-        """What a function of a step is called with: who was evicted does not know the record."""
-        return self.ctx.execution_id, key, self.evicted()
+    def _called(self, key: str) -> tuple[UUID, str, Callable[[], bool]]:
+        """What a function of a step is called with: who was evicted does not know the record.
+
+        That may happen while the call waits for its time, or for a slot.
+        """
+        return self.ctx.execution_id, key, self.evicted
 
     async def perform(self, program: Program) -> Report:
         self.notes.calls += 1
