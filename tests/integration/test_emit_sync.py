@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -24,18 +23,6 @@ EVENTS = "SELECT id, name, payload FROM pgconductor.events ORDER BY emitted_at, 
 
 class Payment(BaseModel):
     order: int
-
-
-@pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
-    yield world
-    await world.close()
-
-
-@pytest.fixture
-def conductor(world: World) -> Conductor:
-    return world.conductor()
 
 
 def test_it_is_there_exactly_if_the_caller_commits(

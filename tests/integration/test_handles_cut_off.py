@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
@@ -14,13 +13,6 @@ from pgconductor.exceptions import ResultTimeout
 from pgconductor.handles import FinishedWatch
 from tests.integration.runtime_world import SOON, World
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
-    yield world
-    await world.close()
 
 
 @pytest.mark.parametrize("listen", [True, False])

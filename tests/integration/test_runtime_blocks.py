@@ -32,11 +32,6 @@ async def world(database_url: str) -> AsyncIterator[World]:
     await world.close()
 
 
-@pytest.fixture
-def conductor(world: World) -> Conductor:
-    return world.conductor()
-
-
 def booked(world: World) -> list[int]:
     return [row["n"] for row in world.rows("SELECT n FROM public.bookings ORDER BY n")]
 

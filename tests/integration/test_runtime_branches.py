@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import sys
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -17,13 +16,6 @@ from pgconductor.exceptions import ExecutionFailed
 from tests.integration.runtime_world import SOON, World
 
 MOMENT = timedelta(milliseconds=100)
-
-
-@pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
-    yield world
-    await world.close()
 
 
 @pytest.fixture

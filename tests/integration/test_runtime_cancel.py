@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,13 +12,6 @@ from pgconductor import Conductor, ExecutionState, TaskContext
 from pgconductor.exceptions import ExecutionCancelled
 from tests.integration.runtime_world import AT_ONCE, SOON, World
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
-    yield world
-    await world.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -22,13 +21,6 @@ MOMENT = timedelta(milliseconds=20)
 MANY = 20_000
 #: Python tells of a coroutine that catches even what ends it when nobody needs it any more.
 stubborn = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
-    yield world
-    await world.close()
 
 
 async def test_who_has_lost_ownership_calls_no_step_any_more(world: World) -> None:

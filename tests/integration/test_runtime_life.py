@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
@@ -23,13 +22,6 @@ from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import eventually
 
 ROWS = "SELECT id FROM pgconductor.orchestrators"
-
-
-@pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
-    yield world
-    await world.close()
 
 
 @pytest.fixture

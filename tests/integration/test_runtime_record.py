@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
@@ -13,18 +12,6 @@ from pgconductor.exceptions import ExecutionFailed, InvalidInput, StepFailed
 from tests.integration.runtime_world import SOON, World
 
 AT_ONCE = RetryPolicy.constant(timedelta(milliseconds=1))
-
-
-@pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
-    yield world
-    await world.close()
-
-
-@pytest.fixture
-def conductor(world: World) -> Conductor:
-    return world.conductor()
 
 
 async def refuse() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -16,18 +16,6 @@ from tests.integration.runtime_world import SOON, World
 
 AT_ONCE = RetryPolicy.constant(timedelta(milliseconds=1))
 Version = Callable[[TaskContext], Awaitable[Any]]
-
-
-@pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
-    yield world
-    await world.close()
-
-
-@pytest.fixture
-def conductor(world: World) -> Conductor:
-    return world.conductor()
 
 
 class Twice:

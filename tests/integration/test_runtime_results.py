@@ -39,11 +39,6 @@ async def world(database_url: str) -> AsyncIterator[World]:
     await world.close()
 
 
-@pytest.fixture
-def conductor(world: World) -> Conductor:
-    return world.conductor()
-
-
 def written(world: World) -> tuple[int, int]:
     """How many bookings there are, and steps."""
     bookings = world.rows("SELECT 1 FROM public.bookings")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
@@ -11,13 +10,6 @@ from pgconductor import TaskContext
 from pgconductor.exceptions import ExecutionFailed, StepFailed, WaitTimeout
 from tests.integration.runtime_world import SOON, World
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
-    yield world
-    await world.close()
 
 
 async def test_a_drain_wakes_what_is_due(world: World) -> None:

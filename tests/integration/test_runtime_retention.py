@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -26,13 +25,6 @@ OLD = """
     FROM generate_series(1, {number})
 """
 SHORTLY = timedelta(microseconds=1)
-
-
-@pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
-    yield world
-    await world.close()
 
 
 def conductor_with_a_task(world: World, **settings: Any) -> tuple[Conductor, Counter[int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -19,18 +18,6 @@ from pgconductor.exceptions import (
 )
 from tests.integration.runtime_world import AT_ONCE, SOON, World
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
-    yield world
-    await world.close()
-
-
-@pytest.fixture
-def conductor(world: World) -> Conductor:
-    return world.conductor()
 
 
 async def test_attempts_are_used_up(world: World, conductor: Conductor) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -23,18 +22,6 @@ AT_ONCE = RetryPolicy.constant(timedelta(milliseconds=1))
 class Receipt(BaseModel):
     charge: int
     to: str
-
-
-@pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
-    yield world
-    await world.close()
-
-
-@pytest.fixture
-def conductor(world: World) -> Conductor:
-    return world.conductor()
 
 
 def recorded(world: World) -> dict[str, Any]:

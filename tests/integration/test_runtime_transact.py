@@ -42,11 +42,6 @@ async def world(database_url: str) -> AsyncIterator[World]:
     await world.close()
 
 
-@pytest.fixture
-def conductor(world: World) -> Conductor:
-    return world.conductor()
-
-
 def bookings(world: World) -> list[str]:
     return [row["what"] for row in world.rows("SELECT what FROM bookings ORDER BY what")]
 

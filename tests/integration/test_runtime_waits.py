@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -29,18 +28,6 @@ DAY = timedelta(days=1)
 
 class Parcel(BaseModel):
     number: int
-
-
-@pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
-    yield world
-    await world.close()
-
-
-@pytest.fixture
-def conductor(world: World) -> Conductor:
-    return world.conductor()
 
 
 @pytest.fixture

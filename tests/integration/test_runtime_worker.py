@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -17,18 +16,6 @@ from pgconductor.runtime.orchestrator import Orchestrator
 from pgconductor.services import ExecutionService
 from tests.integration.runtime_world import QUICK, SOON, World
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
-    yield world
-    await world.close()
-
-
-@pytest.fixture
-def conductor(world: World) -> Conductor:
-    return world.conductor()
 
 
 def machine_of(orchestrator: Orchestrator) -> Machine:

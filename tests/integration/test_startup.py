@@ -38,13 +38,6 @@ def with_task(conductor: Conductor) -> Conductor:
 
 
 @pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
-    yield world
-    await world.close()
-
-
-@pytest.fixture
 async def empty(empty_database_url: str) -> AsyncIterator[World]:
     world = World(empty_database_url)
     yield world

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from itertools import product
 from typing import Any
@@ -16,18 +15,6 @@ from pgconductor import Conductor, Task, TaskContext
 from pgconductor.exceptions import InvalidInput, UnknownQueue, WrongSession
 from tests.integration.runtime_world import SOON, World
 from tests.support.servers import Server
-
-
-@pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
-    yield world
-    await world.close()
-
-
-@pytest.fixture
-def conductor(world: World) -> Conductor:
-    return world.conductor()
 
 
 @pytest.fixture

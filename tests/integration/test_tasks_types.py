@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -85,18 +85,6 @@ SAMPLES: list[tuple[Any, Any]] = [
     (Any, {"plain": ["json", 1, 2.5, None, True]}),
     (Any, None),
 ]
-
-
-@pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
-    yield world
-    await world.close()
-
-
-@pytest.fixture
-def conductor(world: World) -> Conductor:
-    return world.conductor()
 
 
 def echo(conductor: Conductor, name: str, hint: Any, *, plain: bool) -> Task[Any, Any]:
