@@ -29,7 +29,7 @@ from pgconductor.runtime.context import Tools, logger_fields
 from pgconductor.runtime.context_waits import TaskContext
 from pgconductor.runtime.durable import Durable
 from pgconductor.runtime.handler import Handler
-from pgconductor.runtime.leftovers import end_leftovers
+from pgconductor.runtime.leftovers import watch_leftovers
 from pgconductor.runtime.record import Memory, Record
 from pgconductor.runtime.steps import Steps
 from pgconductor.runtime.suspension import Ending, Interrupted, consists_of, holds
@@ -266,7 +266,7 @@ class Attempt:
         self._end()
         self._say(outcome)
         if self._tools is not None:
-            await end_leftovers(self._tools.record, outcome)
+            watch_leftovers(self._tools.record, outcome)
         if self._thread is not None:
             await self._end_of_thread(self._thread)
 

@@ -253,9 +253,6 @@ class Journal:
         """
         return await self._backend.complete_in(session, outcome)
 
-    async def quiet(self) -> None:
-        """Whoever is cancelled loses no connection of others."""
-
     async def cancel_child(self, child_id: UUID, parent_id: UUID) -> None:
         """Cancel a child that has not ended in time; while the database is out of reach, wait.
 

@@ -6,56 +6,60 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any, Final
+from weakref import WeakSet
 
 from pgconductor.domain.outcomes import Completed, Outcome
 from pgconductor.runtime.context import logger_fields
 from pgconductor.runtime.record import Record
 from pgconductor.runtime.suspension import Ending, consists_of
 
-__all__ = ["end_leftovers"]
+__all__ = ["watch_leftovers"]
 
 logger: Final = logging.getLogger("pgconductor.executions")
 
+#: An asyncio task of the application's may take steps for one execution after another.
+_watched: Final[WeakSet[asyncio.Task[Any]]] = WeakSet()
 
-async def end_leftovers(record: Record, outcome: Outcome) -> None:
-    """Cancel the branches of an attempt that has ended: nothing that they do is recorded any more.
 
-    A step would go on beside the next attempt's, and end with the error that its execution is
-    somebody else's by now.
+def watch_leftovers(record: Record, outcome: Outcome) -> None:
+    """Tell how branches of an attempt that has ended end, if nobody else does.
+
+    None is cancelled: it may be the application's, or serve other executions as well. What it
+    begins or records from now on ends it.
 
     Args:
         record: The attempt's record.
         outcome: How the handler has ended.
     """
-    left = record.leftovers()
-    if not left:
-        return
+    for branch, key in record.leftovers().items():
+        if branch not in _watched:
+            _watched.add(branch)
+            branch.add_done_callback(_told(record, key, returned=isinstance(outcome, Completed)))
+
+
+def _told(record: Record, key: str, *, returned: bool) -> Callable[[asyncio.Task[Any]], None]:
     fetched = record.fetched
-    returned = isinstance(outcome, Completed)
-    logger.log(
-        # Where one of several raises in gather(), the others are left by no mistake.
-        logging.WARNING if returned else logging.INFO,
-        "task %r has ended while %s was under way, which is cancelled%s",
-        fetched.task_key,
-        ", ".join(sorted(repr(key) for key in left.values())),
-        ": a handler must await what it begins" if returned else "",
-        extra=logger_fields(fetched),
-    )
-    try:
-        await record.memory.quiet()
-    finally:
-        for branch in left:
-            branch.add_done_callback(_looked_at(logger_fields(fetched)))
-            branch.cancel()
 
-
-def _looked_at(fields: dict[str, Any]) -> Callable[[asyncio.Task[Any]], None]:
-    """Have asyncio not complain that nobody has looked at how a branch has ended."""
-
-    def look(branch: asyncio.Task[Any]) -> None:
+    def tell(branch: asyncio.Task[Any]) -> None:
+        # Where somebody has looked at how it ended, it is not for asyncio to complain.
+        unseen = getattr(branch, "_log_traceback", False)
         if branch.cancelled() or (error := branch.exception()) is None:
             return
-        if not consists_of(error, (Ending, asyncio.CancelledError)):
-            logger.info("a branch raised after its attempt had ended: %r", error, extra=fields)
+        if consists_of(error, Ending):
+            logger.log(
+                # Where one of several raises in gather(), the others are left by no mistake.
+                logging.WARNING if returned else logging.INFO,
+                "a branch of task %r went on after %r when its handler had ended; what it does is "
+                "not on record: a handler must await what it begins",
+                fetched.task_key,
+                key,
+                extra=logger_fields(fetched),
+            )
+        elif unseen:
+            logger.error(
+                "a branch raised after its handler had ended",
+                exc_info=error,
+                extra=logger_fields(fetched),
+            )
 
-    return look
+    return tell

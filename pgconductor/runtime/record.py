@@ -30,7 +30,7 @@ from pgconductor.exceptions import (
     StepError,
 )
 from pgconductor.runtime.handler import Codec
-from pgconductor.runtime.suspension import Interrupted, Suspension
+from pgconductor.runtime.suspension import LATE, Interrupted, Suspension
 from pgconductor.runtime.waits import Waits
 from pgconductor.services.transactions import OpenTransaction
 
@@ -92,10 +92,6 @@ class Memory(Protocol):
 
     async def cancel_child(self, child_id: UUID, parent_id: UUID) -> None:
         """Cancel a child of an execution that has not ended in time."""
-        ...
-
-    async def quiet(self) -> None:
-        """Wait until branches of the attempt may be cancelled without harm to others."""
         ...
 
 
@@ -219,7 +215,7 @@ class Record:
         if self.waits is not None and self.waits.suspended_by is not None:
             raise Suspension
         if self.ended:
-            raise Interrupted("the attempt has ended: a handler must await what it begins")
+            raise Interrupted(LATE)
         if self.completed:
             # No Interrupted: the attempt would be given back, and tried again for ever.
             raise _completed()
@@ -333,10 +329,16 @@ class Record:
 
     @contextmanager
     def unbroken(self) -> Generator[None]:
-        """Inside, something is written for the owner: take note if that is lost."""
+        """Inside, something is written for the owner: take note if that is lost.
+
+        Raises:
+            Interrupted: It was lost by the handler's end, which did not await this.
+        """
         try:
             yield
         except OwnershipLost as lost:
+            if self.ended and self._main is not None:
+                raise Interrupted(LATE) from None
             self.broken = lost
             raise
 

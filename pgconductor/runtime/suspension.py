@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Final, cast
 
-__all__ = ["Ending", "Interrupted", "Suspension", "consists_of", "holds"]
+__all__ = ["LATE", "Ending", "Interrupted", "Suspension", "consists_of", "holds"]
 
 
 class Ending(BaseException):
@@ -13,6 +13,10 @@ class Ending(BaseException):
 
 class Interrupted(Ending):
     """Ends a handler at a boundary, because its process is to stop or it is cancelled."""
+
+
+#: Why something cannot be begun, or go on, behind the end of its handler.
+LATE: Final = "the attempt has ended: a handler must await what it begins"
 
 
 class Suspension(Ending):

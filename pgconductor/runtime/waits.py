@@ -12,7 +12,7 @@ from uuid import UUID
 from pgconductor.domain.steps import Recorded, Settled, StepKind
 from pgconductor.exceptions import ChildError, StepFailed, WaitTimeout
 from pgconductor.runtime.branches import Joints, goes_on_by_itself, joints
-from pgconductor.runtime.suspension import Ending, Suspension, consists_of
+from pgconductor.runtime.suspension import LATE, Ending, Interrupted, Suspension, consists_of
 
 __all__ = ["Sentry", "Waits"]
 
@@ -135,9 +135,13 @@ class Waits:
 
         Raises:
             Suspension: It did not come soon enough; raise it on.
+            Interrupted: The attempt has ended.
         """
         if (early := self._ended.pop(recorded.key, None)) is not None:
             return early
+        if self._closed:
+            # A branch that nobody awaited has put it on record meanwhile.
+            raise Interrupted(LATE)
         wait = _Wait(recorded, asyncio.get_running_loop().create_future())
         self._waiting[recorded.key] = wait
         self._open += 1
@@ -335,6 +339,10 @@ class Waits:
             self._resuming.cancel()
         for wait in list(self._waiting.values()):
             self._drop(wait)
+            if not wait.ended.done():
+                # Of a branch that nobody awaited: it would wait for ever.
+                wait.ended.set_exception(Interrupted(LATE))
+                wait.ended.exception()
         self._sentry.forget(self)
 
 

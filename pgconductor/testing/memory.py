@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
 from pgconductor.domain.outcomes import Completed
@@ -18,9 +17,6 @@ from pgconductor.testing.stages import Stage
 __all__ = ["RehearsedMemory"]
 
 T = TypeVar("T")
-
-#: Seconds that branches have to end what they have begun, before they are cancelled.
-_PARTING: Final = 1.0
 
 
 class RehearsedMemory:
@@ -153,11 +149,3 @@ class RehearsedMemory:
         await self._stage.executions.cancel(
             child_id, reason="it did not end in time", parent_id=parent_id
         )
-
-    async def quiet(self) -> None:
-        """See the protocol."""
-        # After a crash it has been waited for.
-        if not self.crashed.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_PARTING):
-                    await self._stage.quiet(())

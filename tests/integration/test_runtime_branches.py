@@ -101,19 +101,19 @@ class Slow:
     """A step that is under way until somebody ends it."""
 
     def __init__(self) -> None:
-        self.begun = asyncio.Event()
-        self.ended: list[str] = []
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+        self.ended: list[BaseException | None] = []
 
     async def __call__(self) -> None:
         self.begun.set()
         try:
-            await asyncio.sleep(60)
+            await self.go_on.wait()
         finally:
-            self.ended.append(type(sys.exception()).__name__)
+            self.ended.append(sys.exception())
 
 
 def of_the_engine(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
-    found = [one for one in caplog.records if "is cancelled" in one.getMessage()]
+    found = [one for one in caplog.records if "must await what it begins" in one.getMessage()]
     assert all(one.name == "pgconductor.executions" for one in found)
     return [(one.levelname, one.getMessage()) for one in found]
 
@@ -122,16 +122,17 @@ def of_the_engine(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 async def test_what_a_handler_leaves_at_work(
     world: World, caplog: pytest.LogCaptureFixture, *, raises: bool
 ) -> None:
-    """It would go on unrecorded, beside the next attempt, and end with another error."""
+    """It goes on unrecorded; its end is told of, and its waits do not last for ever."""
     conductor = world.conductor()
     slow = Slow()
     beyond: list[asyncio.Task[None]] = []
+    steps: list[asyncio.Task[Any]] = []
 
     @conductor.task(max_attempts=1)
     async def hurried(ctx: TaskContext) -> str:
         # What takes no steps is none of the engine's business.
         beyond.append(asyncio.create_task(asyncio.sleep(0.5)))
-        steps = [asyncio.create_task(ctx.step("bg", slow)), asyncio.create_task(after(ctx))]
+        steps.extend([asyncio.create_task(ctx.step("bg", slow)), asyncio.create_task(after(ctx))])
         await slow.begun.wait()
         if raises:
             await asyncio.gather(*steps, no_answer())
@@ -149,13 +150,17 @@ async def test_what_a_handler_leaves_at_work(
             else:
                 assert await handle.result(SOON) == "early"
             await asyncio.sleep(0)
-    assert slow.ended == ["CancelledError"]
+            slow.go_on.set()
+            ended = await asyncio.gather(*steps, return_exceptions=True)
+            await asyncio.sleep(0)
+    assert [type(one).__name__ for one in ended] == ["Interrupted", "Interrupted"]
+    assert slow.ended == [None]
     await beyond[0]
     assert not of_asyncio(caplog)
-    ((level, message),) = of_the_engine(caplog)
-    assert level == ("INFO" if raises else "WARNING")
-    assert "hurried" in message
-    assert "'a day', 'bg'" in message
+    found = of_the_engine(caplog)
+    assert {level for level, _ in found} == {"INFO" if raises else "WARNING"}
+    assert [key in message for key, (_, message) in zip(["'a day'", "'bg'"], found, strict=True)]
+    assert world.rows("SELECT 1 FROM pgconductor.steps WHERE key = 'bg'") == []
 
 
 async def test_what_a_branch_raises_when_it_is_left(
@@ -179,6 +184,55 @@ async def test_what_a_branch_raises_when_it_is_left(
             await (await hurried.invoke()).result(SOON)
     assert not of_asyncio(caplog)
     assert "while it cleaned up" in caplog.text
+
+
+async def test_a_branch_of_the_applications_own_lives_on(world: World) -> None:
+    """It takes steps for one execution after another; so may another execution's handler."""
+    conductor = world.conductor()
+    asked: asyncio.Queue[tuple[TaskContext, asyncio.Future[int]]] = asyncio.Queue()
+
+    async def serve() -> None:
+        while True:
+            ctx, answer = await asked.get()
+            answer.set_result(await ctx.step("rate", int, 7))
+
+    @conductor.task(max_attempts=1)
+    async def asks(ctx: TaskContext) -> int:
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        await asked.put((ctx, answer))
+        return await answer
+
+    server = asyncio.create_task(serve())
+    async with world.serving(conductor):
+        for _ in range(3):
+            assert await (await asks.invoke()).result(SOON) == 7
+    server.cancel()
+    await asyncio.gather(server, return_exceptions=True)
+
+
+async def test_a_group_that_is_left_does_not_go_on_as_if_it_were_done(world: World) -> None:
+    conductor = world.conductor()
+    slow = Slow()
+    beyond: list[str] = []
+    branches: list[asyncio.Task[None]] = []
+
+    @conductor.task(max_attempts=1)
+    async def grouped(ctx: TaskContext) -> None:
+        async def part() -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(ctx.step("charge", slow))
+            beyond.append("as if charged")
+
+        branches.append(asyncio.create_task(part()))
+        await slow.begun.wait()
+        await asyncio.gather(branches[0], no_answer())
+
+    async with world.serving(conductor):
+        with pytest.raises(ExecutionFailed, match="no answer"):
+            await (await grouped.invoke()).result(SOON)
+        slow.go_on.set()
+        await asyncio.gather(*branches, return_exceptions=True)
+    assert beyond == []
 
 
 async def test_a_plain_handlers_thread_is_left_alone(
