@@ -146,7 +146,12 @@ def retry_command(
     began is kept, for the handler has dealt with it, and named here.
     """
 
+    async def errors(conductor: Conductor) -> dict[str, datetime]:
+        steps = (await conductor.executions.tree(execution_id, depth=0)).steps
+        return {one.key: one.created_at for one in steps if one.error is not None}
+
     async def retry(conductor: Conductor) -> tuple[ExecutionSnapshot, list[str]]:
+        before = await errors(conductor)
         done = await conductor.executions.retry(
             execution_id, from_scratch=from_scratch, from_step=from_step
         )
@@ -157,8 +162,9 @@ def retry_command(
                 "be retried",
                 ExitCode.REFUSED,
             )
-        steps = (await conductor.executions.tree(execution_id, depth=0)).steps
-        return found, [one.key for one in steps if one.error is not None]
+        # A worker may have called a step again by now, which has failed again.
+        after = await errors(conductor)
+        return found, [key for key, began in before.items() if after.get(key) == began]
 
     found, kept = with_conductor(database_url, retry)
     _say(found, as_json)

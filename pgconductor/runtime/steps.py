@@ -18,9 +18,7 @@ from pgconductor.domain.steps import Recorded, StepKind, StepRecord, StepStart
 from pgconductor.exceptions import (
     ConfigurationError,
     InvalidInput,
-    InvalidPayload,
     OwnershipLost,
-    PayloadDecodeError,
     ResultEncodeError,
     StepFailed,
     StepTimeout,
@@ -146,7 +144,7 @@ class Steps:
                     self._record.astray()
                     raise
                 else:
-                    step = self._ended(key, codec, result, (place, began))
+                    step = self._ended(key, codec, result, (place, began), tried=number > 1)
                     with self._record.unbroken():
                         recorded = await self._record.memory.record(step)
                     return self._known(codec, recorded)
@@ -214,7 +212,13 @@ class Steps:
                 started = await self._record.memory.start(start)
             self._tries[_try(key, number)] = started.recorded
             return None
-        step = StepRecord(fetched.id, fetched.claim, key, place=at[0], failure=failure, began=at[1])
+        step = StepRecord(
+            *(fetched.id, fetched.claim, key),
+            place=at[0],
+            failure=failure,
+            began=at[1],
+            tried=number > 1,
+        )
         with self._record.unbroken():
             found = await self._record.memory.record(step)
         return StepFailed(key, found.error_type or failure.type, found.error or "")
@@ -311,7 +315,14 @@ class Steps:
         return decoded(self._record, codec, found)
 
     def _ended(
-        self, key: str, codec: Codec, result: object, at: _Begun, *, undone: bool = False
+        self,
+        key: str,
+        codec: Codec,
+        result: object,
+        at: _Begun,
+        *,
+        tried: bool = False,
+        undone: bool = False,
     ) -> StepRecord:
         """What to record of a step.
 
@@ -320,7 +331,9 @@ class Steps:
         """
         fetched = self._record.fetched
         text = self.encoded(key, codec, result, undone=undone)
-        return StepRecord(fetched.id, fetched.claim, key, text, place=at[0], began=at[1])
+        return StepRecord(
+            *(fetched.id, fetched.claim, key, text), place=at[0], began=at[1], tried=tried
+        )
 
     def encoded(
         self, key: str, codec: Codec, result: object, *, undone: bool = False
@@ -341,7 +354,8 @@ class Steps:
             text = codec.encode(result, max_bytes=self._max_bytes, field="result")
             what = "cannot be read back"
             codec.check(text)
-        except (InvalidPayload, PayloadDecodeError) as error:
+        except Exception as error:
+            # A validator of the type's own may raise anything as it reads.
             self._record.astray()
             done = (
                 f"nothing was written by step {key!r}, for"

@@ -10,7 +10,7 @@ WITH source AS MATERIALIZED (
     WHERE e.id = CAST(:id AS uuid)
 ),
 bound AS MATERIALIZED (
-    SELECT k.created_at
+    SELECT k.created_at, k.place
     FROM source o
     JOIN pgconductor.steps k ON k.execution_id = o.id AND k.key = CAST(:from_step AS text)
 ),
@@ -37,7 +37,9 @@ copied AS (
     CROSS JOIN bound b
     CROSS JOIN source o
     JOIN pgconductor.steps s ON s.execution_id = o.id
-    WHERE s.created_at < b.created_at AND NOT s.pending AND s.kind <> 'try'
+    -- As in retry.sql.
+    WHERE coalesce(s.place < b.place, s.created_at < b.created_at)
+      AND NOT s.pending AND s.kind <> 'try'
 ),
 told AS MATERIALIZED (
     SELECT pg_notify('pgconductor_available', m.queue) FROM made m

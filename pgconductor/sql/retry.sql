@@ -4,7 +4,8 @@
 -- What it remembers is kept, but for the errors that it has ended by, and for children that have not
 -- completed: these would only have it fail again. An error after which something began has been
 -- dealt with: a handler that undoes goes on undoing. Tries begin anew. From scratch nothing is kept,
--- and from a step on neither that step nor what began with it or after it.
+-- and from a step on neither that step nor what began with it or after it. What the handler itself
+-- has begun is numbered, and compared by that; branches are by the clock.
 WITH target AS MATERIALIZED (
     SELECT
         e.id, e.task_key, e.queue, e.dedupe_key,
@@ -26,7 +27,7 @@ rival AS MATERIALIZED (
      AND r.finished_at IS NULL
 ),
 bound AS MATERIALIZED (
-    SELECT k.created_at
+    SELECT k.created_at, k.place
     FROM target t
     JOIN pgconductor.steps k ON k.execution_id = t.id AND k.key = CAST(:from_step AS text)
 ),
@@ -46,12 +47,22 @@ dropped AS (
               SELECT 1
               FROM pgconductor.steps r
               WHERE r.execution_id = s.execution_id
-                AND r.created_at > coalesce(s.ended_at, s.created_at)
+                AND coalesce(
+                    r.place > s.place, r.created_at > coalesce(s.ended_at, s.created_at)
+                )
                 AND r.kind <> 'try'
                 -- What is dropped has dealt with nothing.
-                AND r.created_at < coalesce((SELECT b.created_at FROM bound b), 'infinity')
+                AND NOT EXISTS (
+                    SELECT 1
+                    FROM bound b
+                    WHERE coalesce(r.place >= b.place, r.created_at >= b.created_at)
+                )
           )
-          OR s.created_at >= (SELECT b.created_at FROM bound b)
+          OR EXISTS (
+              SELECT 1
+              FROM bound b
+              WHERE coalesce(s.place >= b.place, s.created_at >= b.created_at)
+          )
           OR s.pending AND EXISTS (
               SELECT 1
               FROM pgconductor.executions c

@@ -52,7 +52,7 @@ class FakeOperatedExecutions:
         )
         tables.executions[made.id] = made
         for step in tables.steps_of(execution_id):
-            before = bound is not None and step.begun < bound.begun
+            before = bound is not None and step.began_before(bound)
             if before and not step.pending and step.kind is not StepKind.TRY:
                 tables.steps[made.id, step.key] = replace(
                     step, execution_id=made.id, wake_at=None, match=None, event_id=None, woke=None

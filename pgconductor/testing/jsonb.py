@@ -46,7 +46,10 @@ class _Number:
         """Without exponent, with the digits that it was given, and never a negative zero."""
         if self.text.isdecimal():
             return self.text
-        number = Decimal(self.text)
+        try:
+            number = Decimal(self.text)
+        except ArithmeticError:
+            return self.text
         exponent = number.as_tuple().exponent
         if not isinstance(exponent, int) or abs(exponent) > _MOST_DIGITS:
             return self.text

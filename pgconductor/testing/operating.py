@@ -90,7 +90,7 @@ def retry_in(
         raise StepNotFound(execution_id, from_step)
     dropped: list[str] = []
     steps = tables.steps_of(execution_id)
-    kept = [one for one in steps if first is None or one.begun < first.begun]
+    kept = [one for one in steps if first is None or one.began_before(first)]
     for step in steps:
         again = step.kind is StepKind.TRY or _in_vain(tables, step)
         if from_scratch or step not in kept or again or _ended_by(kept, step):
@@ -118,7 +118,7 @@ def retry_in(
 def _ended_by(kept: Sequence[StepRow], step: StepRow) -> bool:
     """Whether it has an error after which nothing began, of what is kept."""
     return step.error is not None and not any(
-        one.begun > step.over and one.kind is not StepKind.TRY for one in kept
+        one.began_after_end_of(step) and one.kind is not StepKind.TRY for one in kept
     )
 
 

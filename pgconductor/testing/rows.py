@@ -197,6 +197,18 @@ class StepRow:
             return self.begun
         return self.ended_at, self._began if self._ended is None else self._ended
 
+    def began_before(self, other: StepRow) -> bool:
+        """Whether it began before another one: by their numbers, where both have one."""
+        if self.place is not None and other.place is not None:
+            return self.place < other.place
+        return self.begun < other.begun
+
+    def began_after_end_of(self, other: StepRow) -> bool:
+        """Whether it began when another one had ended."""
+        if self.place is not None and other.place is not None:
+            return self.place > other.place
+        return self.begun > other.over
+
     @property
     def order(self) -> tuple[datetime, float, str]:
         """What a history is sorted by."""

@@ -19,6 +19,7 @@ from pgconductor.domain.outcomes import Completed
 from pgconductor.exceptions import ConfigurationError
 from pgconductor.handles import Watch
 from pgconductor.services.backend import Backend
+from pgconductor.services.engines import check_sync_session
 from pgconductor.services.executions import ExecutionService
 from pgconductor.services.orchestrators import OrchestratorService
 from pgconductor.services.steps import StepService
@@ -186,6 +187,7 @@ class _FakeRoute:
         return await self._service(session).emit_text(name, payload)
 
     def emit_text_sync(self, name: str, payload: str | None, session: Session) -> UUID:
+        check_sync_session(session, "emit_sync", "emit")
         return at_once(self._service(session).emit_text(name, payload))
 
 

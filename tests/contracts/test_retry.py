@@ -10,7 +10,7 @@ import pytest
 from pgconductor.domain.claims import Fetched
 from pgconductor.domain.ids import new_id
 from pgconductor.domain.outcomes import Disposition, Failure
-from pgconductor.domain.steps import StepRecord
+from pgconductor.domain.steps import StepKind, StepRecord, StepStart
 from pgconductor.exceptions import DedupeConflict, ExecutionNotFound
 from pgconductor.types import ExecutionState
 from tests.contracts.harness import FAILURE, Harness, empty
@@ -129,7 +129,8 @@ async def recorded(db: Harness, held: Fetched, key: str, began: float, *, fails:
 async def test_what_began_before_an_error_has_not_dealt_with_it(db: Harness) -> None:
     """Of two branches one fails while the other is at work: that comes to its end, no more."""
     _, fetched = await db.running()
-    began = time.monotonic()
+    # Long before: what is on its way to the server makes a beginning seem later.
+    began = time.monotonic() - 60
     await recorded(db, fetched, "before", began, fails=False)
     await recorded(db, fetched, "bad", time.monotonic(), fails=True)
     await recorded(db, fetched, "beside", began, fails=False)
@@ -146,6 +147,48 @@ async def test_an_error_after_which_something_began_is_kept(db: Harness) -> None
     await db.fail(fetched)
     assert await db.executions.retry(fetched.id)
     assert set(await db.results(fetched.id)) == {"bad", "undo"}
+
+
+async def test_a_step_that_was_tried_before_began_then(db: Harness) -> None:
+    """In another attempt, maybe: it was at work when the error of its sibling came."""
+    _, fetched = await db.running()
+    failure = Failure("ValueError", "no", "stack")
+    call = StepStart(
+        execution_id=fetched.id,
+        claim=fetched.claim,
+        key="patient~1",
+        kind=StepKind.TRY,
+        delay=timedelta(0),
+        failure=failure,
+    )
+    async with db.begin() as repositories:
+        await repositories.steps.start_many([call])
+    await recorded(db, fetched, "bad", time.monotonic(), fails=True)
+    step = StepRecord(fetched.id, fetched.claim, "patient", "1", tried=True)
+    async with db.begin() as repositories:
+        await repositories.steps.record_many([step])
+    await db.fail(fetched)
+    assert await db.executions.retry(fetched.id)
+    assert set(await db.results(fetched.id)) == {"patient"}
+
+
+async def test_numbers_go_before_the_clock(db: Harness) -> None:
+    """Two clocks do not run at the same rate: a long step may seem to begin before the last end."""
+    _, fetched = await db.running()
+    now = time.monotonic()
+    order = (("reserve", now - 9, False), ("charge", now - 8, True), ("undo", now - 30, False))
+    async with db.begin() as repositories:
+        for place, (key, began, fails) in enumerate(order, start=1):
+            failure = Failure("ValueError", "no", "stack") if fails else None
+            step = StepRecord(
+                *(fetched.id, fetched.claim, key), place=place, failure=failure, began=began
+            )
+            await repositories.steps.record_many([step])
+    await db.fail(fetched)
+    fork = await db.executions.fork(fetched.id, from_step="undo")
+    assert set(await db.results(fork)) == {"reserve", "charge"}
+    assert await db.executions.retry(fetched.id)
+    assert set(await db.results(fetched.id)) == {"reserve", "charge", "undo"}
 
 
 async def test_what_is_dropped_has_not_dealt_with_an_error(db: Harness) -> None:

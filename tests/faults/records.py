@@ -61,22 +61,36 @@ def read(fleet: Fleet) -> Found:
     )
 
 
+def _numbered(one: Step, other: Step) -> bool:
+    return one["place"] is not None and other["place"] is not None
+
+
+def _began_before(one: Step, other: Step) -> bool:
+    by = "place" if _numbered(one, other) else "created_at"
+    return bool(one[by] < other[by])
+
+
+def _began_behind(one: Step, other: Step) -> bool:
+    """Whether one began when the other had ended."""
+    if _numbered(one, other):
+        return bool(one["place"] > other["place"])
+    return bool(one["created_at"] > (other["ended_at"] or other["created_at"]))
+
+
 def kept_by_retry(
     found: Found, one: UUID, *, from_scratch: bool, from_step: str | None
 ) -> set[str]:
     """What a retry leaves of the record of an execution that has finished."""
     steps = found.steps.get(one, {})
-    bound: datetime | None = None if from_step is None else steps[from_step]["created_at"]
-
-    begun = [
-        it["created_at"]
+    bound = None if from_step is None else steps[from_step]
+    kept = [
+        it
         for it in steps.values()
-        if it["kind"] != "try" and (bound is None or it["created_at"] < bound)
+        if it["kind"] != "try" and (bound is None or _began_before(it, bound))
     ]
 
     def in_vain(step: Step) -> bool:
-        ended: datetime = step["ended_at"] or step["created_at"]
-        if step["error"] is not None and max(begun, default=ended) <= ended:
+        if step["error"] is not None and not any(_began_behind(it, step) for it in kept):
             return True
         child = found.executions.get(step["child_id"])
         return step["pending"] and child is not None and child["state"] in ("failed", "cancelled")
@@ -86,7 +100,7 @@ def kept_by_retry(
         for key, step in steps.items()
         if not from_scratch
         and step["kind"] != "try"
-        and (bound is None or step["created_at"] < bound)
+        and (bound is None or _began_before(step, bound))
         and not in_vain(step)
     }
 
@@ -94,12 +108,12 @@ def kept_by_retry(
 def copied_by_fork(found: Found, one: UUID, *, from_step: str | None) -> set[str]:
     """What another execution begins with that is like one that has finished."""
     steps = found.steps.get(one, {})
-    bound: datetime | None = None if from_step is None else steps[from_step]["created_at"]
+    bound = None if from_step is None else steps[from_step]
     return {
         key
         for key, step in steps.items()
         if bound is not None
-        and step["created_at"] < bound
+        and _began_before(step, bound)
         and step["kind"] != "try"
         and not step["pending"]
     }

@@ -210,14 +210,15 @@ async def test_tries_of_a_step(world: World, hasty: Conductor) -> None:
 
     async with world.serving(hasty):
         assert await (await task.invoke()).result(SOON) == "done, never"
-    kinds = world.rows("SELECT key, kind, error FROM pgconductor.steps ORDER BY created_at")
+    kinds = world.rows("SELECT key, kind, error FROM pgconductor.steps ORDER BY created_at, key")
+    # A step began when, or before, its first call failed.
     assert [(one["key"], one["kind"]) for one in kinds] == [
+        ("shaky", "step"),
         ("shaky~1", "try"),
         ("shaky~2", "try"),
-        ("shaky", "step"),
+        ("hopeless", "step"),
         ("hopeless~1", "try"),
         ("hopeless~2", "try"),
-        ("hopeless", "step"),
     ]
 
 

@@ -280,4 +280,4 @@ async def test_what_waits_in_a_thread(conductor: Conductor) -> None:
         with pytest.raises(TimeoutError, match="beside its waits 'nap'"):
             await rehearsal.drain()
         await handle.cancel()
-    await eventually(lambda: ended == ["CancelledError"])
+    await eventually(lambda: ended == ["Interrupted"])
