@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationInfo
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -29,6 +29,15 @@ class Positive(BaseModel):
 
 
 Vague = Annotated[int, PlainSerializer(lambda number: f"about {number}", return_type=str)]
+
+
+def refuse_json(value: Any, info: ValidationInfo) -> Any:
+    if info.mode == "json":
+        raise TypeError("not made for reading")
+    return value
+
+
+Unreadable = Annotated[int, BeforeValidator(refuse_json)]
 
 
 @pytest.fixture
@@ -65,8 +74,9 @@ async def failed(world: World, conductor: Conductor, task: Any) -> str:
         (Positive, lambda: Positive.model_construct(number=-1), "greater than 0"),
         (Vague, lambda: 7, "valid integer"),
         (dict[int | None, int], lambda: {None: 1}, "valid integer"),
+        (Unreadable, lambda: 7, "not made for reading"),
     ],
-    ids=["left out", "invalid", "lossy", "key"],
+    ids=["left out", "invalid", "lossy", "key", "raises"],
 )
 async def test_a_result_that_cannot_be_read_back(
     world: World, conductor: Conductor, how: str, odd: tuple[Any, Any, str]
