@@ -67,8 +67,6 @@ class StepRecord:
         place: Its number among what the handler itself has begun; None within a branch.
         failure: The error that it has ended by, for good; None if it has returned.
         began: When it began, by the process's monotonic clock, in seconds.
-        tried: Whether calls of it are on record, the first of them under the key and ``~1``: then
-            it began before that one failed, maybe in another process.
     """
 
     execution_id: UUID
@@ -79,7 +77,6 @@ class StepRecord:
     place: int | None = None
     failure: Failure | None = None
     began: float = field(default_factory=time.monotonic, compare=False)
-    tried: bool = False
 
     @property
     def took(self) -> float:

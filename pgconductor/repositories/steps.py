@@ -80,7 +80,6 @@ class SqlStepRepository(SqlRepository):
                 "error_types": [one.type if one else None for one in failures],
                 "errors": [one.message if one else None for one in failures],
                 "tooks": [one.took for one in steps],
-                "trieds": [one.tried for one in steps],
             },
         )
         answers: list[Recorded | OwnershipLost] = []

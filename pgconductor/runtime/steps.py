@@ -144,7 +144,7 @@ class Steps:
                     self._record.astray()
                     raise
                 else:
-                    step = self._ended(key, codec, result, (place, began), tried=number > 1)
+                    step = self._ended(key, codec, result, (place, began))
                     with self._record.unbroken():
                         recorded = await self._record.memory.record(step)
                     return self._known(codec, recorded)
@@ -217,7 +217,6 @@ class Steps:
             place=at[0],
             failure=failure,
             began=at[1],
-            tried=number > 1,
         )
         with self._record.unbroken():
             found = await self._record.memory.record(step)
@@ -321,7 +320,6 @@ class Steps:
         result: object,
         at: _Begun,
         *,
-        tried: bool = False,
         undone: bool = False,
     ) -> StepRecord:
         """What to record of a step.
@@ -331,9 +329,7 @@ class Steps:
         """
         fetched = self._record.fetched
         text = self.encoded(key, codec, result, undone=undone)
-        return StepRecord(
-            *(fetched.id, fetched.claim, key, text), place=at[0], began=at[1], tried=tried
-        )
+        return StepRecord(*(fetched.id, fetched.claim, key, text), place=at[0], began=at[1])
 
     def encoded(
         self, key: str, codec: Codec, result: object, *, undone: bool = False

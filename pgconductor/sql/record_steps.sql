@@ -15,11 +15,9 @@ WITH step AS MATERIALIZED (
         CAST(:results AS text[]),
         CAST(:error_types AS text[]),
         CAST(:errors AS text[]),
-        CAST(:tooks AS double precision[]),
-        CAST(:trieds AS boolean[])
+        CAST(:tooks AS double precision[])
     ) WITH ORDINALITY AS s (
-        execution_id, claim_number, key, kind, step_place, result, error_type, error, took, tried,
-        place
+        execution_id, claim_number, key, kind, step_place, result, error_type, error, took, place
     )
 ),
 fence AS MATERIALIZED (
@@ -37,15 +35,7 @@ made AS (
     )
     SELECT
         s.execution_id, s.key, s.kind, s.step_place, CAST(s.result AS jsonb), s.error_type, s.error,
-        least(
-            now.it - make_interval(secs => s.took),
-            CASE WHEN s.tried THEN (
-                SELECT t.created_at
-                FROM pgconductor.steps t
-                WHERE t.execution_id = s.execution_id AND t.key = s.key || '~1'
-            ) END
-        ),
-        now.it
+        now.it - make_interval(secs => s.took), now.it
     FROM step s
     JOIN fence f ON f.id = s.execution_id AND f.claim_number = s.claim_number
     CROSS JOIN (SELECT pgconductor.wall_clock() AS it) AS now

@@ -69,9 +69,6 @@ class FakeStepRepository:
         if not holds(tables.executions.get(step.execution_id), step.claim):
             raise OwnershipLost(step.execution_id)
         now = self._transaction.now()
-        begun = now, step.began
-        if step.tried and (first := tables.steps.get((step.execution_id, f"{step.key}~1"))):
-            begun = min(begun, first.begun)
         row = StepRow(
             execution_id=step.execution_id,
             key=step.key,
@@ -80,9 +77,9 @@ class FakeStepRepository:
             result=as_jsonb(step.result, "result"),
             error_type=step.failure.type if step.failure else None,
             error=step.failure.message if step.failure else None,
-            created_at=begun[0],
+            created_at=now,
             ended_at=now,
-            _began=begun[1],
+            _began=step.began,
             _ended=time.monotonic(),
         )
         return tables.steps.setdefault((step.execution_id, step.key), row)

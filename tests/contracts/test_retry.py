@@ -10,7 +10,7 @@ import pytest
 from pgconductor.domain.claims import Fetched
 from pgconductor.domain.ids import new_id
 from pgconductor.domain.outcomes import Disposition, Failure
-from pgconductor.domain.steps import StepKind, StepRecord, StepStart
+from pgconductor.domain.steps import StepRecord
 from pgconductor.exceptions import DedupeConflict, ExecutionNotFound
 from pgconductor.types import ExecutionState
 from tests.contracts.harness import FAILURE, Harness, empty
@@ -147,29 +147,6 @@ async def test_an_error_after_which_something_began_is_kept(db: Harness) -> None
     await db.fail(fetched)
     assert await db.executions.retry(fetched.id)
     assert set(await db.results(fetched.id)) == {"bad", "undo"}
-
-
-async def test_a_step_that_was_tried_before_began_then(db: Harness) -> None:
-    """In another attempt, maybe: it was at work when the error of its sibling came."""
-    _, fetched = await db.running()
-    failure = Failure("ValueError", "no", "stack")
-    call = StepStart(
-        execution_id=fetched.id,
-        claim=fetched.claim,
-        key="patient~1",
-        kind=StepKind.TRY,
-        delay=timedelta(0),
-        failure=failure,
-    )
-    async with db.begin() as repositories:
-        await repositories.steps.start_many([call])
-    await recorded(db, fetched, "bad", time.monotonic(), fails=True)
-    step = StepRecord(fetched.id, fetched.claim, "patient", "1", tried=True)
-    async with db.begin() as repositories:
-        await repositories.steps.record_many([step])
-    await db.fail(fetched)
-    assert await db.executions.retry(fetched.id)
-    assert set(await db.results(fetched.id)) == {"patient"}
 
 
 async def test_numbers_go_before_the_clock(db: Harness) -> None:
