@@ -155,7 +155,7 @@ class Record:
     def leftovers(self) -> dict[asyncio.Task[Any], str]:
         """The tasks that are at work though the handler has ended, with what each began last.
 
-        None of a plain handler's: its thread waits for them. None of a handler that is suspended:
+        None of a plain handler's, which lives in its thread. None of a handler that is suspended:
         that has ended all of them, and some may have to clean up.
         """
         suspended = self.waits is not None and self.waits.suspended_by is not None

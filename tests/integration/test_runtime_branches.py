@@ -125,13 +125,13 @@ async def test_what_a_handler_leaves_at_work(
     """It goes on unrecorded; its end is told of, and its waits do not last for ever."""
     conductor = world.conductor()
     slow = Slow()
-    beyond: list[asyncio.Task[None]] = []
+    beyond: list[asyncio.Task[Any]] = []
     steps: list[asyncio.Task[Any]] = []
 
     @conductor.task(max_attempts=1)
     async def hurried(ctx: TaskContext) -> str:
         # What takes no steps is none of the engine's business.
-        beyond.append(asyncio.create_task(asyncio.sleep(0.5)))
+        beyond.append(asyncio.create_task(slow.go_on.wait()))
         steps.extend([asyncio.create_task(ctx.step("bg", slow)), asyncio.create_task(after(ctx))])
         await slow.begun.wait()
         if raises:
