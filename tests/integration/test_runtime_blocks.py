@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -25,11 +24,9 @@ ADD = text("INSERT INTO public.bookings (n) VALUES (:n)")
 
 
 @pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
+def world(world: World) -> World:
     world.rows("CREATE TABLE public.bookings (n integer NOT NULL)")
-    yield world
-    await world.close()
+    return world
 
 
 def booked(world: World) -> list[int]:

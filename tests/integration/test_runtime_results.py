@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -41,11 +40,9 @@ Unreadable = Annotated[int, BeforeValidator(refuse_json)]
 
 
 @pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
+def world(world: World) -> World:
     world.rows("CREATE TABLE public.bookings (n integer NOT NULL)")
-    yield world
-    await world.close()
+    return world
 
 
 def written(world: World) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import timedelta
 
@@ -35,11 +34,9 @@ STILL = {"stale_after": 600, "self_fence_after": 500, "sweep_interval": 300}
 
 
 @pytest.fixture
-async def world(database_url: str) -> AsyncIterator[World]:
-    world = World(database_url)
+def world(world: World) -> World:
     world.rows("CREATE TABLE bookings (what text NOT NULL)")
-    yield world
-    await world.close()
+    return world
 
 
 def bookings(world: World) -> list[str]:
