@@ -132,3 +132,8 @@ class InvocationWriter:
         if self._intake is not None:
             intake, self._intake = self._intake, None
             await intake.aclose()
+
+    def disown(self) -> object:
+        """Forget the kept connections, neither used nor closed, and return them."""
+        intake, self._intake = self._intake, None
+        return intake
