@@ -71,7 +71,9 @@ async def test_children_and_worker_leave_each_other_alone(
     )
     service = ExecutionService(engine)
     on = await service.invoke("loop")
-    made = {key: (await service.invoke(key[0], payload=key[1], max_attempts=1)).id for key in INVOKES}
+    made = {
+        key: (await service.invoke(key[0], payload=key[1], max_attempts=1)).id for key in INVOKES
+    }
 
     async def all_done() -> bool:
         assert worker.returncode is None, worker.errors
