@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.exceptions import ConfigurationError
 from pgconductor.handles import FinishedWatch, Watch
-from pgconductor.services.engines import bound_engine, check_driver
+from pgconductor.services.engines import bound_engine, check_driver, check_transactions
 from pgconductor.services.executions import ExecutionService
 from pgconductor.services.forked import disown_engine, in_forked_child
 from pgconductor.services.invoking import InvocationWriter
@@ -109,8 +109,10 @@ class Connections:
         self.settings = settings or Settings()
         if sessionmaker is not None:
             engine = bound_engine(sessionmaker)
+            check_transactions(sessionmaker)
         if engine is not None:
             check_driver(engine)
+            check_transactions(engine)
         self._engine = engine
         self._owns_engine = engine is None
         self._sessionmaker = sessionmaker
