@@ -157,9 +157,16 @@ class OpenTransaction:
         return recorded
 
     async def roll_back(self) -> None:
-        """Undo everything, and end."""
+        """Undo everything, and end.
+
+        Raises:
+            WrongSession: It has used a connection that commits each statement; whatever is raised
+                already has come of that.
+        """
         self.retire()
         await self.session.close()
+        if self._refused is not None:
+            raise self._refused
 
     def retire(self) -> None:
         """From now on the session begins no other transaction, which nobody would commit."""
