@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +36,15 @@ INVOKES: dict[tuple[str, str], Any] = {
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
-async def loop(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+def loop(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The event loop of the workers whose application is in ``tmp_path``."""
     if request.param == "uvloop":
         pytest.importorskip("uvloop")
     else:
         (tmp_path / "uvloop.py").write_text(NO_UVLOOP)
     app = Path(__file__).with_name("forking_app.py")
     (tmp_path / "forking_app.py").write_text(app.read_text())
-    return request.param
+    return str(request.param)
 
 
 async def stopped_by_one_signal(worker: Child) -> None:
@@ -55,18 +55,14 @@ async def stopped_by_one_signal(worker: Child) -> None:
 
 @pytest.mark.parametrize("processes", [1, 2])
 async def test_children_and_worker_leave_each_other_alone(
-    database_url: str,
-    engine: AsyncEngine,
-    tmp_path: Path,
-    children: Children,
-    loop: str,
-    processes: int,
+    engine: AsyncEngine, tmp_path: Path, children: Children, loop: str, processes: int
 ) -> None:
     command = ("-m", "pgconductor", "worker", "forking_app:conductor", "--app-dir", tmp_path)
+    url = engine.url.render_as_string(hide_password=False)
     worker = await children.start(
         *command,
         *(f"--processes={processes}", "--queue=default"),
-        *("--database-url", database_url),
+        *("--database-url", url),
         env=QUICK,
     )
     service = ExecutionService(engine)
