@@ -30,40 +30,38 @@ def _waited(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _terminated(method: str, times: int, at_once: bool) -> list[int | None]:
-    """How child processes end that are terminated: not at once where they are new programs."""
+def _terminated(method: str, times: int) -> list[int | None]:
+    """How child processes end that are terminated as soon as they are there."""
+    context: Any = multiprocessing.get_context(method)
     children = []
     for _ in range(times):
-        child = multiprocessing.get_context(method).Process(target=time.sleep, args=(60,))
+        child = context.Process(target=time.sleep, args=(60,))
         child.start()
-        children.append(child)
-        if at_once:
-            child.terminate()
-    if not at_once:
-        time.sleep(0.5)
-    for child in children:
         child.terminate()
+        children.append(child)
+    for child in children:
         child.join(20)
     return [child.exitcode for child in children]
 
 
 def by_process() -> Any:
     with alone:
-        return _terminated("fork", 20, at_once=True)
+        return _terminated("fork", 20)
 
 
 def by_fork_server() -> Any:
     with alone:
-        return _terminated("forkserver", 3, at_once=False)
+        return _terminated("forkserver", 3)
 
 
 def by_pool() -> Any:
     # The workers of a pool end by SIGTERM.
     with alone:
+        found = []
         for _ in range(3):
             with multiprocessing.get_context("fork").Pool(2) as pool:
-                positive = pool.map(abs, [-1, -2, -3])
-        return positive
+                found.append(pool.map(abs, [-1, -2, -3]))
+        return found
 
 
 def by_subprocess() -> Any:

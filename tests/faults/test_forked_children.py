@@ -23,13 +23,13 @@ NO_UVLOOP = 'raise ImportError("none here")\n'
 INVOKES: dict[tuple[str, str], Any] = {
     ("plain", "by_process"): [-15] * 20,
     ("plain", "by_fork_server"): [-15] * 3,
-    ("plain", "by_pool"): [1, 2, 3],
+    ("plain", "by_pool"): [[1, 2, 3]] * 3,
     ("plain", "by_subprocess"): [-15] * 3,
     ("plain", "by_os_fork"): [-15, -9],
     ("plain", "by_signals_of_child"): {"term": True, "int": True, "blocked": [], "woken": -1},
     ("plain", "by_leaving_the_handler"): [1, 7, 1],
     ("on_the_loop", "by_process"): [-15] * 20,
-    ("on_the_loop", "by_pool"): [1, 2, 3],
+    ("on_the_loop", "by_pool"): [[1, 2, 3]] * 3,
     ("on_the_loop", "by_asyncio"): -15,
     ("with_connections", "by_using_connections"): [0, True],
 }

@@ -82,15 +82,16 @@ async def by_options_of_a_connection(make: Make) -> AsyncIterator[Joined]:
 @asynccontextmanager
 async def by_a_session_s_bind(make: Make) -> AsyncIterator[Joined]:
     async with make().connect() as connection:
-        await connection.execution_options(**LEVEL)
-        async with AsyncSession(connection) as session:
+        own = await connection.execution_options(**LEVEL)
+        async with AsyncSession(own) as session:
             yield session
 
 
 @asynccontextmanager
 async def by_a_session_s_connection(make: Make) -> AsyncIterator[Joined]:
     async with AsyncSession(make()) as session:
-        await session.connection(execution_options=LEVEL)
+        connection = await session.connection(execution_options=LEVEL)
+        assert connection.in_transaction()
         yield session
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from tests.support import pgbouncer
@@ -10,7 +12,7 @@ from tests.support import pgbouncer
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(pgbouncer.VARIABLE, raising=False)
-    monkeypatch.setattr(pgbouncer.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
 
 
 def test_it_is_skipped_on_a_developer_s_machine(monkeypatch: pytest.MonkeyPatch) -> None:
