@@ -31,6 +31,9 @@ _STEP_COLUMNS: Final = (
     cast(Step.result, Text).label("result"),
     cast(Step.match, Text).label("match"),
 )
+#: As many waits are looked at first to find an execution, and so much further when that is too few.
+_WAITS_FOR_EACH: Final = 4
+_FURTHER: Final = 8
 _RELATIVE: Final = tuple(name for name in Relative.__dataclass_fields__ if name != "state")
 
 
@@ -232,9 +235,15 @@ class SqlOperatedExecutions(SqlRepository):
             "since": None if after is None else after.since,
             "after": None if after is None else after.execution_id,
         }
-        rows = await self._rows(sql.WAITING, parameters)
-        found = groupby(rows, key=lambda row: row.execution_id)
-        return WaitingPage.of([_waiting(list(own)) for _, own in found], limit)
+        looked_at = _WAITS_FOR_EACH * (limit + 1)
+        while True:
+            rows = await self._rows(sql.WAITING, {**parameters, "most": looked_at})
+            grouped = groupby(rows, key=lambda row: row.execution_id)
+            found = [_waiting(list(own)) for one, own in grouped if one is not None]
+            if len(found) > limit or rows[0].walked < looked_at:
+                return WaitingPage.of(found, limit)
+            # Those of few executions, or of others than were asked for: a fan-out, above all.
+            looked_at *= _FURTHER
 
 
 def _waiting(rows: Sequence[Any]) -> WaitingExecution:
