@@ -44,7 +44,7 @@ def asks_for_autocommit(bind: object) -> str | None:
     """
     if isinstance(bind, async_sessionmaker):
         given = cast("async_sessionmaker[AsyncSession]", bind).kw
-        options = given.get("execution_options") or {}
+        options: dict[str, Any] = given.get("execution_options") or {}
         if _names(options.get("isolation_level")):
             return f"the sessionmaker {_ADVICE}"
         bind = given.get("bind")

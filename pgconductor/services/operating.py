@@ -169,7 +169,7 @@ class OperatedExecutions:
             check_queue(queue)
         if task_key is not None:
             check_task_key(task_key, "task_key")
-        if not isinstance(after, WaitingPlace | None):
+        if not isinstance(after, WaitingPlace | None):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers need not be typed
             raise InvalidInput("after", f"a WaitingPlace is due, not {type(after).__name__}")
         async with self._work.begin() as repositories:
             return await repositories.executions.waiting(

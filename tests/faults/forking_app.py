@@ -66,7 +66,12 @@ def by_pool() -> Any:
 
 def by_subprocess() -> Any:
     codes = []
-    for options in ({}, {"preexec_fn": lambda: None}, {"start_new_session": True}):
+    several: list[dict[str, Any]] = [
+        {},
+        {"preexec_fn": lambda: None},
+        {"start_new_session": True},
+    ]
+    for options in several:
         child = subprocess.Popen(SLEEP, **options)
         child.terminate()
         codes.append(child.wait())
