@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.exceptions import ConfigurationError
 from pgconductor.handles import FinishedWatch, Watch
-from pgconductor.services.engines import bound_engine, check_driver
+from pgconductor.services.engines import bound_engine, check_driver, check_transactions
 from pgconductor.services.executions import ExecutionService
+from pgconductor.services.forked import disown_engine, in_forked_child
 from pgconductor.services.invoking import InvocationWriter
 from pgconductor.services.orchestrators import OrchestratorService
 from pgconductor.services.pooling import OwnTransaction, Poolers, make_engine
@@ -108,8 +109,10 @@ class Connections:
         self.settings = settings or Settings()
         if sessionmaker is not None:
             engine = bound_engine(sessionmaker)
+            check_transactions(sessionmaker)
         if engine is not None:
             check_driver(engine)
+            check_transactions(engine)
         self._engine = engine
         self._owns_engine = engine is None
         self._sessionmaker = sessionmaker
@@ -125,6 +128,7 @@ class Connections:
             poolers=self._poolers,
             timeout=self.settings.command_timeout,
         )
+        in_forked_child(self, Connections._disown)
 
     @property
     def max_payload_bytes(self) -> int:
@@ -240,6 +244,12 @@ class Connections:
             engine, self._engine, self._sessionmaker = self._engine, None, None
             self._executions = None
             await engine.dispose()
+
+    def _disown(self) -> list[object]:
+        """Give up what a forked child has inherited; it opens connections of its own."""
+        engines = [one for one in (self._engine, self._direct_engine) if one is not None]
+        watch, self._watch = self._watch, None
+        return [watch, self._writer.disown(), *(disown_engine(one) for one in engines)]
 
     async def __aenter__(self) -> Self:
         return self

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextvars import ContextVar, copy_context
 from queue import SimpleQueue
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
 __all__ = ["HandlerThreads", "in_thread"]
 
@@ -15,6 +17,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _Call = Callable[[], None]
+
+logger = logging.getLogger("pgconductor.worker")
 
 #: How many calls that nobody waits for any more have threads beside the others.
 _MOST_LEFT: Final = 100
@@ -162,7 +166,7 @@ def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
     if not future.set_running_or_notify_cancel():
         return
     try:
-        result = call()
+        result = _called(call)
     except StopIteration as error:
         # asyncio cannot hand it on: whoever awaits the call would wait for ever.
         wrapped = RuntimeError("the handler raised StopIteration")
@@ -172,3 +176,29 @@ def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
         future.set_exception(error)
     else:
         future.set_result(result)
+
+
+def _called(call: Callable[[], T]) -> T:
+    """What a call returns, in the process that it was made in."""
+    process = os.getpid()
+    try:
+        result = call()
+    except BaseException as error:
+        if os.getpid() != process:
+            _end_child(error)
+        raise
+    if os.getpid() != process:
+        _end_child(None)
+    return result
+
+
+def _end_child(error: BaseException | None) -> NoReturn:
+    """End a child process that a handler has forked; what called the handler is its parent's."""
+    code = error.code if isinstance(error, SystemExit) else 1
+    if not isinstance(error, SystemExit):
+        logger.error(
+            "a child process that a handler has forked goes on in the handler: it is ended here; "
+            "have it end by os._exit(), or use multiprocessing or subprocess",
+            exc_info=error,
+        )
+    os._exit(code if isinstance(code, int) else code is not None)

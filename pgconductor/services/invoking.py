@@ -13,6 +13,7 @@ from sqlalchemy.pool import NullPool
 
 from pgconductor import sql
 from pgconductor.domain.invocations import Invocation, Invoked
+from pgconductor.repositories.autocommit import refuse_autocommit_of
 from pgconductor.repositories.errors import translated
 from pgconductor.repositories.invoking import Invoke
 from pgconductor.services.engines import check_async_session, check_sync_session
@@ -58,7 +59,7 @@ class InvocationWriter:
         """Write invocations, in the session's transaction or in one of their own.
 
         Raises:
-            WrongSession: The session is a sync one, or bound to another database.
+            WrongSession: The session is a sync one, of another database, or in autocommit mode.
             ConfigurationError: A pooler is between, and the engine is not made for it.
         """
         if session is None:
@@ -76,7 +77,7 @@ class InvocationWriter:
         """Emit an event, in the session's transaction or in one of its own.
 
         Raises:
-            WrongSession: The session is a sync one, or bound to another database.
+            WrongSession: The session is a sync one, of another database, or in autocommit mode.
             ConfigurationError: A pooler is between, and the engine is not made for it.
         """
         if session is None:
@@ -102,7 +103,7 @@ class InvocationWriter:
         """Write invocations in a sync session's transaction.
 
         Raises:
-            WrongSession: The session is an async one, or bound to another database.
+            WrongSession: The session is an async one, of another database, or in autocommit mode.
         """
         check_sync_session(session, "invoke_sync", "invoke")
         if self._has_database():
@@ -110,6 +111,7 @@ class InvocationWriter:
         if not invocations:
             return []
         invoke = Invoke.of(invocations)
+        refuse_autocommit_of(session, invoke.statement)
         with translated():
             return invoke.answers(session.execute(invoke.statement, invoke.parameters).all())
 
@@ -117,11 +119,12 @@ class InvocationWriter:
         """Emit an event in a sync session's transaction.
 
         Raises:
-            WrongSession: The session is an async one, or bound to another database.
+            WrongSession: The session is an async one, of another database, or in autocommit mode.
         """
         check_sync_session(session, "emit_sync", "emit")
         if self._has_database():
             self._identity.check_sync(self._engine().url, session)
+        refuse_autocommit_of(session, sql.EMIT)
         with translated():
             answer = session.execute(sql.EMIT, {"name": name, "payload": payload})
             made: UUID = answer.scalar_one()
@@ -132,3 +135,8 @@ class InvocationWriter:
         if self._intake is not None:
             intake, self._intake = self._intake, None
             await intake.aclose()
+
+    def disown(self) -> object:
+        """Forget the kept connections, neither used nor closed, and return them."""
+        intake, self._intake = self._intake, None
+        return intake

@@ -7,14 +7,15 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Final
 
-from sqlalchemy import event, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction
 
 from pgconductor.domain.backoff import Backoff
 from pgconductor.domain.steps import StepRecord
-from pgconductor.exceptions import ConfigurationError, TransactionMisused
+from pgconductor.exceptions import ConfigurationError, TransactionMisused, WrongSession
+from pgconductor.repositories.autocommit import refuse_autocommit
 from pgconductor.repositories.errors import sqlstate
 from pgconductor.repositories.steps import SqlStepRepository
 
@@ -82,18 +83,38 @@ class OpenTransaction:
         self._key = key
         self._final = final
         self._begun: AsyncSessionTransaction | None = None
+        self._refused: WrongSession | None = None
 
     async def begin(self) -> AsyncSession:
-        """Begin, and give the session."""
+        """Begin, and give the session.
+
+        Whichever connections it uses are refused, before anything is written, if they commit each
+        statement: what a failed attempt has written would stay.
+        """
+        event.listen(self.session.sync_session, "after_begin", self._check_connection)
         self._begun = await self.session.begin()
         return self.session
+
+    def _check_connection(
+        self, _session: Session, _begun: SessionTransaction, made: Connection
+    ) -> None:
+        try:
+            refuse_autocommit(made)
+        except WrongSession as error:
+            self._refused = error
+            # Who catches this must not be able to go on with it.
+            made.invalidate()
+            raise
 
     def check_begun(self) -> None:
         """It must be the transaction still that was begun.
 
         Raises:
             TransactionMisused: It was ended by who was given the session.
+            WrongSession: It uses a connection that commits each statement.
         """
+        if self._refused is not None:
+            raise self._refused
         if self._begun is not None:
             there = self.session.sync_session.get_transaction()
             if there is None or there is not self._begun.sync_transaction:
@@ -136,12 +157,22 @@ class OpenTransaction:
         return recorded
 
     async def roll_back(self) -> None:
-        """Undo everything, and end."""
+        """Undo everything, and end.
+
+        Raises:
+            WrongSession: It has used a connection that commits each statement; whatever is raised
+                already has come of that.
+        """
         self.retire()
         await self.session.close()
+        if self._refused is not None:
+            raise self._refused
 
     def retire(self) -> None:
         """From now on the session begins no other transaction, which nobody would commit."""
+        session = self.session.sync_session
+        if event.contains(session, "after_begin", self._check_connection):
+            event.remove(session, "after_begin", self._check_connection)
         if not self._final:
             return
         message = (

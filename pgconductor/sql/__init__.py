@@ -67,6 +67,7 @@ __all__ = [
     "TAKE_BACK",
     "VERSION_HEADS",
     "WAITED_FOR",
+    "WAITING",
 ]
 
 
@@ -139,3 +140,4 @@ START_STEPS: Final = _load("start_steps")
 TAKE_BACK: Final = _load("take_back")
 VERSION_HEADS: Final = _load("version_heads")
 WAITED_FOR: Final = _load("waited_for")
+WAITING: Final = _load("waiting")

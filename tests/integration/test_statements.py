@@ -36,6 +36,7 @@ from pgconductor.domain.revisions import KNOWN_REVISION
 from pgconductor.domain.snapshots import ExecutionFilter
 from pgconductor.domain.steps import ChildSpec, StepKind, StepRecord, StepStart
 from pgconductor.domain.tasks import TaskOptions
+from pgconductor.domain.waiting import WaitingPlace
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.repositories import Repositories, protocols, sql_repositories
 from pgconductor.schema import script_location
@@ -106,7 +107,9 @@ CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
     "executions.fork": lambda all_: all_.executions.fork(uuid4()),
     "executions.family": lambda all_: all_.executions.family(uuid4(), depth=2),
     "executions.steps_of": lambda all_: all_.executions.steps_of([uuid4()], limit=9, pending=True),
-    "executions.waiting": lambda all_: all_.executions.waiting(queue="q", task_key="a", limit=9),
+    "executions.waiting": lambda all_: all_.executions.waiting(
+        queue="q", task_key="a", limit=9, waits=3, after=WaitingPlace(NOW, uuid4())
+    ),
     "executions.get_one_or_none": lambda all_: all_.executions.get_one_or_none(uuid4()),
     "executions.progress_or_none": lambda all_: all_.executions.progress_or_none(uuid4()),
     "executions.list": lambda all_: all_.executions.list(EVERYTHING, limit=1, after=uuid4()),
