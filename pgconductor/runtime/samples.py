@@ -1,0 +1,96 @@
+"""Values of a type that are like most of them, made of pydantic's schema of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path, PurePath
+from typing import Any, Final, cast
+from uuid import UUID
+
+__all__ = ["TEXT", "samples"]
+
+Schema = Mapping[str, Any]
+
+TEXT: Final = "some text"
+_ASIDE: Final = frozenset({"type", "ref", "metadata", "microseconds_precision"})
+#: The second float is a whole number in jsonb.
+_SAMPLES: Final[Mapping[str, tuple[Any, ...]]] = {
+    "bool": (True,),
+    "int": (7,),
+    "float": (1.5, 1e22),
+    "str": (TEXT,),
+    "bytes": (b"\xff",),
+    "decimal": (Decimal("1.50"),),
+    "date": (date(2001, 2, 3),),
+    "time": (time(4, 5, 6),),
+    "datetime": (datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC), datetime(2001, 2, 3, tzinfo=UTC)),
+    "timedelta": (timedelta(hours=7, microseconds=1),),
+    "uuid": (UUID(int=8),),
+}
+_BY_CLASS: Final[Mapping[Any, Any]] = {
+    Path: Path("some/path"),
+    PurePath: PurePath("some/path"),
+    IPv4Address: IPv4Address("192.0.2.1"),
+    IPv6Address: IPv6Address("2001:db8::1"),
+}
+_COLLECTIONS: Final[Mapping[str, type]] = {"list": list, "set": set, "frozenset": frozenset}
+
+
+def samples(schema: Schema) -> list[Any]:
+    """Some values of a type; none where validators or constraints have a say in them."""
+    kind: str = schema["type"]
+    if kind in ("nullable", "default"):
+        return samples(schema["schema"])
+    if kind in _SAMPLES:
+        return [*_SAMPLES[kind]] if _ASIDE.issuperset(schema) else []
+    if kind == "enum":
+        return [] if "missing" in schema else schema["members"][:1]
+    if kind == "literal":
+        return schema["expected"][:1]
+    if kind == "lax-or-strict":
+        return [_BY_CLASS[one] for one in _classes(schema) if one in _BY_CLASS]
+    return [] if "serialization" in schema else _composed(schema)
+
+
+def _composed(schema: Schema) -> list[Any]:
+    kind: str = schema["type"]
+    if kind in _COLLECTIONS and (_ASIDE | {"items_schema"}).issuperset(schema):
+        try:
+            return [_COLLECTIONS[kind]([one]) for one in samples(schema.get("items_schema", _ANY))]
+        except TypeError:
+            return []  # Not of what a set can hold.
+    if kind == "dict" and (_ASIDE | {"keys_schema", "values_schema"}).issuperset(schema):
+        keys = samples(schema.get("keys_schema", _ANY))
+        return [{keys[0]: one} for one in samples(schema.get("values_schema", _ANY)) if keys]
+    if kind in ("model", "typed-dict"):
+        return _of_fields(schema)
+    return []
+
+
+def _of_fields(schema: Schema) -> list[Any]:
+    inner: Schema = schema["schema"] if schema["type"] == "model" else schema
+    if inner["type"] not in ("model-fields", "typed-dict") or schema.get("root_model"):
+        return []
+    found = {name: samples(one["schema"])[:1] for name, one in inner["fields"].items()}
+    if not all(found.values()):
+        return []
+    values = {name: one for name, (one,) in found.items()}
+    return [values if schema["type"] == "typed-dict" else schema["cls"].model_construct(**values)]
+
+
+_ANY: Final[Schema] = {"type": "any"}
+
+
+def _classes(schema: Any) -> set[Any]:
+    """The classes that a schema asks instances of."""
+    if isinstance(schema, dict):
+        parts = cast("dict[str, Any]", schema)
+        if parts.get("type") == "is-instance":
+            return {parts["cls"]}
+        return {one for part in parts.values() for one in _classes(part)}
+    if isinstance(schema, list):
+        return {one for part in cast("list[Any]", schema) for one in _classes(part)}
+    return set()
