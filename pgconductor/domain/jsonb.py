@@ -25,16 +25,20 @@ def rewritten(text: str) -> str:
         ValueError: It is no JSON, or holds a NUL or half of a surrogate pair.
         RecursionError: It is nested too deeply.
     """
-    value: _Json = json.loads(text, parse_int=_Number, parse_float=_Number, parse_constant=_refuse)
-    return _written(value)
+    return _written(_read(text), in_order=True)
 
 
 def expanded(text: str) -> str:
     """JSON text with its numbers as ``jsonb`` has them: without exponents.
 
-    A large float is a whole number there, and may be read as one.
+    A large float is a whole number there, and may be read as one. The order of keys is left alone.
     """
-    return rewritten(text) if _EXPONENT.search(text) else text
+    return _written(_read(text), in_order=False) if _EXPONENT.search(text) else text
+
+
+def _read(text: str) -> _Json:
+    value: _Json = json.loads(text, parse_int=_Number, parse_float=_Number, parse_constant=_refuse)
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +67,13 @@ class _Number:
 _Json: TypeAlias = "dict[str, _Json] | list[_Json] | _Number | str | bool | None"
 
 
-def _written(value: _Json) -> str:
+def _written(value: _Json, *, in_order: bool) -> str:
     if isinstance(value, dict):
-        pairs = sorted(value.items(), key=_place)
-        return "{" + ", ".join([f"{_written(key)}: {_written(one)}" for key, one in pairs]) + "}"
+        pairs = sorted(value.items(), key=_place) if in_order else value.items()
+        parts = [f"{_quoted(key)}: {_written(one, in_order=in_order)}" for key, one in pairs]
+        return "{" + ", ".join(parts) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join([_written(one) for one in value]) + "]"
+        return "[" + ", ".join([_written(one, in_order=in_order) for one in value]) + "]"
     if isinstance(value, str):
         return _quoted(value)
     return str(value) if isinstance(value, _Number) else json.dumps(value)

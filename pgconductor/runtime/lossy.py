@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, cast
 
 from pydantic_core import CoreConfig, SchemaSerializer, SchemaValidator, from_json
@@ -54,6 +54,11 @@ _REASONS: Final = {
     "union": (
         "{one} at {path} would come back as {other}, for JSON does not tell these members of the "
         "union apart; use models with a discriminator"
+    ),
+    "member": "{one} at {path} would not come back from JSON; give it a value of text, or a number",
+    "key": (
+        "keys of type {one} at {path} would come back as {other}, for in JSON a key is text; use a "
+        "list of pairs"
     ),
 }
 _CONVERTED: Final = ("function-before", "function-after", "function-wrap", "chain")
@@ -121,6 +126,13 @@ class _Search:
             self.look(one, config, where, converted=converted or kind in _CONVERTED)
         if kind == "union":
             self._check_union(schema, config, path)
+        elif kind in ("enum", "literal"):
+            for one, other in self._mistaken(schema, config, samples(schema)):
+                raise _Found(
+                    "member" if other is None else "union", one=one, other=other, path=path
+                )
+        elif kind == "dict":
+            self._check_keys(schema, config, path)
 
     def _check_fields(
         self, fields: Iterable[tuple[str, Schema]], config: Mapping[str, Any], path: str
@@ -139,8 +151,26 @@ class _Search:
 
     def _check_union(self, schema: Schema, config: Mapping[str, Any], path: str) -> None:
         """What a member of a union writes may be read as another member."""
-        choices = [one[0] if isinstance(one, tuple) else one for one in schema["choices"]]
-        values = [sample for one in choices for sample in samples(one)]
+        values = samples(schema)
+        for one, other in self._mistaken(schema, config, values):
+            if other is not None:  # Otherwise, validators have a say: each value tells.
+                raise _Found("union", one=_kind(one), other=_kind(other), path=path)
+
+    def _check_keys(self, schema: Schema, config: Mapping[str, Any], path: str) -> None:
+        """A key is written as text, and may not be read from it, or as something else."""
+        keys: Schema = schema.get("keys_schema", {"type": "any"})
+        whole = {"type": "dict", "keys_schema": keys, "values_schema": {"type": "any"}}
+        for key in samples(keys):
+            for _, other in self._mistaken(whole, config, [{key: None}]):
+                name = "another type" if other is None else _kind(next(iter(other)))
+                raise _Found("key", one=_kind(key), other=name, path=path)
+
+    def _mistaken(
+        self, schema: Schema, config: Mapping[str, Any], values: list[Any]
+    ) -> Iterator[tuple[Any, Any]]:
+        """Those of some values that are not read as they are, with what they are read as."""
+        if not values:
+            return
         whole: Any = {
             "type": "definitions",
             "schema": schema,
@@ -152,15 +182,16 @@ class _Search:
         if TEXT in values:
             # Text that reads like a value of another member is text all the same.
             likely = [(from_json(text), text) for text in texts if text.startswith('"')]
-            values += [value for value, _ in likely]
+            values = [*values, *(value for value, _ in likely)]
             texts += [text for _, text in likely]
         for value, text in zip(values, texts, strict=True):
             try:
                 read = validator.validate_json(expanded(text))
             except ValueError:
-                continue  # Validators have a say: each value tells.
+                yield value, None
+                continue
             if difference(value, read, plainly=False) is not None:
-                raise _Found("union", one=_name(type(value)), other=_name(type(read)), path=path)
+                yield value, read
 
 
 def _is_lossy(schema: Schema, config: Mapping[str, Any], *, converted: bool) -> bool:
@@ -229,3 +260,7 @@ def _hides(serializer: Schema) -> bool:
 
 def _name(cls: Any) -> str:
     return getattr(cls, "__name__", str(cls))
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__

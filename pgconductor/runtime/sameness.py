@@ -137,6 +137,8 @@ def _equal(one: Any, other: Any) -> bool:
         return one.astimezone(UTC) == other.astimezone(UTC)
     if isinstance(one, Decimal) and one.is_nan():
         return cast("Decimal", other).is_nan()
+    if isinstance(one, float) and isinstance(other, int):
+        return one == float(other)  # Its digits are those of the float, as far as they are known.
     return bool(one == other)
 
 

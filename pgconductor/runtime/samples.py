@@ -23,6 +23,7 @@ _SAMPLES: Final[Mapping[str, tuple[Any, ...]]] = {
     "float": (1.5, 1e22),
     "str": (TEXT,),
     "bytes": (b"\xff",),
+    "complex": (1.5 + 2j,),
     "decimal": (Decimal("1.50"),),
     "date": (date(2001, 2, 3),),
     "time": (time(4, 5, 6),),
@@ -36,6 +37,7 @@ _BY_CLASS: Final[Mapping[Any, Any]] = {
     IPv4Address: IPv4Address("192.0.2.1"),
     IPv6Address: IPv6Address("2001:db8::1"),
 }
+_MANY: Final = 100
 _COLLECTIONS: Final[Mapping[str, type]] = {"list": list, "set": set, "frozenset": frozenset}
 
 
@@ -43,13 +45,12 @@ def samples(schema: Schema) -> list[Any]:
     """Some values of a type; none where validators or constraints have a say in them."""
     kind: str = schema["type"]
     if kind in ("nullable", "default"):
-        return samples(schema["schema"])
+        return samples(schema["schema"]) + ([None] if kind == "nullable" else [])
     if kind in _SAMPLES:
         return [*_SAMPLES[kind]] if _ASIDE.issuperset(schema) else []
-    if kind == "enum":
-        return [] if "missing" in schema else schema["members"][:1]
-    if kind == "literal":
-        return schema["expected"][:1]
+    if kind in ("enum", "literal"):
+        members: list[Any] = schema["members" if kind == "enum" else "expected"]
+        return [] if "missing" in schema else members[:_MANY]
     if kind == "lax-or-strict":
         return [_BY_CLASS[one] for one in _classes(schema) if one in _BY_CLASS]
     return [] if "serialization" in schema else _composed(schema)
@@ -57,17 +58,28 @@ def samples(schema: Schema) -> list[Any]:
 
 def _composed(schema: Schema) -> list[Any]:
     kind: str = schema["type"]
-    if kind in _COLLECTIONS and (_ASIDE | {"items_schema"}).issuperset(schema):
-        try:
-            return [_COLLECTIONS[kind]([one]) for one in samples(schema.get("items_schema", _ANY))]
-        except TypeError:
-            return []  # Not of what a set can hold.
-    if kind == "dict" and (_ASIDE | {"keys_schema", "values_schema"}).issuperset(schema):
-        keys = samples(schema.get("keys_schema", _ANY))
-        return [{keys[0]: one} for one in samples(schema.get("values_schema", _ANY)) if keys]
+    if kind == "union":
+        choices = [one[0] if isinstance(one, tuple) else one for one in schema["choices"]]
+        return [sample for one in choices for sample in samples(one)]
     if kind in ("model", "typed-dict"):
         return _of_fields(schema)
-    return []
+    if not (_ASIDE | {"items_schema", "keys_schema", "values_schema"}).issuperset(schema):
+        return []
+    if kind == "tuple":
+        places = [samples(one)[:1] for one in schema["items_schema"]]
+        return [tuple(one for (one,) in places)] if all(places) else []
+    if kind == "dict":
+        keys = samples(schema.get("keys_schema", _ANY))[:1]
+        return [{key: one} for key in keys for one in samples(schema.get("values_schema", _ANY))]
+    return _collected(schema) if kind in _COLLECTIONS else []
+
+
+def _collected(schema: Schema) -> list[Any]:
+    try:
+        found = samples(schema.get("items_schema", _ANY))
+        return [_COLLECTIONS[schema["type"]]([one]) for one in found]
+    except TypeError:
+        return []  # A set of what it cannot hold.
 
 
 def _of_fields(schema: Schema) -> list[Any]:

@@ -324,7 +324,10 @@ def canonical(value: Any) -> Any:  # noqa: PLR0911 - a line for each kind
         case bool() | None:
             return type(value), value
         case int() | float():
-            return "number", Fraction(value) if value - value == 0 else repr(value)
+            if value - value != 0:
+                return "number", repr(value)
+            # A large float is a whole number in jsonb, of the digits that are known of it.
+            return "number", Fraction(value) if abs(value) < 2**53 else float(value)
         case datetime() | time():
             return type(value), value.replace(tzinfo=None, fold=0), value.utcoffset()
         case list() | deque() | tuple():
