@@ -235,10 +235,11 @@ def _fields(schema: Schema) -> list[tuple[str, Schema]] | None:
 def _read_by(name: str, field: Schema, config: Mapping[str, Any]) -> set[str]:
     """The names by which a field is read."""
     alias: Any = field.get("validation_alias", name)
-    names = {alias} if isinstance(alias, str) else {one for one in alias if isinstance(one, str)}
-    if not isinstance(alias, str):
-        # A path of one part is a name.
-        names |= {one[0] for one in alias if isinstance(one, list) and len(one) == 1}
+    # A name, a path of several, or paths to choose from.
+    paths: list[Any] = [[alias]] if isinstance(alias, str) else alias
+    if paths and not isinstance(paths[0], list):
+        paths = [paths]
+    names: set[str] = {path[0] for path in paths if len(path) == 1}
     by_name = any(config.get(key) for key in ("validate_by_name", "populate_by_name"))
     if by_name or config.get("validate_by_alias") is False:
         names.add(name)

@@ -70,7 +70,7 @@ def _parts(one: Any, other: Any, path: str) -> list[_Pair] | None:
     """The parts of two values of one type, in pairs; None if the values are not the same."""
     match one:
         case dict():
-            return _items(cast("dict[Any, Any]", one), other, path)
+            return _items(one, other, path)
         case list() | tuple() | deque():
             return _places(cast("list[Any]", one), other, path)
         case set() | frozenset():
@@ -98,7 +98,8 @@ def _names(one: Any) -> list[str] | None:
         return [*type(one).model_fields, *(one.model_extra or {})]
     if is_dataclass(one) and not isinstance(one, type):
         return [field.name for field in fields(one) if field.compare]
-    if type(one).__eq__ is object.__eq__ and not isinstance(one, Enum):
+    compares: Any = type(one).__eq__
+    if compares is object.__eq__ and not isinstance(one, Enum):
         return [*vars(one)]
     return None
 
@@ -136,9 +137,10 @@ def _equal(one: Any, other: Any) -> bool:
         # Two zones never agree on an hour that the clock shows twice.
         return one.astimezone(UTC) == other.astimezone(UTC)
     if isinstance(one, Decimal) and one.is_nan():
-        return cast("Decimal", other).is_nan()
+        return bool(other.is_nan())
     if isinstance(one, float) and isinstance(other, int):
-        return one == float(other)  # Its digits are those of the float, as far as they are known.
+        # The digits of a large float are known only so far.
+        return one == float(other)
     return bool(one == other)
 
 

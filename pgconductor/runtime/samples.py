@@ -103,6 +103,5 @@ def _classes(schema: Any) -> set[Any]:
         if parts.get("type") == "is-instance":
             return {parts["cls"]}
         return {one for part in parts.values() for one in _classes(part)}
-    if isinstance(schema, list):
-        return {one for part in cast("list[Any]", schema) for one in _classes(part)}
-    return set()
+    several: list[Any] = schema if isinstance(schema, list) else []
+    return {one for part in several for one in _classes(part)}

@@ -11,6 +11,7 @@ from decimal import Decimal
 from fractions import Fraction
 from ipaddress import IPv4Address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -260,28 +261,40 @@ OTHERS: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (Counter[str], st.just(Counter("aab"))),
     (defaultdict[str, int], st.just(defaultdict(int, a=1))),
 ]
+#: To be given types that are known only as the tests are executed.
+MADE: Any = SimpleNamespace(
+    list=list,
+    dict=dict,
+    tuple=tuple,
+    deque=deque,
+    set=set,
+    frozenset=frozenset,
+    Sequence=Sequence,
+    Mapping=Mapping,
+    Annotated=Annotated,
+)
 BY_ONE: list[Callable[[Any, Any], Typed]] = [
-    lambda hint, one: (list[hint], [one]),
+    lambda hint, one: (MADE.list[hint], [one]),
     lambda hint, one: (hint | None, one),
-    lambda hint, one: (dict[str, hint], {"k": one, "a": one}),
-    lambda hint, one: (tuple[hint, ...], (one, one)),
-    lambda hint, one: (deque[hint], deque([one])),
-    lambda hint, one: (Sequence[hint], [one]),
-    lambda hint, one: (Mapping[str, hint], {"k": one}),
-    lambda hint, one: (Annotated[hint, "a note"], one),
+    lambda hint, one: (MADE.dict[str, hint], {"k": one, "a": one}),
+    lambda hint, one: (MADE.tuple[hint, ...], (one, one)),
+    lambda hint, one: (MADE.deque[hint], deque([one])),
+    lambda hint, one: (MADE.Sequence[hint], [one]),
+    lambda hint, one: (MADE.Mapping[str, hint], {"k": one}),
+    lambda hint, one: (MADE.Annotated[hint, "a note"], one),
     lambda hint, one: (hint | int, one),
     lambda hint, one: (hint | str, one),
     lambda hint, one: (str | hint, one),
     lambda hint, one: (hint | float, one),
-    lambda hint, one: (list[hint | date], [one]),
+    lambda hint, one: (MADE.list[hint | date], [one]),
 ]
 #: Of what can be hashed.
 BY_KEY: list[Callable[[Any, Any], Typed]] = [
-    lambda hint, one: (dict[hint, int], {one: 1}),
-    lambda hint, one: (set[hint], {one}),
-    lambda hint, one: (frozenset[hint], frozenset([one])),
-    lambda hint, one: (dict[tuple[hint, int], int], {(one, 1): 2}),
-    lambda hint, one: (dict[hint | int, str], {one: "a", 7: "b"}),
+    lambda hint, one: (MADE.dict[hint, int], {one: 1}),
+    lambda hint, one: (MADE.set[hint], {one}),
+    lambda hint, one: (MADE.frozenset[hint], frozenset([one])),
+    lambda hint, one: (MADE.dict[MADE.tuple[hint, int], int], {(one, 1): 2}),
+    lambda hint, one: (MADE.dict[hint | int, str], {one: "a", 7: "b"}),
 ]
 
 
@@ -340,8 +353,8 @@ def canonical(value: Any) -> Any:  # noqa: PLR0911 - a line for each kind
         case set() | frozenset():
             return type(value), *sorted(map(canonical, value), key=repr)
         case BaseModel():
-            parts = {name: value.__dict__.get(name) for name in type(value).model_fields}
-            return type(value), canonical({**parts, **(value.model_extra or {})})
+            named = {name: value.__dict__.get(name) for name in type(value).model_fields}
+            return type(value), canonical({**named, **(value.model_extra or {})})
         case _ if dataclasses.is_dataclass(value):
             return type(value), canonical(vars(value))
         case _:
