@@ -24,10 +24,11 @@ DEFAULT_MAX_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
 # No float has more digits before its point, and jsonb writes them all out.
 _MANY_DIGITS: Final = re.compile(r"\d{309}", re.ASCII)
-#: NUL, what stands for half a surrogate pair, and as many digits as the largest integer of 64 bits
-#: has, wherever; and what stands for a number that was not finite.
-_UNSTORABLE: Final = re.compile(rb"\\u0000|\xef\xbf\xbd|[0-9]{19}")
-_DOUBTFUL: Final = re.compile(rb"\\u0000|null|NaN|Infinity|\xef\xbf\xbd|[0-9]{19}")
+#: As many digits as the largest integer of 64 bits has, wherever: all digits taken for zeros.
+_LARGE: Final = b"0" * 19
+_AS_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
+#: All but brackets and quotes.
+_OTHERS: Final = bytes(set(range(256)) - set(b'[]{}"'))
 _STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _BRACKETS: Final = re.compile(rb"[\[\]{}]")
 _Container = dict[Any, Any] | list[Any] | tuple[Any, ...]
@@ -76,7 +77,7 @@ def _at_a_glance(value: object) -> bytes | None:
     """
     try:
         encoded = to_json(value, inf_nan_mode="constants")
-        if _UNSTORABLE.search(encoded) is not None or _is_deep(encoded):
+        if _is_unstorable(encoded) or _is_deep(encoded):
             return None
         return encoded if from_json(encoded, allow_inf_nan=False) == value else None
     except (PydanticSerializationError, ValueError, RecursionError):
@@ -115,9 +116,21 @@ def encoded_strictly(encoded: bytes, *, max_bytes: int) -> str | None:
         The text, or None where only :func:`encode` can tell.
     """
     size = len(encoded)
-    if size > max_bytes or _DOUBTFUL.search(encoded) is not None:
+    if size > max_bytes or _is_unstorable(encoded):
+        return None
+    # What stands for numbers that are not finite.
+    if b"null" in encoded or b"NaN" in encoded or b"Infinity" in encoded:
         return None
     return None if _is_deep(encoded) else encoded.decode()
+
+
+def _is_unstorable(encoded: bytes) -> bool:
+    """Whether there may be a NUL, half of a surrogate pair, or an integer beyond 64 bits."""
+    return (
+        b"\\u0000" in encoded
+        or b"\xef\xbf\xbd" in encoded
+        or _LARGE in encoded.translate(_AS_ZEROS)
+    )
 
 
 def _is_deep(encoded: bytes) -> bool:
@@ -125,6 +138,14 @@ def _is_deep(encoded: bytes) -> bool:
     # Each level opens and closes, and most values have fewer brackets than there may be levels.
     if len(encoded) <= 2 * MAX_DEPTH or encoded.count(b"[") + encoded.count(b"{") <= MAX_DEPTH:
         return False
+    left = encoded.translate(None, _OTHERS).replace(b'""', b"")
+    if b"\\" not in encoded and b'"' not in left:
+        # No bracket is in a string: each round takes away the innermost level.
+        for _ in range(MAX_DEPTH):
+            left = left.replace(b"[]", b"").replace(b"{}", b"")
+            if not left:
+                return False
+        return True
     depth = deepest = 0
     for bracket in _BRACKETS.findall(_STRINGS.sub(b"", encoded)):
         depth += 1 if bracket in b"[{" else -1

@@ -202,8 +202,8 @@ def _left_out(given: Any, valid: Any) -> str | None:
     while todo:
         one, other = todo.pop()
         if isinstance(one, dict) and isinstance(other, dict):
-            parts: dict[Any, Any] = one
-            rest: dict[Any, Any] = other
+            parts: dict[Any, Any] = cast("Any", one)
+            rest: dict[Any, Any] = cast("Any", other)
             if len(parts) > len(rest):
                 return str(next(key for key in parts if key not in rest))[:80]
             todo += [(parts[key], rest[key]) for key in parts if key in rest]

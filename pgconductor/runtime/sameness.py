@@ -70,7 +70,7 @@ def _parts(one: Any, other: Any, path: str) -> list[_Pair] | None:
     """The parts of two values of one type, in pairs; None if the values are not the same."""
     match one:
         case dict():
-            return _items(one, other, path)
+            return _items(cast("Any", one), other, path)
         case list() | tuple() | deque():
             return _places(cast("list[Any]", one), other, path)
         case set() | frozenset():

@@ -59,8 +59,8 @@ def samples(schema: Schema) -> list[Any]:
 def _composed(schema: Schema) -> list[Any]:
     kind: str = schema["type"]
     if kind == "union":
-        choices = [one[0] if isinstance(one, tuple) else one for one in schema["choices"]]
-        return [sample for one in choices for sample in samples(one)]
+        choices: list[Any] = schema["choices"]
+        return [sample for one in choices for sample in samples(_unlabelled(one))]
     if kind in ("model", "typed-dict"):
         return _of_fields(schema)
     if not (_ASIDE | {"items_schema", "keys_schema", "values_schema"}).issuperset(schema):
@@ -72,6 +72,10 @@ def _composed(schema: Schema) -> list[Any]:
         keys = samples(schema.get("keys_schema", _ANY))[:1]
         return [{key: one} for key in keys for one in samples(schema.get("values_schema", _ANY))]
     return _collected(schema) if kind in _COLLECTIONS else []
+
+
+def _unlabelled(choice: Any) -> Schema:
+    return cast("tuple[Schema, str]", choice)[0] if isinstance(choice, tuple) else choice
 
 
 def _collected(schema: Schema) -> list[Any]:
@@ -103,5 +107,5 @@ def _classes(schema: Any) -> set[Any]:
         if parts.get("type") == "is-instance":
             return {parts["cls"]}
         return {one for part in parts.values() for one in _classes(part)}
-    several: list[Any] = schema if isinstance(schema, list) else []
+    several: list[Any] = cast("Any", schema) if isinstance(schema, list) else []
     return {one for part in several for one in _classes(part)}
