@@ -129,7 +129,7 @@ def _is_unstorable(encoded: bytes) -> bool:
     return (
         b"\\u0000" in encoded
         or b"\xef\xbf\xbd" in encoded
-        or _LARGE in encoded.translate(_AS_ZEROS)
+        or (len(encoded) >= len(_LARGE) and _LARGE in encoded.translate(_AS_ZEROS))
     )
 
 
