@@ -20,8 +20,9 @@ from pgconductor.events import EventRef
 from pgconductor.exceptions import ConfigurationError, UnknownQueue, UnknownTask
 from pgconductor.handles import ExecutionHandle
 from pgconductor.runtime.attempt import Runnable
+from pgconductor.runtime.codec import Codec
 from pgconductor.runtime.context_waits import checked_event
-from pgconductor.runtime.handler import Codec, Handler
+from pgconductor.runtime.handler import Handler
 from pgconductor.runtime.orchestrator import Orchestrator
 from pgconductor.services.backend import Backend
 from pgconductor.settings import Settings

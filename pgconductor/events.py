@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
 from pgconductor.domain.limits import check_event
-from pgconductor.runtime.handler import Codec
+from pgconductor.runtime.codec import Codec
 
 __all__ = ["Emitter", "EventRef"]
 

@@ -13,8 +13,9 @@ from pgconductor.domain.invocations import DedupeScope, Invocation, Invoked
 from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import InvalidInput, InvalidPayload
 from pgconductor.handles import ExecutionHandle, Waiter
+from pgconductor.runtime.codec import Codec
 from pgconductor.runtime.context_waits import TaskContext
-from pgconductor.runtime.handler import Codec, Handler
+from pgconductor.runtime.handler import Handler
 
 __all__ = [
     "AsyncHandler",

@@ -13,7 +13,7 @@ from pgconductor.exceptions import (
     StepFailed,
     TransactionConflict,
 )
-from pgconductor.runtime.handler import Codec
+from pgconductor.runtime.codec import Codec
 from pgconductor.runtime.record import Record, decoded
 from pgconductor.runtime.steps import Steps
 from pgconductor.runtime.suspension import consists_of

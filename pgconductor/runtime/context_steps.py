@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, 
 from pgconductor.domain.retry import RetryPolicy
 from pgconductor.exceptions import ConfigurationError
 from pgconductor.runtime.blocks import Transaction
+from pgconductor.runtime.codec import Codec
 from pgconductor.runtime.context import AttemptContext, Tools
-from pgconductor.runtime.handler import Codec
 from pgconductor.runtime.steps import StepOptions
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from pgconductor.exceptions import (
     ResultEncodeError,
     WaitTimeout,
 )
-from pgconductor.runtime.handler import Codec
+from pgconductor.runtime.codec import Codec
 from pgconductor.runtime.record import Record, decoded
 from pgconductor.runtime.suspension import Interrupted
 from pgconductor.runtime.waits import Waits

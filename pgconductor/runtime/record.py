@@ -29,7 +29,7 @@ from pgconductor.exceptions import (
     ReplayMismatch,
     StepError,
 )
-from pgconductor.runtime.handler import Codec
+from pgconductor.runtime.codec import Codec
 from pgconductor.runtime.suspension import LATE, Interrupted, Suspension
 from pgconductor.runtime.waits import Waits
 from pgconductor.services.transactions import OpenTransaction

@@ -7,7 +7,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from pgconductor.exceptions import ConfigurationError, InvalidInput
-from pgconductor.runtime.handler import Codec
+from pgconductor.runtime.codec import Codec
 from pgconductor.runtime.hints import result_hint, telling
 
 __all__ = ["codec_of"]

@@ -19,11 +19,12 @@ from pgconductor.exceptions import (
     ConfigurationError,
     InvalidInput,
     OwnershipLost,
+    PayloadDecodeError,
     ResultEncodeError,
     StepFailed,
     StepTimeout,
 )
-from pgconductor.runtime.handler import Codec
+from pgconductor.runtime.codec import Codec
 from pgconductor.runtime.hints import is_async
 from pgconductor.runtime.record import Record, decoded
 from pgconductor.runtime.results import codec_of
@@ -345,14 +346,14 @@ class Steps:
         Raises:
             ResultEncodeError: It cannot be stored, or not be read back.
         """
-        what = "cannot be stored"
         try:
             text = codec.encode(result, max_bytes=self._max_bytes, field="result")
-            what = "cannot be read back"
-            codec.check(text)
         except Exception as error:
-            # A validator of the type's own may raise anything as it reads.
+            # A validator of the type's own may raise anything.
             self._record.astray()
+            what = "cannot be stored"
+            if isinstance(error.__cause__, PayloadDecodeError):
+                what, error = "cannot be read back", error.__cause__
             done = (
                 f"nothing was written by step {key!r}, for"
                 if undone
