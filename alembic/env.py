@@ -20,9 +20,10 @@ from alembic import context
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pgconductor.domain.migrations import MigrationOutcome
-from pgconductor.models import SCHEMA, Base
+from pgconductor.models import SCHEMA, VERSION_TABLE, Base
 from pgconductor.schema import record_stamp, revisions
 from pgconductor.schema.authoring import needs_no_database, number_revision
+from pgconductor.schema.history import check_script, check_section
 from pgconductor.services.gate import GateLink
 from pgconductor.services.interrupts import terminable, terminable_here
 from pgconductor.services.migrating import Migration
@@ -42,6 +43,7 @@ OPTIONS: dict[str, Any] = {
     "include_name": lambda name, type_, parents: (
         name == SCHEMA if type_ == "schema" else parents.get("schema_name") == SCHEMA
     ),
+    "version_table": VERSION_TABLE,
     "version_table_schema": SCHEMA,
     "transaction_per_migration": True,
     "on_version_apply": record_stamp,
@@ -91,8 +93,9 @@ def run_on(connection: sa.Connection, settings: Settings) -> None:
     context.configure(connection=connection, **OPTIONS)
     opts = context.get_context().opts
     asked = opts.get("fn")
+    link = GateLink(connection, config.attributes.get("report") or told)
     migration = Migration(
-        GateLink(connection, config.attributes.get("report") or told),
+        link,
         config.attributes.get("migration_options") or settings.migration_options,
         revisions(Path(context.script.dir)),
         pooled=config.attributes.get("pooled", settings.pooled),
@@ -104,7 +107,7 @@ def run_on(connection: sa.Connection, settings: Settings) -> None:
         # `current` only reads, also on a database where nothing is installed.
         if not opts.get("dont_mutate"):
             migration.make_version_table()
-        with context.begin_transaction():
+        with link.plain_names(), context.begin_transaction():
             context.run_migrations()
         return
 
@@ -172,6 +175,8 @@ def run_online() -> None:
 
 
 def run() -> None:
+    check_section(config)
+    check_script(context.script)
     # Refuses to go on if any revision does not declare what it must.
     revisions(Path(context.script.dir))
     if needs_no_database(context):

@@ -119,7 +119,7 @@ _HOLDER_ADVICE: Final[Mapping[str, str]] = {
     "idle_in_transaction_session_timeout prevents it",
     "prepared transaction": "COMMIT PREPARED or ROLLBACK PREPARED '{name}', whichever its "
     "coordinator decided",
-    "replication slot": "bring its consumer back, or drop it: SELECT "
+    "replication slot": "bring its consumer back; if it is gone for good, and only then: SELECT "
     "pg_drop_replication_slot('{name}')",
 }
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pgconductor.domain.migrations import History, Server
 from pgconductor.exceptions import (
     HistoryMismatch,
@@ -12,9 +10,9 @@ from pgconductor.exceptions import (
     PrivilegeMissing,
     SchemaTooNew,
 )
-from pgconductor.models import SCHEMA
+from pgconductor.models import SCHEMA, VERSION_TABLE
 
-__all__ = ["check_history", "check_server", "check_stamped"]
+__all__ = ["check_history", "check_server"]
 
 
 def check_server(server: Server, *, driver_pid: int | None, pooled: bool | None) -> None:
@@ -70,22 +68,6 @@ def _check_privileges(server: Server) -> None:
         )
 
 
-def check_stamped(heads: Sequence[str]) -> None:
-    """Refuse a version table that tells of revisions where none were applied.
-
-    Args:
-        heads: What it says.
-
-    Raises:
-        HistoryMismatch: It says something.
-    """
-    if heads:
-        raise HistoryMismatch(
-            f"the version table says {', '.join(heads)}, and the tables of pgconductor are not "
-            "there; `alembic stamp base` makes it forget"
-        )
-
-
 def check_history(history: History, known: int, *, upgrade: bool) -> SchemaTooNew | None:
     """Compare the database with the revisions at hand.
 
@@ -102,10 +84,7 @@ def check_history(history: History, known: int, *, upgrade: bool) -> SchemaTooNe
             have to take back and does not know.
     """
     if not history.agrees:
-        raise HistoryMismatch(
-            f"{history}; somebody has changed one of them by hand: `alembic stamp` with the "
-            "revision that is right has the others follow"
-        )
+        raise HistoryMismatch(f"{history}; {_what_to_do(history)}")
     if history.installed <= known:
         return None
     if not upgrade:
@@ -116,3 +95,26 @@ def check_history(history: History, known: int, *, upgrade: bool) -> SchemaTooNe
     if history.floor > known:
         return SchemaTooNew(history.installed, known, history.floor)
     return None
+
+
+def _what_to_do(history: History) -> str:
+    """Advice that destroys nothing, whoever follows it and whenever."""
+    table = f"{SCHEMA}.{VERSION_TABLE}"
+    if not history.tables:
+        return (
+            "bring them back from a backup. Where there never were any, this makes the version "
+            f"table forget: DELETE FROM {table} WHERE "
+            f"pg_catalog.to_regclass('{SCHEMA}.schema_gate') IS NULL"
+        )
+    if history.recorded == history.entries == history.installed > 0:
+        return (
+            "ledger and gate agree, so that the version table was changed by hand, or the "
+            "revisions were applied with another one. This has it say what they say: "
+            f"BEGIN; DELETE FROM {table}; INSERT INTO {table} SELECT lpad(installed::text, 4, '0') "
+            f"FROM {SCHEMA}.schema_gate; COMMIT"
+        )
+    return (
+        "somebody has changed one of them by hand. `pgconductor doctor` says whether the tables "
+        "are those of the gate's revision. Orchestrators go by the gate and stop if it is set "
+        "back: have the others follow it, unless it is the one that is wrong"
+    )
