@@ -16,8 +16,8 @@ __all__ = ["CLOCK", "OFTEN_VACUUMED", "SCHEMA", "VERSION_TABLE", "Base"]
 
 #: The schema that holds everything of ours.
 SCHEMA = "pgconductor"
-#: Alembic's version table there. Its usual name would be found by an application's own Alembic, too,
-#: where a ``search_path`` names our schema; see ``docs/decisions/0040-own-version-table.md``.
+#: Alembic's version table there. An application's own Alembic would find its usual name, too, where
+#: a ``search_path`` names our schema; see ``docs/decisions/0040-own-version-table.md``.
 VERSION_TABLE = "pgconductor_version"
 #: The database's clock; tests may set it, see ``pgconductor.testing``.
 CLOCK = f"{SCHEMA}.clock()"
