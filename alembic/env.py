@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from logging.config import fileConfig
 from pathlib import Path
@@ -37,12 +37,20 @@ wanted = config.attributes.get("configure_logger", True)
 if wanted and config.config_file_name is not None and config.file_config.has_section("loggers"):
     fileConfig(config.config_file_name, disable_existing_loggers=False)
 
+
+def compared(name: str | None, type_: str, parents: Mapping[str, str | None]) -> bool:
+    """Whether the comparison with the models looks at it."""
+    if type_ == "schema":
+        return name == SCHEMA
+    # An application's history, where somebody's search_path begins with our schema.
+    theirs = type_ == "table" and name == "alembic_version"
+    return parents.get("schema_name") == SCHEMA and not theirs
+
+
 OPTIONS: dict[str, Any] = {
     "target_metadata": Base.metadata,
     "include_schemas": True,
-    "include_name": lambda name, type_, parents: (
-        name == SCHEMA if type_ == "schema" else parents.get("schema_name") == SCHEMA
-    ),
+    "include_name": compared,
     "version_table": VERSION_TABLE,
     "version_table_schema": SCHEMA,
     "transaction_per_migration": True,

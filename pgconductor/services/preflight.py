@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pgconductor.domain.migrations import History, Server
 from pgconductor.exceptions import (
     HistoryMismatch,
@@ -13,6 +15,17 @@ from pgconductor.exceptions import (
 from pgconductor.models import SCHEMA, VERSION_TABLE
 
 __all__ = ["check_history", "check_server"]
+
+# Both do nothing that is wrong wherever and whenever somebody follows the advice.
+_FORGET: Final = (
+    f"DELETE FROM {SCHEMA}.{VERSION_TABLE} "  # noqa: S608 - names of ours
+    f"WHERE pg_catalog.to_regclass('{SCHEMA}.schema_gate') IS NULL"
+)
+_FOLLOW: Final = (
+    f"BEGIN; DELETE FROM {SCHEMA}.{VERSION_TABLE}; "  # noqa: S608 - names of ours
+    f"INSERT INTO {SCHEMA}.{VERSION_TABLE} "
+    f"SELECT lpad(CAST(installed AS text), 4, '0') FROM {SCHEMA}.schema_gate; COMMIT"
+)
 
 
 def check_server(server: Server, *, driver_pid: int | None, pooled: bool | None) -> None:
@@ -99,19 +112,15 @@ def check_history(history: History, known: int, *, upgrade: bool) -> SchemaTooNe
 
 def _what_to_do(history: History) -> str:
     """Advice that destroys nothing, whoever follows it and whenever."""
-    table = f"{SCHEMA}.{VERSION_TABLE}"
     if not history.tables:
         return (
             "bring them back from a backup. Where there never were any, this makes the version "
-            f"table forget: DELETE FROM {table} WHERE "
-            f"pg_catalog.to_regclass('{SCHEMA}.schema_gate') IS NULL"  # noqa: S608 - names of ours
+            f"table forget: {_FORGET}"
         )
     if history.recorded == history.entries == history.installed > 0:
         return (
             "ledger and gate agree, so that the version table was changed by hand, or the "
-            "revisions were applied with another one. This has it say what they say: "
-            f"BEGIN; DELETE FROM {table}; INSERT INTO {table} "
-            f"SELECT lpad(installed::text, 4, '0') FROM {SCHEMA}.schema_gate; COMMIT"  # noqa: S608
+            f"revisions were applied with another one. This has it say what they say: {_FOLLOW}"
         )
     return (
         "somebody has changed one of them by hand. `pgconductor doctor` says whether the tables "
