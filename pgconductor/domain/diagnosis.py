@@ -194,6 +194,19 @@ def storage_parameters(
             options = ", ".join(f"{name} = {wanted[one.name][name]}" for name in lost)
             advice = f"ALTER TABLE pgconductor.{one.name} SET ({options})"
             found.append(Finding(WARN, "autovacuum", what, advice))
+        changed = {
+            name: value
+            for name, value in wanted.get(one.name, {}).items()
+            if one.options.get(name, value) != value
+        }
+        if changed:
+            is_, should = (
+                ", ".join(f"{name} = {values[name]}" for name in changed)
+                for values in (one.options, changed)
+            )
+            what = f"{one.name} has other storage parameters than the schema: {is_}"
+            advice = f"unless it is meant: ALTER TABLE pgconductor.{one.name} SET ({should})"
+            found.append(Finding(WARN, "autovacuum", what, advice))
     return summed_up(found, "autovacuum", "the tables are vacuumed as the schema says")
 
 
