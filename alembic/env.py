@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from importlib.util import find_spec
 from logging.config import fileConfig
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,12 @@ OPTIONS: dict[str, Any] = {
     "process_revision_directives": number_revision,
     "compare_server_default": False,
 }
+if find_spec("alembic.ext") and find_spec("alembic.ext.checkconstraint_byname"):
+    # Since 1.19.2, and left out unless it is asked for: CHECK constraints, by their names alone.
+    OPTIONS["autogenerate_plugins"] = [
+        "alembic.autogenerate.*",
+        "alembic.ext.checkconstraint_byname",
+    ]
 # Alembic's own names of what it was asked to do.
 WAYS = {"upgrade": True, "downgrade": False}
 # Whoever calls Alembic from Python gets errors of their types; the command line, exit codes.

@@ -108,8 +108,11 @@ def test_current_changes_nothing(empty_database_url: str) -> None:
     assert rows(empty_database_url, "SELECT to_regnamespace('pgconductor')::text") == [(None,)]
 
 
-def test_check_tells_of_a_difference(database_url: str) -> None:
-    execute(database_url, "ALTER TABLE pgconductor.steps DROP COLUMN result")
+@pytest.mark.parametrize("what", ["COLUMN result", "CONSTRAINT steps_life_check"])
+def test_check_tells_of_a_difference(database_url: str, what: str) -> None:
+    if "CONSTRAINT" in what:
+        pytest.importorskip("alembic.ext.checkconstraint_byname")
+    execute(database_url, f"ALTER TABLE pgconductor.steps DROP {what}")
     done = alembic("check", url=database_url)
     assert done.returncode != 0
     assert "New upgrade operations detected" in done.stderr
