@@ -109,10 +109,10 @@ def needs_no_database(context: Environment) -> bool:
         ConfigurationError: A new revision is asked for outside of a checkout.
     """
     context.configure(dialect_name="postgresql")
-    asked = _asked(context.get_context())
-    if asked:
+    # Of `check` it is the same as of `revision --autogenerate`.
+    writes = _asked(context.get_context()).get("autogenerate") is False
+    if writes or _command(context.config) == "revision":
         check_checkout(Path(context.script.dir).resolve())
-    writes = asked.get("autogenerate") is False
     if not writes and not _lists_only(context.config):
         return False
     # As for a script: that needs no connection, and nothing is written into this one.
@@ -126,9 +126,14 @@ def needs_no_database(context: Environment) -> bool:
 def _lists_only(config: Config) -> bool:
     """Whether it is ``alembic history`` and need not know where the database is."""
     given = vars(config.cmd_opts) if config.cmd_opts else {}
-    command = given.get("cmd", (None,))[0]
     asks = given.get("indicate_current") or "current" in (given.get("rev_range") or "")
-    return getattr(command, "__name__", "") == "history" and not asks
+    return _command(config) == "history" and not asks
+
+
+def _command(config: Config) -> str:
+    """The name of the command, if it was called by the command line."""
+    given = vars(config.cmd_opts) if config.cmd_opts else {}
+    return getattr(given.get("cmd", (None,))[0], "__name__", "")
 
 
 def _asked(context: MigrationContext) -> dict[str, Any]:

@@ -238,6 +238,7 @@ def test_no_revision_is_written_into_the_package(
     assert "no new revision was written" in done.stderr
     assert set(installed.rglob("*.py")) == before
     succeeded(project.ours("upgrade", "head"))
+    assert "No new upgrade operations" in succeeded(project.ours("check"))
 
 
 def test_no_revision_of_ours_is_written_into_another_folder(
