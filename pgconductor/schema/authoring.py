@@ -71,7 +71,7 @@ def only_in_a_checkout(template: str) -> str:
     try:
         check_checkout(Path(template).resolve().parent)
     except ConfigurationError as error:
-        print(f"pgconductor: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"pgconductor: {error}", file=sys.stderr, flush=True)  # noqa: T201 - Alembic tells nothing
         raise
     return ""
 
