@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from pgconductor import sql
@@ -40,7 +42,8 @@ class SqlGateRepository(SqlRepository):
         """
         server = await self.server()
         if not server.has_gate:
-            heads = await self._rows(sql.VERSION_HEADS) if server.has_version_table else []
+            there = server.has_version_table
+            heads: Sequence[Any] = await self._rows(sql.VERSION_HEADS) if there else ()
             return History(tuple(row.head for row in heads), 0, 0, 0, 0, tables=False)
         rows = await self._rows(sql.SCHEMA_HISTORY)
         if not rows:
