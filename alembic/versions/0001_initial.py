@@ -306,7 +306,7 @@ def create_steps() -> None:
         instant("created_at", default="pgconductor.clock()"),
         instant("ended_at"),
         sa.CheckConstraint(
-            "octet_length(key) BETWEEN 1 AND 512"
+            "octet_length(key) >= 1 AND octet_length(key) <= 512"
             " AND kind IN ('step', 'try', 'sleep', 'child', 'spawn', 'event', 'emit', 'patch')"
             " AND (NOT pending OR kind IN ('try', 'sleep', 'child', 'event'))"
             " AND (NOT pending OR (result IS NULL AND ended_at IS NULL AND event_id IS NULL))"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -13,6 +13,7 @@ __all__ = [
     "Holder",
     "IndexReading",
     "Overdue",
+    "PathReading",
     "PoolerReading",
     "ServerReading",
     "Severity",
@@ -181,3 +182,22 @@ class WalkReading:
 
     there: bool
     late: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathReading:
+    """Who can name what is in our schema without its name.
+
+    Attributes:
+        own: The ``search_path`` of this session.
+        own_first: Our schema is the first on it that is there.
+        own_names: It is on it at all, perhaps as ``"$user"``.
+        named: Settings of roles and of the database that have it, with whose they are.
+        foreign_table: A version table of Alembic's usual name lies in our schema.
+    """
+
+    own: str
+    own_first: bool
+    own_names: bool
+    named: Sequence[str]
+    foreign_table: bool

@@ -24,10 +24,12 @@ __all__ = [
     "FETCH_AFTER",
     "FLEET",
     "FORK",
+    "HEALTH_CATALOG",
     "HEALTH_HIDDEN",
     "HEALTH_HOLDERS",
     "HEALTH_INDEXES",
     "HEALTH_OVERDUE",
+    "HEALTH_SEARCH_PATH",
     "HEALTH_SERVER",
     "HEALTH_STUCK",
     "HEALTH_TABLES",
@@ -97,10 +99,12 @@ FETCH: Final = _load("fetch")
 FETCH_AFTER: Final = _load_fetch_after()
 FLEET: Final = _load("fleet")
 FORK: Final = _load("fork")
+HEALTH_CATALOG: Final = _load("health_catalog")
 HEALTH_HIDDEN: Final = _load("health_hidden")
 HEALTH_HOLDERS: Final = _load("health_holders")
 HEALTH_INDEXES: Final = _load("health_indexes")
 HEALTH_OVERDUE: Final = _load("health_overdue")
+HEALTH_SEARCH_PATH: Final = _load("health_search_path")
 HEALTH_SERVER: Final = _load("health_server")
 HEALTH_STUCK: Final = _load("health_stuck")
 HEALTH_TABLES: Final = _load("health_tables")

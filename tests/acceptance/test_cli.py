@@ -160,7 +160,7 @@ def test_migrate_and_current(empty_database_url: str) -> None:
             "INSERT INTO pgconductor.schema_migrations (version, name, breaking)"
             " SELECT n, 'x', n = 98 FROM generate_series(2, 99) n;"
             "UPDATE pgconductor.schema_gate SET installed = 99, floor = 98;"
-            "UPDATE pgconductor.alembic_version SET version_num = '0099'"
+            "UPDATE pgconductor.pgconductor_version SET version_num = '0099'"
         )
     assert call("current", url=empty_database_url).code == ExitCode.SCHEMA_TOO_NEW
     call("migrate", url=empty_database_url).fails(ExitCode.SCHEMA_TOO_NEW, "0099", "newer")

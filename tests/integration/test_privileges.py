@@ -402,7 +402,7 @@ UPDATE pgconductor.schema_gate SET floor = 0
 UPDATE pgconductor.schema_gate SET installed = 9
 DELETE FROM pgconductor.schema_gate
 INSERT INTO pgconductor.schema_migrations VALUES (9, 'mine', now(), true)
-DELETE FROM pgconductor.alembic_version
+DELETE FROM pgconductor.pgconductor_version
 """)
 # Beside what is in DDL; of these an invoker may insert and delete.
 WRITING = each("""
