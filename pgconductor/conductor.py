@@ -119,7 +119,8 @@ class Conductor(Connections):
         """Declare a function as a task.
 
         The function takes a :class:`~pgconductor.TaskContext` and, if it wants one, a payload.
-        Their types come from its hints. A plain function is called in a thread.
+        Their types come from its hints. A plain function is called in a thread; if it returns
+        something that can be awaited, that is awaited.
 
         Args:
             name: The task's name; the default is the function's own.
@@ -143,7 +144,8 @@ class Conductor(Connections):
         """
 
         def declare(function: Callable[..., Any]) -> Task[Any, Any]:
-            own = getattr(function, "__name__", "") if not isinstance(name, str) else name
+            own = name if isinstance(name, str) else _own_name(function)
+            handler = Handler.of(function)
             kept = self.settings.retention.but(retain_completed, retain_failed)
             retrying = retry or RetryPolicy()
             options = TaskOptions(
@@ -151,7 +153,7 @@ class Conductor(Connections):
             )
             if own in self._tasks:
                 raise ConfigurationError(f"task {own!r} is declared twice; give one another name")
-            declared: Task[Any, Any] = Task(options, Handler.of(function), self)
+            declared: Task[Any, Any] = Task(options, handler, self)
             self._tasks[own] = declared
             return declared
 
@@ -322,3 +324,21 @@ class Conductor(Connections):
             queues=served,
             concurrency=check_concurrency(concurrency, self.settings.concurrency),
         )
+
+
+def _own_name(function: object) -> str:
+    """The name of a function that was given none.
+
+    Raises:
+        ConfigurationError: It has none that could be a task's.
+    """
+    if isinstance(function, Task):
+        task: Task[Any, Any] = function
+        raise ConfigurationError(f"{task.name!r} is a task already; declare its handler once")
+    inner = function.__func__ if isinstance(function, staticmethod) else function
+    own = getattr(inner, "__name__", "")
+    if callable(function) and own in ("", "<lambda>"):
+        raise ConfigurationError(
+            f"{function!r} has no name of its own; give it one, as in conductor.task('name')(...)"
+        )
+    return own or repr(function)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -143,6 +144,8 @@ class Attempt:
         self._told_at: float | None = None
         self._task: asyncio.Task[None] | None = None
         self._thread: asyncio.Future[Any] | None = None
+        # Whether the handler goes on in the event loop, and not in a thread.
+        self._in_loop = runnable.handler.is_async
         self._limit: asyncio.Timeout | None = None
         # What was left of it when the slot was given up.
         self._left: float | None = None
@@ -151,8 +154,7 @@ class Attempt:
         durability, task = self._durability, self._task
         if durability is None or task is None:
             raise ConfigurationError("there is no database to record steps in")
-        handler = self._runnable.handler
-        main = task if handler.is_async else None
+        main = task if self._in_loop else None
         record = Record(self.fetched, durability.memory, main, self._give_up)
         waits = Waits(
             self.fetched.id,
@@ -322,7 +324,19 @@ class Attempt:
     async def _in_thread(self, arguments: tuple[Any, ...]) -> Any:
         call = in_thread(self._runnable.handler.function, self.context, *arguments)
         self._thread = asyncio.get_running_loop().run_in_executor(self._threads, call)
-        return await asyncio.shield(self._thread)
+        result = await asyncio.shield(self._thread)
+        if not inspect.isawaitable(result):
+            return result
+        # A wrapper, or a lambda, does not tell before that there is an async function in it.
+        self._thread = None
+        self._in_loop = True
+        if self._stop is not None:
+            if inspect.iscoroutine(result):
+                result.close()
+            raise asyncio.CancelledError
+        if self._tools is not None and self._task is not None:
+            self._tools.record.go_on_in(self._task)
+        return await result
 
     async def _end_of_thread(self, thread: asyncio.Future[Any]) -> None:
         """A thread cannot be ended from outside: its slot is taken until it ends by itself."""

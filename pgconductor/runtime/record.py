@@ -152,6 +152,12 @@ class Record:
         """The asyncio tasks of the handler that are known."""
         return list(self._tasks)
 
+    def go_on_in(self, task: asyncio.Task[Any]) -> None:
+        """What was called in a thread has given a coroutine, with which the handler goes on."""
+        self._main = task
+        self._tasks[task] = ""
+        self._own.add(task)
+
     def leftovers(self) -> dict[asyncio.Task[Any], str]:
         """The tasks that are at work though the handler has ended, with what each began last.
 
