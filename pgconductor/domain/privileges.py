@@ -102,6 +102,7 @@ _CALLABLE: Final = (
     "wall_clock",
     "uuidv7",
     "retained_execution",
+    "join_unstarted",
     "invoke_executions",
     "invoke_batch",
     "invoke",
@@ -147,17 +148,20 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
                 _on(
                     "SELECT",
                     *("id", "task_key", "queue", "state", "run_at", "dedupe_key", "finished_at"),
+                    *("dedupe_scope", "priority"),
                     *("awaited", "locked_by", "cancel_requested_at", "cancel_reason"),
                     *("result", "last_error", "last_error_type", "parent_id", "parent_key"),
                 ),
                 _on(
                     "INSERT",
                     *("id", "task_key", "queue", "payload", "run_at", "priority", "dedupe_key"),
-                    *("max_attempts", "max_crashes"),
+                    *("dedupe_scope", "max_attempts", "max_crashes"),
                 ),
                 _on(
                     "UPDATE",
                     *("state", "finished_at", "cancel_requested_at", "cancel_reason", "awaited"),
+                    # For dedupe_replace.
+                    *("payload", "run_at", "priority"),
                 ),
                 # invoke_executions takes back what it inserted, for dedupe_scope="retained".
                 "DELETE",
@@ -175,6 +179,7 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
                 _on(
                     "UPDATE",
                     *("state", "run_at", "attempts", "crashes", "awaited", "parent_key"),
+                    "dedupe_scope",
                     *("cancel_requested_at", "cancel_reason"),
                     *("finished_at", "finished_by", "finished_claim"),
                 ),

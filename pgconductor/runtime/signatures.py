@@ -96,12 +96,17 @@ def payload_of(function: Callable[..., Any]) -> inspect.Parameter | None:
 def _trouble(signature: inspect.Signature) -> str | None:
     """Why a handler cannot have a signature; None if it can."""
     parameters = list(signature.parameters.values())
-    positional = [one for one in parameters if one.kind in _POSITIONAL]
     if any(one.kind is _Parameter.VAR_POSITIONAL for one in parameters):
         return (
             "of *args nobody can tell what they take; name the parameters, or let the decorator "
             "use functools.wraps"
         )
+    return _trouble_of_named(parameters, [one for one in parameters if one.kind in _POSITIONAL])
+
+
+def _trouble_of_named(
+    parameters: list[inspect.Parameter], positional: list[inspect.Parameter]
+) -> str | None:
     if not positional:
         return "it takes no context; let its first parameter be ctx"
     if positional[0].name in ("self", "cls"):

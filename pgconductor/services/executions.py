@@ -53,6 +53,7 @@ class ExecutionService(OperatedExecutions):
         priority: int = 0,
         dedupe_key: str | None = None,
         dedupe_scope: DedupeScope = DedupeScope.UNFINISHED,
+        dedupe_replace: bool = False,
         max_attempts: int | None = None,
         max_crashes: int | None = None,
     ) -> Invoked:
@@ -67,7 +68,9 @@ class ExecutionService(OperatedExecutions):
             priority: Higher is sooner.
             dedupe_key: While an execution of this task, queue and key is unfinished, it stands for
                 this invocation.
-            dedupe_scope: Whether finished executions count as well.
+            dedupe_scope: Which executions count.
+            dedupe_replace: With the scope ``UNSTARTED``: the execution that is there gets this
+                payload, the earlier ``run_at`` of both, and the higher priority.
             max_attempts: How often it may be tried; the default is what the task declares, or 3.
             max_crashes: How often it may take its process down; likewise.
 
@@ -87,6 +90,7 @@ class ExecutionService(OperatedExecutions):
             priority=priority,
             dedupe_key=dedupe_key,
             dedupe_scope=dedupe_scope,
+            dedupe_replace=dedupe_replace,
             max_attempts=max_attempts,
             max_crashes=max_crashes,
         )
