@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.orm import Session
 
 from pgconductor.connections import Connections
+from pgconductor.domain.events import Emitted
 from pgconductor.domain.limits import check_concurrency, check_id, check_queue
 from pgconductor.domain.retention import Keep
 from pgconductor.domain.retry import RetryPolicy
@@ -241,7 +242,8 @@ class Conductor(Connections):
         payload: Any = None,
         *,
         session: AsyncSession | AsyncConnection | None = None,
-    ) -> UUID:
+        dedupe_key: str | None = None,
+    ) -> Emitted:
         """Emit an event: executions that wait for it, now or later, take it.
 
         Args:
@@ -249,32 +251,41 @@ class Conductor(Connections):
             payload: Of the event's type; plain JSON for a name.
             session: An ``AsyncSession`` or ``AsyncConnection``: it is emitted exactly if the
                 caller's transaction commits. None for a transaction of its own.
+            dedupe_key: What tells the event from others of its name, for what may come twice: while
+                an event of this name and key is kept (``retain_events``), it stands for this one,
+                and nothing is emitted.
 
         Returns:
-            Its id.
+            Its id, and whether it is new.
 
         Raises:
             InvalidInput: The name or the payload is not acceptable; nothing was written.
         """
-        return await self._event(event).emit(payload, session=session)
+        return await self._event(event).emit(payload, session=session, dedupe_key=dedupe_key)
 
     def emit_sync(
-        self, event: EventRef[Any] | str, payload: Any = None, *, session: Session
-    ) -> UUID:
+        self,
+        event: EventRef[Any] | str,
+        payload: Any = None,
+        *,
+        session: Session,
+        dedupe_key: str | None = None,
+    ) -> Emitted:
         """Emit an event in a sync ``Session``: exactly if that commits.
 
         Args:
             event: The event, or its name.
             payload: Of the event's type; plain JSON for a name.
             session: A sync session, on psycopg for instance.
+            dedupe_key: See :meth:`emit`.
 
         Returns:
-            Its id.
+            Its id, and whether it is new.
 
         Raises:
             InvalidInput: The name or the payload is not acceptable; nothing was written.
         """
-        return self._event(event).emit_sync(payload, session=session)
+        return self._event(event).emit_sync(payload, session=session, dedupe_key=dedupe_key)
 
     def _event(self, event: EventRef[Any] | str) -> EventRef[Any]:
         return self.event(event) if isinstance(event, str) else checked_event(event)

@@ -343,15 +343,24 @@ def create_events() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("payload", postgresql.JSONB(none_as_null=True), nullable=True),
         sa.Column("matched", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("dedupe_key", sa.Text(), nullable=True),
         instant("emitted_at", default="pgconductor.wall_clock()"),
         sa.CheckConstraint(
             "name ~ '^[A-Za-z_][A-Za-z0-9_.:/-]*$' AND octet_length(name) <= 128"
+            " AND (dedupe_key IS NULL OR octet_length(dedupe_key) BETWEEN 1 AND 512)"
             " AND (payload IS NULL OR pg_column_size(payload) <= 8388608)",
             name=op.f("events_input_check"),
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("events_pkey")),
         schema="pgconductor",
         postgresql_with=OFTEN_VACUUMED,
+    )
+    index(
+        "events_dedupe_key",
+        "events",
+        ["name", "dedupe_key"],
+        where="dedupe_key IS NOT NULL",
+        unique=True,
     )
     index("events_emitted_idx", "events", ["emitted_at"])
     index("events_name_idx", "events", ["name", "emitted_at", "id"])

@@ -113,7 +113,7 @@ _READING: Final = Needs(
     tables={"*": ("SELECT",)}, functions=("clock", "wall_clock"), later_tables=("SELECT",)
 )
 
-_EMITTING: Final = _on("INSERT", "id", "name", "payload")
+_EMITTING: Final = _on("INSERT", "id", "name", "payload", "dedupe_key")
 
 #: What each kind needs beside USAGE of the schema; an owner needs none of it.
 NEEDS: Final[Mapping[RoleKind, Needs]] = {
@@ -167,7 +167,8 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
                 "DELETE",
             ),
             "tasks": (_on("SELECT", "key", "max_attempts", "max_crashes"),),
-            "events": (_EMITTING,),
+            # One of the same dedupe key is looked for.
+            "events": (_EMITTING, _on("SELECT", "id", "name", "dedupe_key")),
         },
         functions=_CALLABLE,
     ),

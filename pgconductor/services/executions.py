@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from pgconductor.domain.claims import Claim, Fetched, Position, Registration
+from pgconductor.domain.events import Emitted
 from pgconductor.domain.invocations import DedupeScope, Invocation, Invoked
 from pgconductor.domain.limits import (
     MAX_BATCH,
     check_count,
+    check_dedupe_key,
     check_event,
     check_queue,
 )
@@ -196,22 +198,27 @@ class ExecutionService(OperatedExecutions):
             second = {one.execution_id: one for one in again}
             return [second.get(one.execution_id, one) for one in verdicts]
 
-    async def emit_text(self, name: str, payload: str | None = None) -> UUID:
+    async def emit_text(
+        self, name: str, payload: str | None = None, dedupe_key: str | None = None
+    ) -> Emitted:
         """Emit an event whose payload is JSON text already; see :class:`EventService`.
 
         Args:
             name: Its name.
             payload: JSON text, or None.
+            dedupe_key: While an event of this name and key is kept, it stands for this one.
 
         Returns:
-            Its id.
+            Its id, and whether it is new.
 
         Raises:
-            InvalidName: It cannot name an event.
+            InvalidName: It cannot name an event, or the key cannot be one.
         """
         check_event(name)
+        if dedupe_key is not None:
+            check_dedupe_key(dedupe_key)
         async with self._work.begin() as repositories:
-            return await repositories.steps.emit(name, payload)
+            return await repositories.steps.emit(name, payload, dedupe_key)
 
     async def get(self, execution_id: UUID) -> ExecutionSnapshot:
         """One execution as it is now.

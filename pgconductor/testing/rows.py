@@ -254,6 +254,7 @@ class EventRow:
     name: str
     payload: str | None = None
     matched: bool = False
+    dedupe_key: str | None = None
     emitted_at: datetime
 
 

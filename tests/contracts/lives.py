@@ -103,13 +103,14 @@ class Lives(RuleBasedStateMachine):
         max_attempts=st.integers(1, 3),
         max_crashes=st.integers(1, 3),
     )
-    def invoke(  # noqa: PLR0913 - a rule draws what it takes
+    def invoke(
         self,
         keys: list[str | None],
         priority: int,
         delay: int,
         max_attempts: int,
         max_crashes: int,
+        *,
         replaces: bool = False,
     ) -> None:
         batch: list[Invocation] = []

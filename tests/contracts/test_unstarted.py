@@ -136,11 +136,8 @@ async def test_without_a_key_the_scope_means_nothing(db: Harness) -> None:
 async def test_a_replacement_is_due_no_later_and_no_less_urgent(db: Harness) -> None:
     first = await invoke(db, "old", delay=2 * HOUR, priority=5)
     due = (await db.get(first.id)).run_at
-    for payload, options in (
-        ("later", {"delay": 3 * HOUR, "priority": 1}),
-        ("sooner", {"delay": HOUR, "priority": 7}),
-    ):
-        answer = await invoke(db, payload, dedupe_replace=True, **options)
+    for payload, delay, priority in (("later", 3 * HOUR, 1), ("sooner", HOUR, 7)):
+        answer = await invoke(db, payload, dedupe_replace=True, delay=delay, priority=priority)
         assert answer == Invoked(first.id, created=False)
         found = await db.get(first.id)
         assert found.payload == payload

@@ -146,7 +146,7 @@ CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
     "steps.settle": lambda all_: all_.steps.settle({uuid4(): None, uuid4(): 1}),
     "steps.due": lambda all_: all_.steps.due(limit=9),
     "steps.mark_matched": lambda all_: all_.steps.mark_matched([uuid4()]),
-    "steps.emit": lambda all_: all_.steps.emit("paid", "{}"),
+    "steps.emit": lambda all_: all_.steps.emit("paid", "{}", "k"),
     "schema.status": lambda all_: all_.schema.status(),
     "retention.remove_events": lambda all_: all_.retention.remove_events(SECOND, limit=9),
     "retention.remove_expired": lambda all_: all_.retention.remove_expired(Retention(), limit=9),
@@ -165,11 +165,15 @@ FUNCTIONS = {
     ),
     "invoke_executions": (
         "SELECT * FROM pgconductor.invoke_executions(ARRAY[gen_random_uuid()], '{send}', '{q}',"
-        " '{NULL}', '{NULL}', '{NULL}', '{0}', '{k}', '{t}', '{NULL}', '{NULL}')"
+        " '{NULL}', '{NULL}', '{NULL}', '{0}', '{k}', '{retained}', '{f}', '{NULL}', '{NULL}')"
+    ),
+    "join_unstarted": (
+        "SELECT * FROM pgconductor.join_unstarted('{1}', '{}', ARRAY[gen_random_uuid()], '{send}',"
+        " '{q}', '{NULL}', '{NULL}', '{NULL}', '{0}', '{k}', '{unstarted}', '{t}')"
     ),
     "cancel_execution": "SELECT pgconductor.cancel_execution(gen_random_uuid(), 'why')",
     "settle": "SELECT * FROM pgconductor.settle(ARRAY[gen_random_uuid()], '{NULL}')",
-    "emit_event": "SELECT pgconductor.emit_event('paid', '{}')",
+    "emit_event": "SELECT pgconductor.emit_event('paid', '{}', 'k')",
 }
 
 
