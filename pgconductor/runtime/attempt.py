@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 from typing import Any, Final, Protocol
 
 from pgconductor.domain.claims import Fetched
@@ -31,6 +30,7 @@ from pgconductor.runtime.context_waits import TaskContext
 from pgconductor.runtime.durable import Durable
 from pgconductor.runtime.handler import Handler
 from pgconductor.runtime.leftovers import watch_leftovers
+from pgconductor.runtime.reasons import INSISTENT, TIMED_OUT, Stop
 from pgconductor.runtime.record import Memory, Record
 from pgconductor.runtime.steps import Steps
 from pgconductor.runtime.suspension import Ending, Interrupted, consists_of, holds
@@ -89,18 +89,8 @@ class Durability:
     max_payload_bytes: int
 
 
-class Stop(StrEnum):
-    """Why an attempt is ended from outside.
-
-    Attributes:
-        CANCELLED: Somebody cancelled the execution.
-        INTERRUPTED: The process stops, or has lost the database for too long; it is given back.
-        LOST: The execution belongs to somebody else; nothing is reported.
-    """
-
-    CANCELLED = "cancelled"
-    INTERRUPTED = "interrupted"
-    LOST = "lost"
+#: How a handler ends that was told to.
+_TOLD: Final = (asyncio.CancelledError, Interrupted)
 
 
 class Attempt:
@@ -126,7 +116,7 @@ class Attempt:
         durability: Durability | None = None,
     ) -> None:
         self.fetched = fetched
-        self.context = TaskContext(fetched, self._make_tools)
+        self.context = TaskContext(fetched, self._make_tools, self._why)
         #: Whose slot it has; the worker says so.
         self.room: Room | None = None
         self._durability = durability
@@ -155,7 +145,7 @@ class Attempt:
         if durability is None or task is None:
             raise ConfigurationError("there is no database to record steps in")
         main = task if self._in_loop else None
-        record = Record(self.fetched, durability.memory, main, self._give_up)
+        record = Record(self.fetched, durability.memory, main, self._give_up, self._why)
         waits = Waits(
             self.fetched.id,
             durability.sentry,
@@ -190,6 +180,16 @@ class Attempt:
     def _encode_result(self, result: Any) -> str | None:
         handler = self._runnable.handler
         return handler.encode_result(result, max_bytes=self._max_result_bytes)
+
+    @property
+    def _timed_out(self) -> bool:
+        return self._limit is not None and self._limit.expired()
+
+    def _why(self) -> str | None:
+        """Why nothing can be recorded any more; None if it can."""
+        if self._stop is not None:
+            return self._stop.why
+        return TIMED_OUT if self._timed_out else None
 
     @property
     def stopped(self) -> bool:
@@ -242,7 +242,9 @@ class Attempt:
         )
         if not self._reported:
             key = tools.waits.suspended_by
-            self._say(self._judged(Interrupted() if key is None else SuspensionSwallowed(key)))
+            self._say(
+                self._judged(Interrupted(INSISTENT) if key is None else SuspensionSwallowed(key))
+            )
         self._end()
         if self._task is not None:
             self._task.cancel()
@@ -370,13 +372,15 @@ class Attempt:
                 swallowed = SuspensionSwallowed(waits.suspended_by)
                 swallowed.__cause__ = error
                 error = swallowed
+        if self._stop is None and self._timed_out and consists_of(error, _TOLD):
+            error = TimeoutError()  # It was told while it cleaned up.
         refusal = self._tools.record.refusal if self._tools is not None else None
         if refusal is not None and self._stop is None and consists_of(error, Interrupted):
             error = refusal
         stopped = self._stop is not None or consists_of(error, Interrupted)
-        if stopped and consists_of(error, (asyncio.CancelledError, Interrupted)):
+        if stopped and consists_of(error, _TOLD):
             return Released(fetched.id, fetched.claim)
-        if isinstance(error, TimeoutError) and self._limit is not None and self._limit.expired():
+        if isinstance(error, TimeoutError) and self._timed_out:
             self.context.tell_cancelled()
             limit = self._runnable.options.timeout
             error = TimeoutError(f"the attempt took longer than {limit}").with_traceback(

@@ -30,7 +30,8 @@ from pgconductor.exceptions import (
     StepError,
 )
 from pgconductor.runtime.handler import Codec
-from pgconductor.runtime.suspension import LATE, Interrupted, Suspension
+from pgconductor.runtime.reasons import LATE
+from pgconductor.runtime.suspension import Interrupted, Suspension
 from pgconductor.runtime.waits import Waits
 from pgconductor.services.transactions import OpenTransaction
 
@@ -109,6 +110,7 @@ class Record:
         memory: Where steps are recorded.
         main: The handler's own task; None for a plain handler, in whose thread all happens in turn.
         give_up: Called when the handler is not to be waited for any more.
+        why: Says why nothing can be recorded any more; None if it can.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class Record:
         memory: Memory,
         main: asyncio.Task[Any] | None,
         give_up: Callable[[], None],
+        why: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.fetched = fetched
         self.memory = memory
@@ -131,6 +134,7 @@ class Record:
         self.hopeless = False
         self._main = main
         self._give_up = give_up
+        self._why = why
         self._keys: set[str] = set()
         # How far keys are numbered, and where: in the handler itself, a branch, or a step.
         self._numbers: dict[str, tuple[object, int]] = {}
@@ -211,7 +215,7 @@ class Record:
 
         Raises:
             Suspension: It is.
-            Interrupted: It has.
+            Interrupted: It has, or is to end, and why.
             OwnershipLost: It was lost before: whoever caught that must not undo what is another's.
             ReplayMismatch: Likewise, the record did not match.
             ConfigurationError: The execution was completed by its handler.
@@ -220,8 +224,8 @@ class Record:
             raise self.broken
         if self.waits is not None and self.waits.suspended_by is not None:
             raise Suspension
-        if self.ended:
-            raise Interrupted(LATE)
+        if (why := self._why()) is not None or self.ended:
+            raise Interrupted(why or LATE)
         if self.completed:
             # No Interrupted: the attempt would be given back, and tried again for ever.
             raise _completed()
