@@ -181,13 +181,14 @@ class Record:
         Raises:
             DuplicateStep: Another branch numbers it as well: a later attempt may mix them up.
         """
-        check_step_key(key)
+        key = check_step_key(key)
         where = self._step or self._branch
         there, number = self._numbers.get(key, (where, 0))
         if there != where:
             raise DuplicateStep(self.fetched.id, key, branches=True)
+        numbered = check_step_key(f"{key}#{number + 1}")
         self._numbers[key] = where, number + 1
-        return f"{key}#{number + 1}"
+        return numbered
 
     @property
     def _step(self) -> str | None:
@@ -261,7 +262,8 @@ class Record:
         """
         await self.never_if_hopeless()
         self.check_open()
-        if check_step_key(key) in self._keys:
+        key = check_step_key(key)
+        if key in self._keys:
             raise DuplicateStep(self.fetched.id, key)
         self._keys.add(key)
         place = self._next_place(key, kind)
