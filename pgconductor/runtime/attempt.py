@@ -14,7 +14,6 @@ from typing import Any, Final, Protocol
 
 from pgconductor.domain.claims import Fetched
 from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released, Suspended
-from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import (
     ChildError,
     CompletionNotCommitted,
@@ -28,10 +27,10 @@ from pgconductor.exceptions import (
 from pgconductor.runtime.context import Tools, logger_fields
 from pgconductor.runtime.context_waits import TaskContext
 from pgconductor.runtime.durable import Durable
-from pgconductor.runtime.handler import Handler
 from pgconductor.runtime.leftovers import watch_leftovers
 from pgconductor.runtime.reasons import INSISTENT, TIMED_OUT, Stop
 from pgconductor.runtime.record import Memory, Record
+from pgconductor.runtime.runnable import Runnable
 from pgconductor.runtime.steps import Steps
 from pgconductor.runtime.suspension import Ending, Interrupted, consists_of, holds
 from pgconductor.runtime.threads import in_thread
@@ -45,19 +44,6 @@ logger = logging.getLogger("pgconductor.executions")
 _FINAL: Final = (PayloadDecodeError, ResultEncodeError, StepFailed, ChildError, WaitTimeout)
 #: Seconds that a cancelled handler has to clean up before it is cancelled again.
 _PATIENCE: Final = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Runnable:
-    """A task that this process can execute.
-
-    Attributes:
-        options: What it declares.
-        handler: What is called.
-    """
-
-    options: TaskOptions
-    handler: Handler
 
 
 class Room(Protocol):
@@ -330,14 +316,13 @@ class Attempt:
         if not inspect.isawaitable(result):
             return result
         # A wrapper, or a lambda, does not tell before that there is an async function in it.
-        self._thread = None
-        self._in_loop = True
+        self._thread, self._in_loop = None, True
         if self._stop is not None:
             if inspect.iscoroutine(result):
                 result.close()
             raise asyncio.CancelledError
-        if self._tools is not None and self._task is not None:
-            self._tools.record.go_on_in(self._task)
+        if self._tools is not None:
+            self._tools.record.go_on_in(asyncio.current_task())
         return await result
 
     async def _end_of_thread(self, thread: asyncio.Future[Any]) -> None:

@@ -156,8 +156,10 @@ class Record:
         """The asyncio tasks of the handler that are known."""
         return list(self._tasks)
 
-    def go_on_in(self, task: asyncio.Task[Any]) -> None:
+    def go_on_in(self, task: asyncio.Task[Any] | None) -> None:
         """What was called in a thread has given a coroutine, with which the handler goes on."""
+        if task is None:
+            return
         self._main = task
         self._tasks[task] = ""
         self._own.add(task)
