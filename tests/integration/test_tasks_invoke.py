@@ -138,10 +138,10 @@ async def test_one_more_after_the_one_at_work(
     assert await first.result(SOON) == await third.result(SOON)
     assert world.rows("SELECT payload FROM pgconductor.executions") == [{"payload": 3}]
     assert (await task.invoke(5, **options)).created
-    wrong: dict[str, Any]
-    for wrong in ({"dedupe_key": "k"}, {"dedupe_scope": "unstarted"}):
+    wrong: list[dict[str, Any]] = [{"dedupe_key": "k"}, {"dedupe_scope": "unstarted"}]
+    for one in wrong:
         with pytest.raises(InvalidInput, match="dedupe_replace"):
-            await task.invoke(6, dedupe_replace=True, **wrong)
+            await task.invoke(6, dedupe_replace=True, **one)
 
 
 async def test_dedupe_keys(world: World, conductor: Conductor, task: Task[int, int]) -> None:
