@@ -114,6 +114,9 @@ assert_type(anything, Task[Any, Any])
 
 async def invoke(session: AsyncSession, blocking: Session) -> None:
     handle = await checkout.invoke(Order(id=1), session=session, dedupe_key="one")
+    await checkout.invoke(
+        Order(id=1), dedupe_key="one", dedupe_scope="unstarted", dedupe_replace=True
+    )
     assert_type(handle, ExecutionHandle[Receipt])
     assert_type(await handle.result(timedelta(seconds=1)), Receipt)
 
