@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Protocol, Self
-from uuid import UUID
 
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
+from pgconductor.domain.events import Emitted
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.exceptions import ConfigurationError
 from pgconductor.handles import FinishedWatch, Watch
@@ -63,12 +63,18 @@ class Route(Protocol):
         ...
 
     async def emit_text(
-        self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
-    ) -> UUID:
+        self,
+        name: str,
+        payload: str | None,
+        session: AsyncSession | AsyncConnection | None,
+        dedupe_key: str | None = None,
+    ) -> Emitted:
         """Emit an event whose payload is JSON text."""
         ...
 
-    def emit_text_sync(self, name: str, payload: str | None, session: Session) -> UUID:
+    def emit_text_sync(
+        self, name: str, payload: str | None, session: Session, dedupe_key: str | None = None
+    ) -> Emitted:
         """Emit an event in a sync session's transaction."""
         ...
 
@@ -196,22 +202,28 @@ class Connections:
         return (self._route or self._writer).write_sync(invocations, session)
 
     async def emit_text(
-        self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
-    ) -> UUID:
+        self,
+        name: str,
+        payload: str | None,
+        session: AsyncSession | AsyncConnection | None,
+        dedupe_key: str | None = None,
+    ) -> Emitted:
         """Emit an event whose payload is JSON text.
 
         Raises:
             WrongSession: The session is a sync one, or bound to another database.
         """
-        return await (self._route or self._writer).emit_text(name, payload, session)
+        return await (self._route or self._writer).emit_text(name, payload, session, dedupe_key)
 
-    def emit_text_sync(self, name: str, payload: str | None, session: Session) -> UUID:
+    def emit_text_sync(
+        self, name: str, payload: str | None, session: Session, dedupe_key: str | None = None
+    ) -> Emitted:
         """Emit an event in a sync session's transaction.
 
         Raises:
             WrongSession: The session is an async one, or bound to another database.
         """
-        return (self._route or self._writer).emit_text_sync(name, payload, session)
+        return (self._route or self._writer).emit_text_sync(name, payload, session, dedupe_key)
 
     @contextmanager
     def rerouted(self, route: Route) -> Generator[None]:

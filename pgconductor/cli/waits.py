@@ -13,9 +13,9 @@ from pgconductor.cli.output import matched, moment, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from uuid import UUID
 
     from pgconductor import Conductor
+    from pgconductor.domain.events import Emitted
     from pgconductor.domain.waiting import Waiting, WaitingExecution
 
 __all__ = ["emit_command", "waiting_command"]
@@ -94,25 +94,35 @@ def _cells(one: Waiting) -> tuple[object, ...]:
 @click.command("emit")
 @click.argument("name")
 @click.argument("payload", required=False)
+@click.option("--dedupe-key", help="An event of this name and key stands for this one.")
 @as_json
 @database_url
 def emit_command(
-    *, name: str, payload: str | None, as_json: bool, database_url: str | None
+    *,
+    name: str,
+    payload: str | None,
+    dedupe_key: str | None,
+    as_json: bool,
+    database_url: str | None,
 ) -> None:
     """Emit the event NAME, with PAYLOAD in JSON, and print its id.
 
     Executions that wait for it, now or later, take it. - as the payload reads standard input.
     """
-    from pgconductor.domain.limits import check_event
+    from pgconductor.domain.limits import check_dedupe_key, check_event
 
     check_event(name)
+    if dedupe_key is not None:
+        check_dedupe_key(dedupe_key)
     given = given_payload(payload, None)
 
-    async def emit(conductor: Conductor) -> UUID:
-        return await conductor.emit(name, given)
+    async def emit(conductor: Conductor) -> Emitted:
+        return await conductor.emit(name, given, dedupe_key=dedupe_key)
 
     made = with_conductor(database_url, emit)
     if as_json:
-        print_json({"id": made})
+        print_json({"id": made.id, "created": made.created})
         return
-    click.echo(str(made))
+    click.echo(str(made.id))
+    if not made.created:
+        click.echo("not new: an event of this name has this dedupe key", err=True)

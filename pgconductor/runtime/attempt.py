@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 from typing import Any, Final, Protocol
 
 from pgconductor.domain.claims import Fetched
 from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released, Suspended
-from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import (
     ChildError,
     CompletionNotCommitted,
@@ -28,9 +27,10 @@ from pgconductor.exceptions import (
 from pgconductor.runtime.context import Tools, logger_fields
 from pgconductor.runtime.context_waits import TaskContext
 from pgconductor.runtime.durable import Durable
-from pgconductor.runtime.handler import Handler
 from pgconductor.runtime.leftovers import watch_leftovers
+from pgconductor.runtime.reasons import INSISTENT, TIMED_OUT, Stop
 from pgconductor.runtime.record import Memory, Record
+from pgconductor.runtime.runnable import Runnable
 from pgconductor.runtime.steps import Steps
 from pgconductor.runtime.suspension import Ending, Interrupted, consists_of, holds
 from pgconductor.runtime.threads import in_thread
@@ -44,19 +44,6 @@ logger = logging.getLogger("pgconductor.executions")
 _FINAL: Final = (PayloadDecodeError, ResultEncodeError, StepFailed, ChildError, WaitTimeout)
 #: Seconds that a cancelled handler has to clean up before it is cancelled again.
 _PATIENCE: Final = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Runnable:
-    """A task that this process can execute.
-
-    Attributes:
-        options: What it declares.
-        handler: What is called.
-    """
-
-    options: TaskOptions
-    handler: Handler
 
 
 class Room(Protocol):
@@ -88,18 +75,8 @@ class Durability:
     max_payload_bytes: int
 
 
-class Stop(StrEnum):
-    """Why an attempt is ended from outside.
-
-    Attributes:
-        CANCELLED: Somebody cancelled the execution.
-        INTERRUPTED: The process stops, or has lost the database for too long; it is given back.
-        LOST: The execution belongs to somebody else; nothing is reported.
-    """
-
-    CANCELLED = "cancelled"
-    INTERRUPTED = "interrupted"
-    LOST = "lost"
+#: How a handler ends that was told to.
+_TOLD: Final = (asyncio.CancelledError, Interrupted)
 
 
 class Attempt:
@@ -125,7 +102,7 @@ class Attempt:
         durability: Durability | None = None,
     ) -> None:
         self.fetched = fetched
-        self.context = TaskContext(fetched, self._make_tools)
+        self.context = TaskContext(fetched, self._make_tools, self._why)
         #: Whose slot it has; the worker says so.
         self.room: Room | None = None
         self._durability = durability
@@ -143,6 +120,8 @@ class Attempt:
         self._told_at: float | None = None
         self._task: asyncio.Task[None] | None = None
         self._thread: asyncio.Future[Any] | None = None
+        # Whether the handler goes on in the event loop, and not in a thread.
+        self._in_loop = runnable.handler.is_async
         self._limit: asyncio.Timeout | None = None
         # What was left of it when the slot was given up.
         self._left: float | None = None
@@ -151,9 +130,8 @@ class Attempt:
         durability, task = self._durability, self._task
         if durability is None or task is None:
             raise ConfigurationError("there is no database to record steps in")
-        handler = self._runnable.handler
-        main = task if handler.is_async else None
-        record = Record(self.fetched, durability.memory, main, self._give_up)
+        main = task if self._in_loop else None
+        record = Record(self.fetched, durability.memory, main, self._give_up, self._why)
         waits = Waits(
             self.fetched.id,
             durability.sentry,
@@ -188,6 +166,16 @@ class Attempt:
     def _encode_result(self, result: Any) -> str | None:
         handler = self._runnable.handler
         return handler.encode_result(result, max_bytes=self._max_result_bytes)
+
+    @property
+    def _timed_out(self) -> bool:
+        return self._limit is not None and self._limit.expired()
+
+    def _why(self) -> str | None:
+        """Why nothing can be recorded any more; None if it can."""
+        if self._stop is not None:
+            return self._stop.why
+        return TIMED_OUT if self._timed_out else None
 
     @property
     def stopped(self) -> bool:
@@ -240,7 +228,9 @@ class Attempt:
         )
         if not self._reported:
             key = tools.waits.suspended_by
-            self._say(self._judged(Interrupted() if key is None else SuspensionSwallowed(key)))
+            self._say(
+                self._judged(Interrupted(INSISTENT) if key is None else SuspensionSwallowed(key))
+            )
         self._end()
         if self._task is not None:
             self._task.cancel()
@@ -322,7 +312,18 @@ class Attempt:
     async def _in_thread(self, arguments: tuple[Any, ...]) -> Any:
         call = in_thread(self._runnable.handler.function, self.context, *arguments)
         self._thread = asyncio.get_running_loop().run_in_executor(self._threads, call)
-        return await asyncio.shield(self._thread)
+        result = await asyncio.shield(self._thread)
+        if not inspect.isawaitable(result):
+            return result
+        # A wrapper, or a lambda, does not tell before that there is an async function in it.
+        self._thread, self._in_loop = None, True
+        if self._stop is not None:
+            if inspect.iscoroutine(result):
+                result.close()
+            raise asyncio.CancelledError
+        if self._tools is not None:
+            self._tools.record.go_on_in(asyncio.current_task())
+        return await result
 
     async def _end_of_thread(self, thread: asyncio.Future[Any]) -> None:
         """A thread cannot be ended from outside: its slot is taken until it ends by itself."""
@@ -356,13 +357,15 @@ class Attempt:
                 swallowed = SuspensionSwallowed(waits.suspended_by)
                 swallowed.__cause__ = error
                 error = swallowed
+        if self._stop is None and self._timed_out and consists_of(error, _TOLD):
+            error = TimeoutError()  # It was told while it cleaned up.
         refusal = self._tools.record.refusal if self._tools is not None else None
         if refusal is not None and self._stop is None and consists_of(error, Interrupted):
             error = refusal
         stopped = self._stop is not None or consists_of(error, Interrupted)
-        if stopped and consists_of(error, (asyncio.CancelledError, Interrupted)):
+        if stopped and consists_of(error, _TOLD):
             return Released(fetched.id, fetched.claim)
-        if isinstance(error, TimeoutError) and self._limit is not None and self._limit.expired():
+        if isinstance(error, TimeoutError) and self._timed_out:
             self.context.tell_cancelled()
             limit = self._runnable.options.timeout
             error = TimeoutError(f"the attempt took longer than {limit}").with_traceback(

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, overload
 
+from pgconductor.domain.limits import check_step_key
 from pgconductor.domain.retry import RetryPolicy
 from pgconductor.exceptions import ConfigurationError
 from pgconductor.runtime.blocks import Transaction
@@ -82,6 +83,7 @@ class Stepper:
         """
         if function is not None:
             return self._take(key, function, *args, **kwargs)
+        check_step_key(key)
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
             @functools.wraps(function)
@@ -238,10 +240,12 @@ class StepContext(AttemptContext):
             result: The type of the value; plain JSON by default.
 
         Raises:
+            InvalidName: The key cannot name a step.
             TransactionConflict: A serialization failure or a deadlock, at the end of the block.
             OwnershipLost: The execution is held by somebody else by now; everything is rolled back.
         """
         tools = self._durable()
+        check_step_key(key)
         codec = Codec.of(result, f"transaction {key!r}, result")
         return Transaction(key, codec, tools.record, tools.waits, tools.steps)
 
@@ -290,7 +294,12 @@ class StepContext(AttemptContext):
         if asyncio._get_running_loop() is not None:
             awaitable.close()
             raise ConfigurationError("here is for plain handlers; await it instead")
-        return self._durable().steps.here(awaitable)
+        try:
+            tools = self._durable()
+        except BaseException:
+            awaitable.close()
+            raise
+        return tools.steps.here(awaitable)
 
     def numbered(self, key: str) -> str:
         """A key with a number that counts up within the attempt, for steps in a loop.

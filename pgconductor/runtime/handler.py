@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from pgconductor.exceptions import ConfigurationError, InvalidPayload, ResultEncodeError
 from pgconductor.runtime.codec import Codec
-from pgconductor.runtime.hints import bare, hints_of
+from pgconductor.runtime.hints import awaited, bare, hints_of, is_async
+from pgconductor.runtime.signatures import checked, name_of, payload_of
 
 __all__ = ["Codec", "Handler"]
 
@@ -20,7 +20,7 @@ class Handler:
 
     Attributes:
         function: The function itself.
-        is_async: Whether it is a coroutine function; a plain one is called in a thread.
+        is_async: Whether calling it gives a coroutine for certain; any other is called in a thread.
         takes_payload: Whether it has a second parameter.
         has_default: Whether that parameter has a default, used for an execution without payload.
         payload: Codec of the payload.
@@ -38,38 +38,32 @@ class Handler:
     def of(cls, function: Callable[..., Any]) -> Handler:
         """Inspect a function ``f(ctx)`` or ``f(ctx, payload)``, async or plain.
 
+        Whatever else can be called is taken for plain, and what it returns is awaited if it can be.
+
         Raises:
             ConfigurationError: It cannot be a handler; the message says why.
         """
-        name = getattr(function, "__qualname__", repr(function))
-        if not callable(function):
-            raise ConfigurationError(f"{name} is not callable")
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise ConfigurationError(f"{name} is a generator; a handler returns its result")
-        parameters = list(inspect.signature(function).parameters.values())
-        positional = [
-            p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}
-        ]
-        extra = [p for p in parameters[2:] if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-        if len(positional) == 0 or extra:
-            raise ConfigurationError(f"{name} must take (ctx) or (ctx, payload), nothing else")
+        function = checked(function)
+        name = name_of(function)
+        payload = payload_of(function)
+        asked = ["return"] if payload is None else [payload.name, "return"]
         try:
             # Not that of the context, which is often imported for type checkers only.
-            hints = hints_of(bare(function), [*(one.name for one in positional[1:2]), "return"])
-        except NameError as error:
+            hints = hints_of(bare(function), asked)
+        except Exception as error:
+            # What is written in a hint may raise anything as it is evaluated.
             raise ConfigurationError(
                 f"{name}: a type hint cannot be resolved ({error}); payload and result types must "
                 "be importable where the handler is defined"
             ) from error
-        payload = positional[1] if len(positional) > 1 else None
         hint = Any if payload is None else hints.get(payload.name, Any)
         return cls(
             function=function,
-            is_async=inspect.iscoroutinefunction(function),
+            is_async=is_async(function),
             takes_payload=payload is not None,
             has_default=payload is not None and payload.default is not payload.empty,
             payload=Codec.of(hint, f"{name}, payload"),
-            result=Codec.of(hints.get("return", Any), f"{name}, result"),
+            result=Codec.of(awaited(hints.get("return", Any)), f"{name}, result"),
         )
 
     def arguments(self, payload: str | None) -> tuple[Any, ...]:

@@ -120,8 +120,8 @@ class Steps:
     ) -> Any:
         """Execute a step, or return what it is remembered by."""
         with self._waits.at_work():
-            place, found = await self._record.begin(key, StepKind.STEP)
             codec = codec_of(function)
+            place, found = await self._record.begin(key, StepKind.STEP)
             if found is not None:
                 return self._known(codec, found)
             await self._waits.active()
@@ -249,8 +249,9 @@ class Steps:
         try:
             with self._record.inside(key):
                 result = function(*args, **kwargs)
-            if inspect.iscoroutine(result):
-                result.close()  # A lambda does not tell before that it gives one.
+            if inspect.isawaitable(result):  # A lambda does not tell before that it gives one.
+                if inspect.iscoroutine(result):
+                    result.close()
                 raise _not_plain(function)
         except BaseException:
             self._record.astray()
@@ -275,8 +276,8 @@ class Steps:
     ) -> Any:
         """Execute a transactional step, or return what it is remembered by."""
         with self._waits.at_work():
-            place, found = await self._record.begin(key, StepKind.STEP)
             codec = codec_of(function)
+            place, found = await self._record.begin(key, StepKind.STEP)
             if found is not None:
                 return self._known(codec, found)
             await self._waits.active()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import cast
 
-__all__ = ["LATE", "Ending", "Interrupted", "Suspension", "consists_of", "holds"]
+from pgconductor.runtime.reasons import SUSPENDED
+
+__all__ = ["Ending", "Interrupted", "Suspension", "consists_of", "holds"]
 
 
 class Ending(BaseException):
@@ -12,15 +14,21 @@ class Ending(BaseException):
 
 
 class Interrupted(Ending):
-    """Ends a handler at a boundary, because its process is to stop or it is cancelled."""
+    """Ends a handler at a boundary: because its process is to stop, it is cancelled, and so on.
 
+    Args:
+        why: One of :mod:`pgconductor.runtime.reasons`, or what else there is to say.
+    """
 
-#: Why something cannot be begun, or go on, behind the end of its handler.
-LATE: Final = "the attempt has ended: a handler must await what it begins"
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
 
 
 class Suspension(Ending):
     """Ends a handler because everything in it waits."""
+
+    def __init__(self) -> None:
+        super().__init__(SUSPENDED)
 
 
 def holds(error: BaseException, kinds: type[BaseException] | tuple[type, ...]) -> bool:

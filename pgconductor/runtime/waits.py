@@ -12,7 +12,8 @@ from uuid import UUID
 from pgconductor.domain.steps import Recorded, Settled, StepKind
 from pgconductor.exceptions import ChildError, StepFailed, WaitTimeout
 from pgconductor.runtime.branches import Joints, goes_on_by_itself, joints
-from pgconductor.runtime.suspension import LATE, Ending, Interrupted, Suspension, consists_of
+from pgconductor.runtime.reasons import LATE
+from pgconductor.runtime.suspension import Ending, Interrupted, Suspension, consists_of
 
 __all__ = ["Sentry", "Waits"]
 

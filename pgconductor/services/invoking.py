@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
-from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from pgconductor import sql
+from pgconductor.domain.events import Emitted
 from pgconductor.domain.invocations import Invocation, Invoked
+from pgconductor.domain.limits import check_dedupe_key, check_event
 from pgconductor.repositories.autocommit import refuse_autocommit_of
 from pgconductor.repositories.errors import translated
 from pgconductor.repositories.invoking import Invoke
@@ -72,8 +73,12 @@ class InvocationWriter:
         return await service.invoke_many(invocations)
 
     async def emit_text(
-        self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
-    ) -> UUID:
+        self,
+        name: str,
+        payload: str | None,
+        session: AsyncSession | AsyncConnection | None,
+        dedupe_key: str | None = None,
+    ) -> Emitted:
         """Emit an event, in the session's transaction or in one of its own.
 
         Raises:
@@ -81,12 +86,12 @@ class InvocationWriter:
             ConfigurationError: A pooler is between, and the engine is not made for it.
         """
         if session is None:
-            return await self._executions().emit_text(name, payload)
+            return await self._executions().emit_text(name, payload, dedupe_key)
         check_async_session(session, "emit_sync")
         await self._poolers.behind(session)
         if self._has_database():
             await self._identity.check(self._engine(), session)
-        return await ExecutionService(session).emit_text(name, payload)
+        return await ExecutionService(session).emit_text(name, payload, dedupe_key)
 
     async def _write_alone(self, invocations: list[Invocation]) -> list[Invoked]:
         # Whoever has no pool wants no connection kept.
@@ -115,7 +120,9 @@ class InvocationWriter:
         with translated():
             return invoke.answers(session.execute(invoke.statement, invoke.parameters).all())
 
-    def emit_text_sync(self, name: str, payload: str | None, session: Session) -> UUID:
+    def emit_text_sync(
+        self, name: str, payload: str | None, session: Session, dedupe_key: str | None = None
+    ) -> Emitted:
         """Emit an event in a sync session's transaction.
 
         Raises:
@@ -124,11 +131,14 @@ class InvocationWriter:
         check_sync_session(session, "emit_sync", "emit")
         if self._has_database():
             self._identity.check_sync(self._engine().url, session)
+        check_event(name)
+        if dedupe_key is not None:
+            check_dedupe_key(dedupe_key)
         refuse_autocommit_of(session, sql.EMIT)
+        event = {"name": name, "payload": payload, "dedupe_key": dedupe_key}
         with translated():
-            answer = session.execute(sql.EMIT, {"name": name, "payload": payload})
-            made: UUID = answer.scalar_one()
-        return made
+            row = session.execute(sql.EMIT, event).one()
+        return Emitted(row.id, row.created)
 
     async def aclose(self) -> None:
         """Give the kept connections up; a later call opens others."""

@@ -402,8 +402,8 @@ async def test_old_events_are_removed_once_they_have_been_looked_at(db: Harness)
             return set((await repositories.steps.due(limit=9)).event_ids)
 
     async with db.begin() as repositories:
-        old = [await repositories.steps.emit("paid", None) for _ in range(3)]
-        unseen = await repositories.steps.emit("paid", None)
+        old = [(await repositories.steps.emit("paid", None)).id for _ in range(3)]
+        unseen = (await repositories.steps.emit("paid", None)).id
         await repositories.steps.mark_matched(old)
     hair = timedelta(microseconds=1)
     assert await db.retention.remove_events() == 0

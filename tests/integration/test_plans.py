@@ -476,9 +476,13 @@ def invocations(number: int, scope: DedupeScope) -> list[Invocation]:
 async def test_an_invoke_looks_only_for_its_keys(
     explainer: Explainer, number: int, scope: DedupeScope
 ) -> None:
-    plans = await explainer.nested(
-        lambda all_, _: all_.executions.add_many(invocations(number, scope))
-    )
+    async def invoke(all_: Repositories, _: list[UUID]) -> None:
+        # Of the scope that has keys of its own, half are there already, too.
+        if scope is DedupeScope.UNSTARTED:
+            await all_.executions.add_many(invocations(number, scope)[::2])
+        await all_.executions.add_many(invocations(number, scope))
+
+    plans = await explainer.nested(invoke)
     indexes: set[str] = set()
     for query, found in plans.items():
         for plan in found:

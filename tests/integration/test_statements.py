@@ -69,10 +69,20 @@ STARTS = [
         child=ChildSpec(uuid4(), "q"),
     ),
 ]
+NEXT = DedupeScope.UNSTARTED
 INVOCATIONS = [
     Invocation(task_key="send", payload="{}", run_at=NOW, dedupe_key="a"),
     Invocation(task_key="send", delay=SECOND, priority=1, max_attempts=1, max_crashes=1),
     Invocation(task_key="send", dedupe_key="b", dedupe_scope=DedupeScope.RETAINED),
+    *(
+        Invocation(
+            task_key="send",
+            dedupe_key="c",
+            dedupe_scope=DedupeScope.UNSTARTED,
+            dedupe_replace=again,
+        )
+        for again in (False, True)
+    ),
 ]
 EVERYTHING = ExecutionFilter(
     states=tuple(ExecutionState), task_key="send", queue="q", created_after=NOW, created_before=NOW
@@ -90,6 +100,12 @@ async def added(repositories: Repositories) -> None:
     await repositories.executions.add_many(
         [Invocation(task_key="send"), Invocation(task_key="send")]
     )
+
+
+async def emitted(repositories: Repositories) -> None:
+    await repositories.steps.emit("paid", "{}")
+    for created in (True, False):
+        assert (await repositories.steps.emit("paid", "{}", "k")).created is created
 
 
 # Each method of each repository, so that each statement that one builds is seen.
@@ -149,7 +165,7 @@ CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
     "steps.settle": lambda all_: all_.steps.settle({uuid4(): None, uuid4(): 1}),
     "steps.due": lambda all_: all_.steps.due(limit=9),
     "steps.mark_matched": lambda all_: all_.steps.mark_matched([uuid4()]),
-    "steps.emit": lambda all_: all_.steps.emit("paid", "{}"),
+    "steps.emit": emitted,
     "schema.status": lambda all_: all_.schema.status(),
     "retention.remove_events": lambda all_: all_.retention.remove_events(SECOND, limit=9),
     "retention.remove_expired": lambda all_: all_.retention.remove_expired(Retention(), limit=9),
@@ -168,11 +184,15 @@ FUNCTIONS = {
     ),
     "invoke_executions": (
         "SELECT * FROM pgconductor.invoke_executions(ARRAY[gen_random_uuid()], '{send}', '{q}',"
-        " '{NULL}', '{NULL}', '{NULL}', '{0}', '{k}', '{t}', '{NULL}', '{NULL}')"
+        " '{NULL}', '{NULL}', '{NULL}', '{0}', '{k}', '{retained}', '{f}', '{NULL}', '{NULL}')"
+    ),
+    "join_unstarted": (
+        "SELECT * FROM pgconductor.join_unstarted('{1}', '{}', ARRAY[gen_random_uuid()], '{send}',"
+        " '{q}', '{NULL}', '{NULL}', '{NULL}', '{0}', '{k}', '{unstarted}', '{t}')"
     ),
     "cancel_execution": "SELECT pgconductor.cancel_execution(gen_random_uuid(), 'why')",
     "settle": "SELECT * FROM pgconductor.settle(ARRAY[gen_random_uuid()], '{NULL}')",
-    "emit_event": "SELECT pgconductor.emit_event('paid', '{}')",
+    "emit_event": "SELECT pgconductor.emit_event('paid', '{}', 'k')",
 }
 
 
