@@ -233,7 +233,7 @@ class Conductor(Connections):
 
         Raises:
             InvalidName: It cannot name an event.
-            ConfigurationError: Pydantic cannot handle the type.
+            ConfigurationError: Pydantic cannot handle the type, or its values would not come back.
         """
         return EventRef(name, Codec.of(payload, f"event {name}, payload"), self)
 

@@ -146,7 +146,8 @@ class StepContext(AttemptContext):
             InvalidName: The key is empty, too long, or holds control characters.
             DuplicateStep: The key was taken already in this attempt.
             ReplayMismatch: Something else is on record: the handler was changed.
-            ResultEncodeError: The result cannot be stored, or not be read back.
+            ConfigurationError: Values of its return hint would not come back; it was not called.
+            ResultEncodeError: The result cannot be stored, or would not come back as it is.
             OwnershipLost: The execution is held by somebody else by now; nothing was recorded.
         """
         if function is None:

@@ -135,7 +135,7 @@ def _both_nan(one: float, other: object) -> bool:
 def _equal(one: Any, other: Any) -> bool:
     if _is_aware(one) and _is_aware(other):
         # Two zones never agree on an hour that the clock shows twice.
-        return one.astimezone(UTC) == other.astimezone(UTC)
+        return bool(one.astimezone(UTC) == other.astimezone(UTC))
     if isinstance(one, Decimal) and one.is_nan():
         return bool(other.is_nan())
     if isinstance(one, float) and isinstance(other, int):
