@@ -15,7 +15,7 @@ BEGIN
     END IF;
     INSERT INTO pgconductor.events (id, name, payload)
     VALUES (v_id, p_name, nullif(p_payload, 'null'));
-    PERFORM pg_notify('pgconductor_waits', '');
+    PERFORM pgconductor.notify('pgconductor_waits', '');
     RETURN v_id;
 END
 $$

@@ -25,6 +25,7 @@ __all__ = [
     "Suspended",
     "Verdict",
     "storable",
+    "unstorable",
 ]
 
 
@@ -161,6 +162,27 @@ class Suspended:
 
 
 Outcome = Completed | Failed | Released | Suspended
+
+
+def unstorable(outcome: Outcome, why: str) -> Failure | None:
+    """What to store instead of an outcome that the database can never store.
+
+    Args:
+        outcome: The outcome.
+        why: What the database says.
+
+    Returns:
+        An error, smaller than the outcome; None if nothing smaller is left.
+    """
+    if isinstance(outcome, Completed):
+        return Failure("ResultEncodeError", f"the database refused the result: {why}"[:2000])
+    if isinstance(outcome, Failed) and outcome.retry_after is not None:
+        # The delay is what may be out of its range, for instance one of a RetryAfter.
+        message = f"{outcome.failure.message}\n(no retry after {outcome.retry_after!r}: {why})"
+        return Failure(outcome.failure.type, message[:8000], outcome.failure.traceback)
+    if isinstance(outcome, Failed) and outcome.failure.traceback is not None:
+        return Failure(outcome.failure.type, f"its error cannot be stored: {why}"[:2000])
+    return None
 
 
 class Disposition(StrEnum):

@@ -27,6 +27,7 @@ __all__ = [
     "HEALTH_HIDDEN",
     "HEALTH_HOLDERS",
     "HEALTH_INDEXES",
+    "HEALTH_NOTIFICATIONS",
     "HEALTH_OVERDUE",
     "HEALTH_SERVER",
     "HEALTH_STUCK",
@@ -99,6 +100,7 @@ FORK: Final = _load("fork")
 HEALTH_HIDDEN: Final = _load("health_hidden")
 HEALTH_HOLDERS: Final = _load("health_holders")
 HEALTH_INDEXES: Final = _load("health_indexes")
+HEALTH_NOTIFICATIONS: Final = _load("health_notifications")
 HEALTH_OVERDUE: Final = _load("health_overdue")
 HEALTH_SERVER: Final = _load("health_server")
 HEALTH_STUCK: Final = _load("health_stuck")
