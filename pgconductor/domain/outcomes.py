@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from itertools import islice
-from typing import Final, cast
+from typing import Final
 from uuid import UUID
 
 from pgconductor.domain.claims import Claim
+from pgconductor.domain.failures import leaves, message_of, name_of, stack_of, storable
 from pgconductor.domain.limits import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS
 from pgconductor.types import ExecutionState
 
@@ -24,47 +23,12 @@ __all__ = [
     "Released",
     "Suspended",
     "Verdict",
-    "storable",
     "unstorable",
 ]
 
 
 #: How many errors of a group are told of.
 _SHOWN: Final = 5
-
-
-def storable(text: str, limit: int) -> str:
-    """``text`` as Postgres can store it: no NUL, no lone surrogate, at most ``limit`` long."""
-    clean = _clean(text)
-    return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
-
-
-def _clean(text: str) -> str:
-    return text.replace("\x00", "\\0").encode(errors="backslashreplace").decode()
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as broken:  # noqa: BLE001 - a user's __str__ may raise anything
-        return f"<its message cannot be shown: {type(broken).__name__}>"
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for one in group.exceptions:
-        if isinstance(one, BaseExceptionGroup):
-            yield from _leaves(cast("BaseExceptionGroup[BaseException]", one))
-        else:
-            yield one
-
-
-def _stack(error: BaseException) -> str:
-    try:
-        lines = traceback.format_exception(error)
-    except Exception as broken:  # noqa: BLE001 - its notes or its fields may be anything
-        return f"<its stack cannot be shown: {type(broken).__name__}>"
-    # The end of a stack is the part that tells; an innocent head may be cut.
-    return _clean("".join(lines))[-MAX_TRACEBACK_CHARS:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +47,21 @@ class Failure:
 
     @classmethod
     def from_exception(cls, error: BaseException) -> Failure:
-        """Describe ``error``; text that Postgres cannot store is escaped, long text cut."""
-        kind, message, stack = type(error).__name__, _message(error), _stack(error)
+        """Describe ``error``; text that Postgres cannot store is escaped, long text cut.
+
+        It takes any error whatever, and raises none.
+        """
+        message = message_of(error)
         if isinstance(error, BaseExceptionGroup):
             # Its own message says no more than how many there are.
-            group = cast("BaseExceptionGroup[BaseException]", error)
-            inside = islice(_leaves(group), _SHOWN)
-            message += ": " + "; ".join(f"{type(one).__name__}: {_message(one)}" for one in inside)
-        return cls(
-            storable(kind, 200),
-            storable(message, MAX_ERROR_CHARS),
-            stack,
-        )
+            inside = islice(leaves(error), _SHOWN)
+            message += ": " + "; ".join(f"{name_of(one)}: {message_of(one)}" for one in inside)
+        return cls(name_of(error), storable(message, MAX_ERROR_CHARS), stack_of(error))
+
+    def noted(self, note: str) -> Failure:
+        """The same, with a note below its stack."""
+        below = f"{self.traceback or ''}{storable(note, MAX_ERROR_CHARS)}\n"
+        return replace(self, traceback=below[-MAX_TRACEBACK_CHARS:])
 
 
 @dataclass(frozen=True, slots=True)

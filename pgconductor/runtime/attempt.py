@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Final, Protocol
 
 from pgconductor.domain.claims import Fetched
+from pgconductor.domain.failures import is_modest, shown
 from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released, Suspended
 from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import (
@@ -331,8 +332,8 @@ class Attempt:
         await asyncio.wait([thread])
         if not thread.cancelled() and (error := thread.exception()) is not None:
             logger.info(
-                "a plain handler raised after its attempt had ended: %r",
-                error,
+                "a plain handler raised after its attempt had ended: %s",
+                shown(error),
                 extra=logger_fields(self.fetched),
             )
 
@@ -341,9 +342,15 @@ class Attempt:
             return self._failure(error)
         except Exception as broken:
             # Without an outcome, the execution would be given back and tried again for ever.
-            logger.exception("the retry policy failed", extra=logger_fields(self.fetched))
-            error.add_note(f"No retry: its retry policy raised {broken!r}")
-            return Failed(self.fetched.id, self.fetched.claim, Failure.from_exception(error))
+            logger.error(
+                "the retry policy failed: %s",
+                shown(broken),
+                exc_info=broken if is_modest(broken) else None,
+                extra=logger_fields(self.fetched),
+            )
+            failure = Failure.from_exception(error)
+            failure = failure.noted(f"No retry: its retry policy raised {shown(broken)}")
+            return Failed(self.fetched.id, self.fetched.claim, failure)
 
     def _failure(self, error: BaseException) -> Outcome:
         """What an error means: a stop that was asked for, or a failure, to be retried or not."""
@@ -388,9 +395,9 @@ class Attempt:
         last = retry_after is None or fetched.attempt >= fetched.max_attempts
         logger.log(
             logging.WARNING if last else logging.INFO,
-            "failed: %r (%s)",
-            error,
+            "failed: %s (%s)",
+            shown(error),
             "no retry" if last else f"retry in {retry_after}",
-            exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
+            exc_info=error if logger.isEnabledFor(logging.DEBUG) and is_modest(error) else None,
             extra=logger_fields(fetched),
         )

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import PydanticSerializationError, to_json
 
+from pgconductor.domain.failures import message_of
 from pgconductor.domain.payloads import decode, encode, encoded_strictly, refuse_lone_surrogates
 from pgconductor.exceptions import (
     ConfigurationError,
@@ -26,6 +27,9 @@ __all__ = ["Codec", "Handler"]
 
 #: Kinds of pydantic's schemas whose values validation makes anew, and that serialise as they are.
 _BUILTINS: Final = frozenset({"bool", "dict", "float", "int", "list", "none", "nullable", "str"})
+
+
+_MOST_FINDINGS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,9 @@ class Codec:
             # Not its cause: pydantic's message quotes the input, and tracebacks are logged.
             raise InvalidPayload(_explained(error, self.name), field) from None
         except (PydanticSerializationError, UnicodeError, ValueError) as error:
-            raise InvalidPayload(f"{self.name} cannot be made JSON: {error}", field) from error
+            raise InvalidPayload(
+                f"{self.name} cannot be made JSON: {message_of(error)}", field
+            ) from error
         return None if value is None else encode(value, max_bytes=max_bytes, field=field)
 
     def check(self, text: str | None) -> None:
@@ -136,7 +142,9 @@ class Codec:
         except ValidationError as error:
             raise PayloadDecodeError(_explained(error, self.name)) from None
         except (ValueError, RecursionError) as error:
-            raise PayloadDecodeError(f"the stored JSON cannot be read: {error}") from error
+            raise PayloadDecodeError(
+                f"the stored JSON cannot be read: {message_of(error)}"
+            ) from error
 
     def from_stored(self, value: Any) -> Any:
         """The value that decoded JSON stands for.
@@ -165,6 +173,9 @@ def _has_iterators(schema: Any) -> bool:
 
 def _explained(error: ValidationError, name: str) -> str:
     """Pydantic's findings in one line, without the input, which may be secret."""
+    if error.error_count() > _MOST_FINDINGS:
+        # It tells them all or none, and of a million takes many seconds.
+        return f"is not a valid {name}: {error.error_count()} things are wrong with it"
     findings = [
         f"{'.'.join(str(part) for part in one['loc']) or '(root)'}: {one['msg']}"
         for one in error.errors(include_url=False, include_input=False, include_context=False)
