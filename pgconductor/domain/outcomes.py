@@ -99,15 +99,17 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Given back: not started, or interrupted by a shutdown. It does not count as an attempt.
+    """Given back: not started, interrupted, or ended by others. It does not count as an attempt.
 
     Attributes:
         execution_id: Which execution.
         claim: The owner that reports.
+        after: Delay before the next attempt, by the database's clock; None for none.
     """
 
     execution_id: UUID
     claim: Claim
+    after: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
@@ -34,6 +33,7 @@ from pgconductor.runtime.leftovers import watch_leftovers
 from pgconductor.runtime.record import Memory, Record
 from pgconductor.runtime.steps import Steps
 from pgconductor.runtime.suspension import Ending, Interrupted, consists_of, holds
+from pgconductor.runtime.telling import given_back, is_of_others, tell_failure
 from pgconductor.runtime.threads import in_thread
 from pgconductor.runtime.waits import Sentry, Waits
 
@@ -375,6 +375,8 @@ class Attempt:
             error = TimeoutError(f"the attempt took longer than {limit}").with_traceback(
                 error.__traceback__
             )
+        if is_of_others(error):
+            return given_back(fetched, error)
         if holds(error, _FINAL):
             retry_after = None
         elif isinstance(error, Exception):
@@ -383,21 +385,6 @@ class Attempt:
             # SystemExit, KeyboardInterrupt and the like end the attempt, never the process. They
             # are no Exception, so the policy's default would not retry them.
             retry_after = self._runnable.options.retry.delay(fetched.attempt)
-        self._log_failure(error, retry_after)
+        committed = self._tools is not None and self._tools.record.committed
+        tell_failure(fetched, error, retry_after, committed=committed)
         return Failed(fetched.id, fetched.claim, Failure.from_exception(error), retry_after)
-
-    def _log_failure(self, error: BaseException, retry_after: timedelta | None) -> None:
-        fetched = self.fetched
-        if self._tools is not None and self._tools.record.committed:
-            # Completed, unless a failover has lost that: then it is to be tried again.
-            logger.debug("completed in a transaction", extra=logger_fields(fetched))
-            return
-        last = retry_after is None or fetched.attempt >= fetched.max_attempts
-        logger.log(
-            logging.WARNING if last else logging.INFO,
-            "failed: %s (%s)",
-            shown(error),
-            "no retry" if last else f"retry in {retry_after}",
-            exc_info=error if logger.isEnabledFor(logging.DEBUG) and is_modest(error) else None,
-            extra=logger_fields(fetched),
-        )

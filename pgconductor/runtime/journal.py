@@ -16,7 +16,7 @@ from pgconductor.domain.steps import History, Recorded, Started, StepRecord, Ste
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.runtime.wording import describe
 from pgconductor.services.backend import Backend
-from pgconductor.services.transactions import CommitUnknown, OpenTransaction, is_conflict
+from pgconductor.services.transactions import CommitUnknown, OpenTransaction
 
 __all__ = ["Journal"]
 
@@ -297,11 +297,6 @@ class Journal:
         if step.key in history.records:
             return history.records[step.key].result
         raise unknown.error from None
-
-    @staticmethod
-    def is_conflict(error: BaseException) -> bool:
-        """Whether the same transaction may succeed if it is made again."""
-        return is_conflict(error)
 
     async def complete_in(self, session: Any, outcome: Completed) -> bool:
         """Complete an execution in a transaction of the application's.

@@ -83,10 +83,6 @@ class Memory(Protocol):
         """Record a step in an open transaction, and commit both; without a step, only commit."""
         ...
 
-    def is_conflict(self, error: BaseException) -> bool:
-        """Whether the same transaction may succeed if it is made again."""
-        ...
-
     async def complete_in(self, session: Any, outcome: Completed) -> bool:
         """Complete an execution in a transaction of the application's; False if cancelled."""
         ...

@@ -22,8 +22,8 @@ __all__ = ["TAKING", "lock_tables"]
 #: How the statement begins; the linter knows it by that.
 TAKING: Final = "DO $pgconductor_locks$"
 
-# With the inner block of the first loop, its lock is gone. Should the revision wait for anything else
-# later, it gives up before anybody finds a deadlock.
+# With the inner block of the first loop, its lock is gone. Should the revision wait for anything
+# else later, it gives up before anybody finds a deadlock.
 #
 # Whoever vacuums a table gives way to a lock that is waited for, after deadlock_timeout, and to
 # nobody who does not wait; so that is done before there is a lock to hold meanwhile.

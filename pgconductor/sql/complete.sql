@@ -59,7 +59,7 @@ changed AS (
             ELSE e.attempts
         END,
         run_at = CASE
-            WHEN h.kind = 'failed' AND h.state = 'available' THEN pgconductor.clock() + h.delay
+            WHEN h.state = 'available' AND h.delay IS NOT NULL THEN pgconductor.clock() + h.delay
             ELSE e.run_at
         END,
         locked_by = NULL,
