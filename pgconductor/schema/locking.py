@@ -22,21 +22,25 @@ __all__ = ["TAKING", "lock_tables"]
 #: How the statement begins; the linter knows it by that.
 TAKING: Final = "DO $pgconductor_locks$"
 
-# With the inner block of the first loop, its lock is gone. Should the revision wait for anything
-# else later, it gives up before anybody finds a deadlock.
+# A try that fails gives back what it has taken, by the end of its block, and the next one begins
+# with another table: of those who hold one and go on to another, some begin with this one and some
+# with that, and those who begin where the revision does are simply behind it.
 #
 # Whoever vacuums a table gives way to a lock that is waited for, after deadlock_timeout, and to
 # nobody who does not wait; so that is done before there is a lock to hold meanwhile.
+#
+# Should the revision wait for anything else later, it gives up before anybody finds a deadlock.
 _TEMPLATE: Final = """{taking}
 DECLARE
-    v_half constant integer := (
-        SELECT greatest(s.setting::integer / 2, 1)
-        FROM pg_catalog.pg_settings s WHERE s.name = 'deadlock_timeout'
+    v_tables text[] := ARRAY[{tables}];
+    v_deadlock constant integer := (
+        SELECT s.setting::integer FROM pg_catalog.pg_settings s WHERE s.name = 'deadlock_timeout'
     );
+    v_end timestamptz;
     v_until timestamptz;
     v_name text;
 BEGIN
-    FOREACH v_name IN ARRAY ARRAY[{others}]::text[] LOOP
+    FOREACH v_name IN ARRAY v_tables LOOP
         IF EXISTS (
             SELECT FROM pg_catalog.pg_locks l
             WHERE l.relation = pg_catalog.to_regclass('{schema}.' || v_name)
@@ -51,23 +55,37 @@ BEGIN
             END;
         END IF;
     END LOOP;
-    LOCK TABLE {schema}.{first} IN ACCESS EXCLUSIVE MODE;
-    v_until := pg_catalog.clock_timestamp() + v_half * interval '1 millisecond';
-    FOREACH v_name IN ARRAY ARRAY[{others}]::text[] LOOP
-        LOOP
-            BEGIN
-                EXECUTE pg_catalog.format(
-                    'LOCK TABLE {schema}.%I IN ACCESS EXCLUSIVE MODE NOWAIT', v_name);
-                EXIT;
-            EXCEPTION WHEN lock_not_available THEN
-                IF pg_catalog.clock_timestamp() > v_until THEN
-                    RAISE;
-                END IF;
-                PERFORM pg_catalog.pg_sleep(0.005);
-            END;
-        END LOOP;
+    v_end := pg_catalog.clock_timestamp() + 2 * v_deadlock * interval '1 millisecond';
+    <<tries>>
+    LOOP
+        BEGIN
+            EXECUTE pg_catalog.format(
+                'LOCK TABLE {schema}.%I IN ACCESS EXCLUSIVE MODE', v_tables[1]);
+            v_until := pg_catalog.clock_timestamp() + interval '50 milliseconds';
+            FOREACH v_name IN ARRAY v_tables[2:] LOOP
+                LOOP
+                    BEGIN
+                        EXECUTE pg_catalog.format(
+                            'LOCK TABLE {schema}.%I IN ACCESS EXCLUSIVE MODE NOWAIT', v_name);
+                        EXIT;
+                    EXCEPTION WHEN lock_not_available THEN
+                        IF pg_catalog.clock_timestamp() > v_until THEN
+                            RAISE;
+                        END IF;
+                    END;
+                    PERFORM pg_catalog.pg_sleep(0.002);
+                END LOOP;
+            END LOOP;
+            EXIT tries;
+        EXCEPTION WHEN lock_not_available THEN
+            IF pg_catalog.clock_timestamp() > v_end THEN
+                RAISE;
+            END IF;
+        END;
+        v_tables := v_tables[2:] || v_tables[1];
+        PERFORM pg_catalog.pg_sleep(0.1 * pg_catalog.random());
     END LOOP;
-    PERFORM pg_catalog.set_config('lock_timeout', v_half || 'ms', true);
+    PERFORM pg_catalog.set_config('lock_timeout', greatest(v_deadlock / 2, 1) || 'ms', true);
 END
 $pgconductor_locks$"""
 
@@ -75,10 +93,11 @@ $pgconductor_locks$"""
 def lock_tables(op: Operations, *tables: str) -> None:
     """Take all the tables that a revision changes, first of all and together, or none.
 
-    The first one is waited for, for as long as ``lock_timeout`` says. The others are asked for
-    without waiting, again and again, for half of the server's ``deadlock_timeout``. If one is not
-    to be had, the statement fails with ``55P03``, as one that has waited for too long does: the
-    revision is rolled back, and tried again by whoever applies it.
+    One is waited for, as long as ``lock_timeout`` says, while none is held. The others are asked
+    for without waiting, for 50 milliseconds; if they are not to be had, all are given back, and it
+    begins again with another, for twice the server's ``deadlock_timeout``. Then the statement fails
+    with ``55P03``, as one that has waited for too long does: the revision is rolled back, and tried
+    again by whoever applies it.
 
     Call it inside :func:`~pgconductor.schema.applying.applying` or ``reverting``, before anything
     else, wherever more than one of our tables is altered, or is referred to by a foreign key.
@@ -93,13 +112,8 @@ def lock_tables(op: Operations, *tables: str) -> None:
     known = {table.name for table in Base.metadata.sorted_tables}
     if not tables or not known.issuperset(tables):
         raise ValueError(f"tables of pgconductor are due, not {', '.join(tables) or 'none'}")
-    # Whatever touches another table of ours begins or ends with this one: once it is taken,
-    # nothing new comes to the others.
-    first, *others = sorted(set(tables), key=lambda name: (name != "executions", name))
+    ordered = sorted(set(tables), reverse=True)
     statement = _TEMPLATE.format(
-        taking=TAKING,
-        schema=SCHEMA,
-        first=first,
-        others=", ".join(f"'{name}'" for name in others),
+        taking=TAKING, schema=SCHEMA, tables=", ".join(f"'{name}'" for name in ordered)
     )
     op.execute(sa.text(statement))
