@@ -80,8 +80,8 @@ def full_queue(url: str) -> Iterator[psycopg.Connection[Any]]:
             yield holder
     with connect(url) as anybody:
         # Asking lets go of what nobody needs.
-        (usage,) = anybody.execute(b"SELECT pg_notification_queue_usage()").fetchone() or (None,)
-        assert usage < 0.5
+        row: Any = anybody.execute(b"SELECT pg_notification_queue_usage()").fetchone()
+        assert row[0] < 0.5
 
 
 def calls(folder: Path) -> list[str]:
@@ -163,9 +163,9 @@ async def test_invokes_by_every_way_in_are_written(world: World) -> None:
         async with AsyncSession(engine) as session, session.begin():
             await task.invoke(4, session=session)
             await conductor.emit("e", payload=1, session=session)
-        with Session(sync_engine) as session, session.begin():
-            task.invoke_sync(5, session=session)
-            conductor.emit_sync("e", payload=1, session=session)
+        with Session(sync_engine) as plain, plain.begin():
+            task.invoke_sync(5, session=plain)
+            conductor.emit_sync("e", payload=1, session=plain)
         world.rows("SELECT * FROM pgconductor.invoke('task', p_payload => '6')")
     await engine.dispose()
     sync_engine.dispose()
