@@ -16,7 +16,17 @@ from pydantic_core import ValidationError
 
 from pgconductor.domain.limits import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS
 
-__all__ = ["clean", "is_modest", "leaves", "message_of", "name_of", "shown", "stack_of", "storable"]
+__all__ = [
+    "clean",
+    "is_modest",
+    "leaves",
+    "members",
+    "message_of",
+    "name_of",
+    "shown",
+    "stack_of",
+    "storable",
+]
 
 #: How much of an error is looked at before it is told in short.
 _ERRORS: Final = 64
@@ -68,12 +78,19 @@ def _is_long(error: BaseException) -> bool:
 
 def shown(error: BaseException) -> str:
     """An error in a line of a log, as ``repr`` has it."""
-    if not isinstance(error, BaseExceptionGroup | ValidationError):
+    if members(error) is None and not isinstance(error, ValidationError):
         try:
             return storable(_head(repr(error), _SHOWN_CHARS + 1), _SHOWN_CHARS)
         except BaseException as broken:  # noqa: BLE001 - a user's __repr__ may raise anything
             return f"{name_of(error)}(<it cannot be shown: {name_of(broken)}>)"
     return storable(f"{name_of(error)}({message_of(error, _SHOWN_CHARS)!r})", _SHOWN_CHARS)
+
+
+def members(error: BaseException) -> tuple[BaseException, ...] | None:
+    """What a group holds; None for an error that is none."""
+    if isinstance(error, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", error).exceptions
+    return None
 
 
 def leaves(
@@ -92,11 +109,11 @@ def leaves(
         one = next(left[-1], None)
         if one is None:
             left.pop()
-        elif not isinstance(one, BaseExceptionGroup) or whole(one):
+        elif (inside := members(one)) is None or whole(one):
             yield one
         elif id(one) not in seen:
             seen.add(id(one))
-            left.append(iter(cast("BaseExceptionGroup[BaseException]", one).exceptions))
+            left.append(iter(inside))
 
 
 def is_modest(error: BaseException) -> bool:
@@ -115,10 +132,8 @@ def _is_modest(error: BaseException) -> bool:
         one = left.pop()
         errors += 1
         told.add(id(one))
-        if isinstance(one, BaseExceptionGroup):
-            # Whatever is in several groups is told of in each.
-            group = cast("BaseExceptionGroup[BaseException]", one)
-            left += group.exceptions[: _ERRORS + 1]
+        # Whatever is in several groups is told of in each.
+        left += (members(one) or ())[: _ERRORS + 1]
         left += [
             it for it in (one.__cause__, one.__context__) if it is not None and id(it) not in told
         ]
@@ -166,7 +181,7 @@ def _in_short(error: BaseException) -> Iterator[str]:
         told.add(id(cause))
         yield f"after {name_of(cause)}: {message_of(cause, _SHORT_CHARS)}\n"
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, BaseExceptionGroup):
+    if members(error) is not None:
         for one in islice(leaves(error), _SHORT_ERRORS):
             yield f"holds {name_of(one)}: {message_of(one, _SHORT_CHARS)}\n"
     yield "Traceback (most recent call last):\n"

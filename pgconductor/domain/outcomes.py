@@ -10,7 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from pgconductor.domain.claims import Claim
-from pgconductor.domain.failures import leaves, message_of, name_of, stack_of, storable
+from pgconductor.domain.failures import leaves, members, message_of, name_of, stack_of, storable
 from pgconductor.domain.limits import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS
 from pgconductor.types import ExecutionState
 
@@ -52,7 +52,7 @@ class Failure:
         It takes any error whatever, and raises none.
         """
         message = message_of(error)
-        if isinstance(error, BaseExceptionGroup):
+        if members(error) is not None:
             # Its own message says no more than how many there are.
             inside = islice(leaves(error), _SHOWN)
             message += ": " + "; ".join(f"{name_of(one)}: {message_of(one)}" for one in inside)
