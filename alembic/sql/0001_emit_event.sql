@@ -42,13 +42,13 @@ BEGIN
                     HINT = 'Try again.';
             END IF;
         END LOOP;
-        PERFORM pg_notify('pgconductor_waits', '');
+        PERFORM pgconductor.notify('pgconductor_waits', '');
         RETURN QUERY SELECT v_id, true;
         RETURN;
     END IF;
     INSERT INTO pgconductor.events (id, name, payload)
     VALUES (v_id, p_name, nullif(p_payload, 'null'));
-    PERFORM pg_notify('pgconductor_waits', '');
+    PERFORM pgconductor.notify('pgconductor_waits', '');
     RETURN QUERY SELECT v_id, true;
 END
 $$

@@ -94,7 +94,7 @@ BEGIN
             RETURNING e.id, e.queue, e.run_at
         ), told AS MATERIALIZED (
             -- Only what is due now wakes anybody.
-            SELECT pg_notify('pgconductor_available', due.queue)
+            SELECT pgconductor.notify('pgconductor_available', due.queue)
             FROM (
                 SELECT DISTINCT i.queue FROM inserted i WHERE i.run_at <= pgconductor.clock()
             ) AS due

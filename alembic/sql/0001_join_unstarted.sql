@@ -77,7 +77,7 @@ BEGIN
     WHERE e.id = r.id;
 
     -- Whoever looked meanwhile has left it where it was.
-    PERFORM pg_notify('pgconductor_available', due.queue)
+    PERFORM pgconductor.notify('pgconductor_available', due.queue)
     FROM (
         SELECT DISTINCT e.queue
         FROM pgconductor.executions e

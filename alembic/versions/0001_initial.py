@@ -35,7 +35,7 @@ TABLES = (
     "schema_migrations",
     "retention_walk",
 )
-BEFORE_TABLES = ("clock", "wall_clock", "uuidv7", "execution_spec")
+BEFORE_TABLES = ("notify", "clock", "wall_clock", "uuidv7", "execution_spec")
 AFTER_TABLES = (
     "retained_execution",
     "join_unstarted",
@@ -82,7 +82,7 @@ def downgrade() -> None:
         for table in TABLES:
             op.drop_table(table, schema="pgconductor")
         op.execute("DROP TYPE pgconductor.execution_spec")
-        for function in ("uuidv7", "wall_clock", "clock"):
+        for function in ("uuidv7", "wall_clock", "clock", "notify"):
             op.execute(f"DROP FUNCTION pgconductor.{function}")
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "Finding",
     "Holder",
     "IndexReading",
+    "NotifyReading",
     "Overdue",
     "PathReading",
     "PoolerReading",
@@ -157,6 +158,26 @@ class Overdue:
     oldest: timedelta
     declared: bool
     busy: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotifyReading:
+    """The server's queue of notifications, one for all databases.
+
+    Attributes:
+        usage: How much of it is taken, from 0 to 1.
+        pid: The session whose transaction has been open for longest; None if none is, or none may
+            be looked into. If it listens, nothing that was sent since is let go of.
+        application: Its ``application_name``, as far as it may be read.
+        state: ``idle in transaction`` and so on.
+        age: How long its transaction has been open.
+    """
+
+    usage: float
+    pid: int | None
+    application: str | None
+    state: str | None
+    age: timedelta | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

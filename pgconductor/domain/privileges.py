@@ -98,6 +98,7 @@ def _on(privilege: str, *columns: str) -> str:
 
 # Who calls one that calls others needs all of them.
 _CALLABLE: Final = (
+    "notify",
     "clock",
     "wall_clock",
     "uuidv7",
@@ -203,7 +204,7 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
             ),
             "events": (_EMITTING,),
         },
-        functions=(*_READING.functions, "uuidv7", "cancel_execution", "emit_event"),
+        functions=(*_READING.functions, "notify", "uuidv7", "cancel_execution", "emit_event"),
         later_tables=_READING.later_tables,
     ),
 }

@@ -15,6 +15,7 @@ from pgconductor import sql
 from pgconductor.domain.health import (
     Holder,
     IndexReading,
+    NotifyReading,
     Overdue,
     PathReading,
     ServerReading,
@@ -59,6 +60,11 @@ class SqlHealthRepository:
     async def holders(self) -> list[Holder]:
         """What keeps vacuum from its work."""
         return [Holder(**row) for row in await self._read(sql.HEALTH_HOLDERS)]
+
+    async def notifications(self) -> NotifyReading:
+        """The server's queue of notifications."""
+        (row,) = await self._read(sql.HEALTH_NOTIFICATIONS)
+        return NotifyReading(**row)
 
     async def hidden(self) -> int:
         """How many sessions may not be looked into."""

@@ -9,10 +9,10 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Final, Protocol
 
 from pgconductor.domain.claims import Fetched
+from pgconductor.domain.failures import is_modest, shown
 from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released, Suspended
 from pgconductor.exceptions import (
     ChildError,
@@ -33,6 +33,7 @@ from pgconductor.runtime.record import Memory, Record
 from pgconductor.runtime.runnable import Runnable
 from pgconductor.runtime.steps import Steps
 from pgconductor.runtime.suspension import Ending, Interrupted, consists_of, holds
+from pgconductor.runtime.telling import given_back, is_of_others, tell_failure
 from pgconductor.runtime.threads import in_thread
 from pgconductor.runtime.waits import Sentry, Waits
 
@@ -332,8 +333,8 @@ class Attempt:
         await asyncio.wait([thread])
         if not thread.cancelled() and (error := thread.exception()) is not None:
             logger.info(
-                "a plain handler raised after its attempt had ended: %r",
-                error,
+                "a plain handler raised after its attempt had ended: %s",
+                shown(error),
                 extra=logger_fields(self.fetched),
             )
 
@@ -342,9 +343,15 @@ class Attempt:
             return self._failure(error)
         except Exception as broken:
             # Without an outcome, the execution would be given back and tried again for ever.
-            logger.exception("the retry policy failed", extra=logger_fields(self.fetched))
-            error.add_note(f"No retry: its retry policy raised {broken!r}")
-            return Failed(self.fetched.id, self.fetched.claim, Failure.from_exception(error))
+            logger.error(
+                "the retry policy failed: %s",
+                shown(broken),
+                exc_info=broken if is_modest(broken) else None,
+                extra=logger_fields(self.fetched),
+            )
+            failure = Failure.from_exception(error)
+            failure = failure.noted(f"No retry: its retry policy raised {shown(broken)}")
+            return Failed(self.fetched.id, self.fetched.claim, failure)
 
     def _failure(self, error: BaseException) -> Outcome:
         """What an error means: a stop that was asked for, or a failure, to be retried or not."""
@@ -371,6 +378,8 @@ class Attempt:
             error = TimeoutError(f"the attempt took longer than {limit}").with_traceback(
                 error.__traceback__
             )
+        if is_of_others(error):
+            return given_back(fetched, error)
         if holds(error, _FINAL):
             retry_after = None
         elif isinstance(error, Exception):
@@ -379,21 +388,6 @@ class Attempt:
             # SystemExit, KeyboardInterrupt and the like end the attempt, never the process. They
             # are no Exception, so the policy's default would not retry them.
             retry_after = self._runnable.options.retry.delay(fetched.attempt)
-        self._log_failure(error, retry_after)
+        committed = self._tools is not None and self._tools.record.committed
+        tell_failure(fetched, error, retry_after, committed=committed)
         return Failed(fetched.id, fetched.claim, Failure.from_exception(error), retry_after)
-
-    def _log_failure(self, error: BaseException, retry_after: timedelta | None) -> None:
-        fetched = self.fetched
-        if self._tools is not None and self._tools.record.committed:
-            # Completed, unless a failover has lost that: then it is to be tried again.
-            logger.debug("completed in a transaction", extra=logger_fields(fetched))
-            return
-        last = retry_after is None or fetched.attempt >= fetched.max_attempts
-        logger.log(
-            logging.WARNING if last else logging.INFO,
-            "failed: %r (%s)",
-            error,
-            "no retry" if last else f"retry in {retry_after}",
-            exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
-            extra=logger_fields(fetched),
-        )

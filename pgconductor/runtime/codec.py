@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import PydanticSerializationError, to_json
 
+from pgconductor.domain.failures import message_of
 from pgconductor.domain.jsonb import expanded
 from pgconductor.domain.payloads import decode, encode, encoded_strictly, refuse_lone_surrogates
 from pgconductor.exceptions import ConfigurationError, InvalidPayload, PayloadDecodeError
@@ -21,6 +22,7 @@ from pgconductor.runtime.schemas import Check, Unsure, kinds, of_builtins, of_pl
 __all__ = ["Codec"]
 
 _CONFIG: Final = cast("ConfigDict", BASE64)
+_MOST_FINDINGS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,9 @@ class Codec:
         except (PydanticSerializationError, UnicodeError, ValueError) as error:
             if isinstance(error, InvalidPayload):
                 raise
-            raise InvalidPayload(f"{self.name} cannot be made JSON: {error}", field) from error
+            raise InvalidPayload(
+                f"{self.name} cannot be made JSON: {message_of(error)}", field
+            ) from error
         if "typed-dict" in self.kinds and (key := _left_out(value, valid)) is not None:
             raise InvalidPayload(f"key {key!r} is not of the type, and would be left out", field)
         if not quick:
@@ -145,7 +149,7 @@ class Codec:
         except PayloadDecodeError as error:
             raise InvalidPayload(f"cannot be read back: {error}", field) from error
         except Exception as error:  # noqa: BLE001 - the type's own validators may raise anything
-            unread = PayloadDecodeError(f"{type(error).__name__}: {error}")
+            unread = PayloadDecodeError(f"{type(error).__name__}: {message_of(error)}")
             unread.__cause__ = error
             raise InvalidPayload(f"cannot be read back: {unread}", field) from unread
         if why is not None:
@@ -164,7 +168,9 @@ class Codec:
         except ValidationError as error:
             raise PayloadDecodeError(_explained(error, self.name)) from None
         except (ValueError, RecursionError) as error:
-            raise PayloadDecodeError(f"the stored JSON cannot be read: {error}") from error
+            raise PayloadDecodeError(
+                f"the stored JSON cannot be read: {message_of(error)}"
+            ) from error
 
     def from_stored(self, value: Any) -> Any:
         """The value that decoded JSON stands for.
@@ -214,6 +220,9 @@ def _left_out(given: Any, valid: Any) -> str | None:
 
 def _explained(error: ValidationError, name: str) -> str:
     """Pydantic's findings in one line, without the input, which may be secret."""
+    if error.error_count() > _MOST_FINDINGS:
+        # It tells them all or none, and of a million takes many seconds.
+        return f"is not a valid {name}: {error.error_count()} things are wrong with it"
     findings = [
         f"{'.'.join(str(part) for part in one['loc']) or '(root)'}: {one['msg']}"
         for one in error.errors(include_url=False, include_input=False, include_context=False)

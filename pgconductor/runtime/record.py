@@ -11,6 +11,7 @@ from uuid import UUID
 from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
 
 from pgconductor.domain.claims import Fetched
+from pgconductor.domain.failures import message_of
 from pgconductor.domain.limits import check_step_key
 from pgconductor.domain.outcomes import Completed
 from pgconductor.domain.steps import (
@@ -81,10 +82,6 @@ class Memory(Protocol):
 
     async def commit(self, transaction: OpenTransaction, step: StepRecord | None) -> str | None:
         """Record a step in an open transaction, and commit both; without a step, only commit."""
-        ...
-
-    def is_conflict(self, error: BaseException) -> bool:
-        """Whether the same transaction may succeed if it is made again."""
         ...
 
     async def complete_in(self, session: Any, outcome: Completed) -> bool:
@@ -313,7 +310,7 @@ class Record:
         except SystemExit as error:
             if asyncio.current_task() is self._main:
                 raise
-            raise StepError(f"step {key!r} raised SystemExit: {error}") from error
+            raise StepError(f"step {key!r} raised SystemExit: {message_of(error)}") from error
 
     def astray(self) -> None:
         """An error that is not on record was raised: the handler may go another way from here."""

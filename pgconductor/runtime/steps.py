@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
+from pgconductor.domain.failures import message_of
 from pgconductor.domain.limits import check_count, check_duration
 from pgconductor.domain.outcomes import Failure
 from pgconductor.domain.retry import RetryPolicy
@@ -360,7 +361,7 @@ class Steps:
                 if undone
                 else f"the effects of step {key!r} have happened,"
             )
-            raise ResultEncodeError(f"{done} its result {what}: {error}") from error
+            raise ResultEncodeError(f"{done} its result {what}: {message_of(error)}") from error
         return text
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
-
+from pgconductor.domain.failures import leaves
 from pgconductor.runtime.reasons import SUSPENDED
 
 __all__ = ["Ending", "Interrupted", "Suspension", "consists_of", "holds"]
@@ -33,15 +32,9 @@ class Suspension(Ending):
 
 def holds(error: BaseException, kinds: type[BaseException] | tuple[type, ...]) -> bool:
     """Whether an error is of these kinds, or a group in which there is one."""
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return any(holds(one, kinds) for one in group.exceptions)
-    return isinstance(error, kinds)
+    return any(isinstance(one, kinds) for one in leaves(error))
 
 
 def consists_of(error: BaseException, kinds: type[BaseException] | tuple[type, ...]) -> bool:
     """Whether an error is of these kinds, or a group of such errors only, as a TaskGroup raises."""
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return all(consists_of(one, kinds) for one in group.exceptions)
-    return isinstance(error, kinds)
+    return all(isinstance(one, kinds) for one in leaves(error))

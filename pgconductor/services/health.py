@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pgconductor.domain import diagnosis, diagnosis_executions, diagnosis_schema
 from pgconductor.domain.diagnosis_executions import PATIENCE
+from pgconductor.domain.diagnosis_notifications import notifications
 from pgconductor.domain.health import Finding, PoolerReading, Severity
 from pgconductor.domain.revisions import KNOWN_REVISION, SchemaStatus
 from pgconductor.exceptions import SchemaMissing
@@ -69,6 +70,7 @@ class HealthService:
         found += await self._looked("pooler", self._pooler)
         found += await self._looked("oldest transaction", self._holders)
         found += await self._looked("search path", self._search_path)
+        found += await self._looked("notifications", self._notifications)
         try:
             status = await self._read(lambda all_: all_.schema())
         except SchemaMissing:
@@ -123,6 +125,9 @@ class HealthService:
 
     async def _history(self) -> list[Finding]:
         return diagnosis_schema.history(await self._read(lambda all_: all_.history()))
+
+    async def _notifications(self) -> list[Finding]:
+        return notifications(await self._read(lambda all_: all_.notifications()))
 
     async def _indexes(self) -> list[Finding]:
         seen = await self._read(lambda all_: all_.indexes())

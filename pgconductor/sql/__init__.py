@@ -28,6 +28,7 @@ __all__ = [
     "HEALTH_HIDDEN",
     "HEALTH_HOLDERS",
     "HEALTH_INDEXES",
+    "HEALTH_NOTIFICATIONS",
     "HEALTH_OVERDUE",
     "HEALTH_SEARCH_PATH",
     "HEALTH_SERVER",
@@ -103,6 +104,7 @@ HEALTH_CATALOG: Final = _load("health_catalog")
 HEALTH_HIDDEN: Final = _load("health_hidden")
 HEALTH_HOLDERS: Final = _load("health_holders")
 HEALTH_INDEXES: Final = _load("health_indexes")
+HEALTH_NOTIFICATIONS: Final = _load("health_notifications")
 HEALTH_OVERDUE: Final = _load("health_overdue")
 HEALTH_SEARCH_PATH: Final = _load("health_search_path")
 HEALTH_SERVER: Final = _load("health_server")

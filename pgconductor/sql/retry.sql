@@ -96,7 +96,7 @@ changed AS (
     RETURNING e.id, e.queue
 ),
 told AS MATERIALIZED (
-    SELECT pg_notify('pgconductor_available', c.queue) FROM changed c
+    SELECT pgconductor.notify('pgconductor_available', c.queue) FROM changed c
 )
 SELECT
     EXISTS (SELECT 1 FROM changed) AS changed,

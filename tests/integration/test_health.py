@@ -66,6 +66,7 @@ async def test_a_healthy_database(engine: AsyncEngine) -> None:
         "pooler",
         "schema",
         "oldest transaction",
+        "notifications",
         "dead rows",
         "autovacuum",
         "indexes",

@@ -281,7 +281,6 @@ READING = {
     "executions.steps_of",
     "executions.waiting",
     # No more than a notification, which everybody may send.
-    "executions.announce",
     "orchestrators.beats",
     "orchestrators.list",
     "orchestrators.members",
@@ -306,6 +305,7 @@ ALLOWED = {
     READ: READING,
     OPERATE: READING
     | {
+        "executions.announce",
         "executions.cancel",
         "executions.fork",
         "executions.mark_awaited",

@@ -173,6 +173,7 @@ CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
 
 # Each function of ours that SQL can call.
 FUNCTIONS = {
+    "notify": "SELECT pgconductor.notify('pgconductor_waits', '')",
     "clock": "SELECT pgconductor.clock()",
     "wall_clock": "SELECT pgconductor.wall_clock()",
     "uuidv7": "SELECT pgconductor.uuidv7()",
@@ -371,7 +372,7 @@ async def test_functions_are_what_they_should_be(connection: Connection) -> None
         " WHERE p.pronamespace = 'pgconductor'::regnamespace"
     )
     fixed = ["search_path=pg_catalog, pg_temp"]
-    inlined = {"clock", "wall_clock", "uuidv7", "retained_execution"}
+    inlined = {"notify", "clock", "wall_clock", "uuidv7", "retained_execution"}
     for row in rows:
         assert not row["prosecdef"]
         assert row["proconfig"] == (None if row["name"] in inlined else fixed), row["name"]
