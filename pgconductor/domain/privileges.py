@@ -137,7 +137,7 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
             # update some column: this one can have one value only.
             "schema_gate": ("SELECT", _on("UPDATE", "singleton")),
         },
-        functions=(*_CALLABLE, "settle"),
+        functions=(*_CALLABLE, "match_paths", "match_probe", "match_events", "settle"),
         later_tables=("SELECT", "INSERT", "UPDATE", "DELETE"),
         later_functions=True,
     ),
@@ -189,6 +189,7 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
             # A retry may drop the recorded steps, a fork copies them.
             "steps": (
                 "DELETE",
+                _on("UPDATE", "looked"),
                 _on(
                     "INSERT",
                     *("execution_id", "key", "kind", "place", "result", "error_type", "error"),

@@ -20,13 +20,16 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from pgconductor.exceptions import SchemaMissing
 
 __all__ = [
+    "StatementTimeout",
     "as_sqlalchemy",
     "is_data_error",
     "is_lost",
+    "is_of_the_statement",
     "is_transient",
     "is_undefined",
     "sqlstate",
     "translated",
+    "trouble",
 ]
 
 # undefined_table, invalid_schema_name, undefined_function: only these mean that nothing is there.
@@ -50,6 +53,14 @@ _TRANSIENT: Final = frozenset(
         "25006",
     }
 )
+
+
+# Somebody else's transaction stood in the way: a serialization failure, a deadlock, a lock_timeout.
+_CONFLICTS: Final = frozenset({"40001", "40P01", "55P03"})
+
+
+class StatementTimeout(TimeoutError):
+    """There was a connection, and what was sent had no answer within ``command_timeout``."""
 
 
 def sqlstate(error: BaseException) -> str | None:
@@ -85,6 +96,28 @@ def is_lost(error: BaseException) -> bool:
     A statement that was cancelled for taking too long (57014) may have been too large.
     """
     return is_transient(error) and sqlstate(error) != "57014"
+
+
+def is_of_the_statement(error: BaseException) -> bool:
+    """Whether a smaller statement might have passed: it took too long, met a lock or a bad value."""
+    code = sqlstate(error)
+    if code is None:
+        return isinstance(error, StatementTimeout)
+    return code == "57014" or code in _CONFLICTS or code[:2] in {"22", "23", "P0"}
+
+
+def trouble(error: BaseException) -> str:
+    """What kind of trouble a transient error means, in a few words for the log."""
+    code = sqlstate(error)
+    if isinstance(error, StatementTimeout):
+        return "a statement took longer than command_timeout"
+    if code == "57014":
+        return "a statement was cancelled, as statement_timeout does"
+    if code == "55P03":
+        return "a lock was not free in time"
+    if code in _CONFLICTS:
+        return "another transaction stood in the way"
+    return "no database" if is_transient(error) else "a statement failed"
 
 
 def is_undefined(error: BaseException) -> bool:

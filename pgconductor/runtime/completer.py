@@ -99,9 +99,8 @@ class Completer:
                 for outcome in self._writing.values():
                     self._pending.setdefault(outcome.execution_id, outcome)
                 if self.backend.is_transient(error):
-                    logger.warning(
-                        "completing is delayed, the database is out of reach: %s", describe(error)
-                    )
+                    trouble = self.backend.trouble(error)
+                    logger.warning("completing is delayed, %s: %s", trouble, describe(error))
                 else:
                     logger.exception("completing failed; it will be tried again")
                 self._writing = {}

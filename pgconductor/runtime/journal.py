@@ -270,7 +270,8 @@ class Journal:
             except Exception as error:
                 if not self._backend.is_transient(error):
                     raise
-                logger.warning("cancelling a child is delayed, no database: %s", describe(error))
+                trouble = self._backend.trouble(error)
+                logger.warning("cancelling a child is delayed, %s: %s", trouble, describe(error))
             else:
                 return
             await asyncio.sleep(backoff.next())
@@ -298,7 +299,8 @@ class Journal:
             except Exception as error:
                 if not self._backend.is_lost(error):
                     raise
-                logger.warning("steps are delayed, no database: %s", describe(error))
+                trouble = self._backend.trouble(error)
+                logger.warning("steps are delayed, %s: %s", trouble, describe(error))
                 await asyncio.sleep(backoff.next())
 
     async def _record(self, batch: list[StepRecord]) -> Sequence[Recorded | Exception]:

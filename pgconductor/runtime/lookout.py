@@ -121,14 +121,17 @@ class Lookout:
                     continue
                 # A handler that has gone on may be what locks a row. Others are due in any case.
                 self._looking_for |= {one: None for one in batch if one in self._here}
-                logger.warning("waits are delayed, no database: %s", describe(error))
+                trouble = self._backend.trouble(error)
+                logger.warning("waits are delayed, %s: %s", trouble, describe(error))
                 await asyncio.sleep(backoff.next())
                 continue
             for settled in answers:
                 waits = self._here.get(settled.execution_id)
                 if waits is not None:
                     waits.settled(settled)
-            locked = seen.keys() - {settled.execution_id for settled in answers}
+            # What could not be settled is tried again with all that is due.
+            done = {settled.execution_id for settled in answers}
+            locked = seen.keys() - done - set(self._backend.steps.aside)
             if not locked:
                 backoff.reset()
                 continue
@@ -160,7 +163,8 @@ class Lookout:
                 if not self._backend.is_transient(error):
                     logger.exception("looking at what is due failed; it will be tried again")
                 else:
-                    logger.warning("waits are delayed, no database: %s", describe(error))
+                    trouble = self._backend.trouble(error)
+                    logger.warning("waits are delayed, %s: %s", trouble, describe(error))
                 pause = max(pause, backoff.next())
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):

@@ -44,9 +44,8 @@ class Maintenance:
                 else:
                     # What was seen before the gap proves nothing: the others had it too.
                     self._observer = StaleObserver(self._process.settings.stale_after)
-                    logger.warning(
-                        "a sweep failed, the database is out of reach: %s", describe(error)
-                    )
+                    trouble = self._process.backend.trouble(error)
+                    logger.warning("a sweep failed, %s: %s", trouble, describe(error))
             # Not all orchestrators at the same moment.
             await asyncio.sleep(interval * random.uniform(0.9, 1.1))  # noqa: S311 - no secret
 

@@ -89,7 +89,8 @@ async def leave(machine: Machine) -> bool:
                     if not backend.is_transient(error):
                         logger.exception("could not leave; others will find this one stale")
                         return False
-                    logger.warning("leaving is delayed, no database: %s", describe(error))
+                    trouble = backend.trouble(error)
+                    logger.warning("leaving is delayed, %s: %s", trouble, describe(error))
                 else:
                     if not recovery.left:
                         return True

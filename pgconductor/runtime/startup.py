@@ -116,7 +116,8 @@ class StartUp:
             except Exception as error:
                 if not Backend.is_transient(error) or time.monotonic() > deadline:
                     raise
-                logger.warning("upgrading is delayed, no database: %s", describe(error))
+                trouble = Backend.trouble(error)
+                logger.warning("upgrading is delayed, %s: %s", trouble, describe(error))
             await asyncio.sleep(backoff.next())
 
     async def insistently(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -138,7 +139,8 @@ class StartUp:
                 except Exception as error:
                     if not Backend.is_transient(error):
                         raise
-                    logger.warning("starting is delayed, no database: %s", describe(error))
+                    trouble = Backend.trouble(error)
+                    logger.warning("starting is delayed, %s: %s", trouble, describe(error))
                 await asyncio.sleep(backoff.next())
 
 

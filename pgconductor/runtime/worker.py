@@ -201,7 +201,8 @@ class Worker:
                 except Exception as error:
                     self.process.on_error(error)
                     if self.process.backend.is_transient(error):
-                        logger.warning("fetching is delayed, no database: %s", describe(error))
+                        trouble = self.process.backend.trouble(error)
+                        logger.warning("fetching is delayed, %s: %s", trouble, describe(error))
                     else:
                         logger.exception("fetching failed; it will be tried again")
                     pause = backoff.next()

@@ -13,7 +13,13 @@ from pgconductor.domain.migrations import MigrationOutcome
 from pgconductor.domain.orchestrators import Heartbeat
 from pgconductor.domain.outcomes import Completed, Disposition
 from pgconductor.exceptions import OwnershipLost, SchemaMissing
-from pgconductor.repositories.errors import is_data_error, is_lost, is_transient, is_undefined
+from pgconductor.repositories.errors import (
+    is_data_error,
+    is_lost,
+    is_transient,
+    is_undefined,
+    trouble,
+)
 from pgconductor.services.executions import ExecutionService
 from pgconductor.services.listener import AVAILABLE, CONTROL, FINISHED, WAITS, Listener
 from pgconductor.services.orchestrators import OrchestratorService
@@ -165,6 +171,11 @@ class Backend:
     def is_data_error(error: BaseException) -> bool:
         """Whether one value among those sent is at fault."""
         return is_data_error(error)
+
+    @staticmethod
+    def trouble(error: BaseException) -> str:
+        """What kind of trouble a transient error means, in a few words for the log."""
+        return trouble(error)
 
     async def aclose(self) -> None:
         """Close all connections."""
