@@ -80,7 +80,22 @@ BEGIN
             SELECT
                 w.line AS number, w.execution_id, w.total, s.detail AS name, s.match,
                 e.created_at AS since, bool_and(s.looked) AS looked,
-                pgconductor.match_paths(s.match) AS paths,
+                -- The paths through objects to the plain values of the match, in order: an event
+                -- that contains the match has the same values there. NULL without any.
+                (
+                    WITH RECURSIVE part AS (
+                        SELECT CAST('{}' AS text[]) AS path, s.match AS value
+                        UNION ALL
+                        SELECT p.path || m.key, m.value
+                        FROM part p
+                        CROSS JOIN LATERAL jsonb_each(
+                            CASE WHEN jsonb_typeof(p.value) = 'object' THEN p.value ELSE '{}' END
+                        ) AS m
+                    )
+                    SELECT array_agg(CAST(p.path AS text) ORDER BY p.path)
+                    FROM part p
+                    WHERE p.path <> '{}' AND jsonb_typeof(p.value) NOT IN ('object', 'array')
+                ) AS paths,
                 count(*) OVER (PARTITION BY s.detail) > c_few AS many
             FROM unnest(v_ids, v_keys, v_lines, v_totals) AS w (execution_id, key, line, total)
             JOIN pgconductor.steps s ON s.execution_id = w.execution_id AND s.key = w.key
@@ -158,12 +173,22 @@ BEGIN
         met AS MATERIALIZED (
             SELECT l.number, l.execution_id, l.match, l.since, q.id, q.emitted_at, q.payload
             FROM (
-                SELECT l.*, pgconductor.match_probe(l.match, l.paths) AS probe
+                SELECT
+                    l.*,
+                    (
+                        SELECT jsonb_agg(l.match #> CAST(k.path AS text[]) ORDER BY k.place)
+                        FROM unnest(l.paths) WITH ORDINALITY AS k (path, place)
+                    ) AS probe
                 FROM line l
                 WHERE l.many AND l.paths IS NOT NULL
             ) AS l
             FULL JOIN (
-                SELECT p.*, f.paths, pgconductor.match_probe(p.payload, f.paths) AS probe
+                SELECT
+                    p.*, f.paths,
+                    (
+                        SELECT jsonb_agg(p.payload #> CAST(k.path AS text[]) ORDER BY k.place)
+                        FROM unnest(f.paths) WITH ORDINALITY AS k (path, place)
+                    ) AS probe
                 FROM pool p
                 JOIN shape f ON f.name = p.name
             ) AS q ON q.name = l.name AND q.paths = l.paths AND q.probe = l.probe

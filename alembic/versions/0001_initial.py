@@ -41,8 +41,6 @@ AFTER_TABLES = (
     "invoke_executions",
     "invoke_batch",
     "invoke",
-    "match_paths",
-    "match_probe",
     "match_events",
     "settle",
     "cancel_execution",

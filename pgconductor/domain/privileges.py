@@ -137,7 +137,7 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
             # update some column: this one can have one value only.
             "schema_gate": ("SELECT", _on("UPDATE", "singleton")),
         },
-        functions=(*_CALLABLE, "match_paths", "match_probe", "match_events", "settle"),
+        functions=(*_CALLABLE, "match_events", "settle"),
         later_tables=("SELECT", "INSERT", "UPDATE", "DELETE"),
         later_functions=True,
     ),
