@@ -16,10 +16,11 @@
 -- the planner expects; an inner join may be.
 --
 -- p_until bounds what is new: events up to then must be looked at. It is STABLE, so that it sees
--- what the statement sees that calls it.
+-- what the statement sees that calls it; and it is said to return few rows, for these are looked up
+-- by their keys, however many.
 CREATE FUNCTION pgconductor.match_events(p_ids uuid[], p_until timestamptz)
 RETURNS TABLE (execution_id uuid, key text, event_id uuid)
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql STABLE ROWS 10
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column

@@ -14,7 +14,7 @@
 --
 -- Which wait takes which event, match_events says. p_until is the last of the events, by the time at
 -- which they were emitted, that the caller is about to mark as matched; NULL if it marks none.
-CREATE FUNCTION pgconductor.settle(p_ids uuid[], p_seen integer[], p_until timestamptz)
+CREATE FUNCTION pgconductor.settle(p_ids uuid[], p_seen integer[], p_until timestamptz DEFAULT NULL)
 RETURNS TABLE (
     execution_id uuid,
     wakes integer,
@@ -74,9 +74,10 @@ BEGIN
     WHERE s.execution_id = m.execution_id AND s.key = m.key AND s.pending;
 
     -- Nothing begins while the executions are locked: these are the waits that were just matched.
+    -- They are told by ended_at, not by pending, which would lead through the index of all waits.
     UPDATE pgconductor.steps s
     SET looked = true
-    WHERE s.execution_id = ANY (v_here) AND s.pending AND s.kind = 'event' AND NOT s.looked;
+    WHERE s.execution_id = ANY (v_here) AND s.kind = 'event' AND s.ended_at IS NULL AND NOT s.looked;
 
     UPDATE pgconductor.steps s
     SET pending = false,

@@ -351,9 +351,7 @@ def create_events() -> None:
     )
     index("events_emitted_idx", "events", ["emitted_at"])
     index("events_name_idx", "events", ["name", "emitted_at", "id"])
-    index(
-        "events_unmatched_idx", "events", ["name", "emitted_at", "id"], where="NOT matched"
-    )
+    index("events_unmatched_idx", "events", ["name", "emitted_at", "id"], where="NOT matched")
 
 
 def create_gate() -> None:

@@ -125,7 +125,8 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
                 *("SELECT", "INSERT", "DELETE"),
                 _on(
                     "UPDATE",
-                    *("pending", "result", "error_type", "error", "event_id", "woke", "ended_at"),
+                    *("pending", "looked", "result", "error_type", "error", "event_id", "woke"),
+                    "ended_at",
                 ),
             ),
             "events": ("SELECT", "INSERT", _on("UPDATE", "matched"), "DELETE"),

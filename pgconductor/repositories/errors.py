@@ -99,7 +99,7 @@ def is_lost(error: BaseException) -> bool:
 
 
 def is_of_the_statement(error: BaseException) -> bool:
-    """Whether a smaller statement might have passed: it took too long, met a lock or a bad value."""
+    """Whether a smaller statement might have passed: it took too long, or met a lock."""
     code = sqlstate(error)
     if code is None:
         return isinstance(error, StatementTimeout)

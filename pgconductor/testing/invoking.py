@@ -92,4 +92,5 @@ def execution_row(tables: Tables, invocation: Invocation, now: datetime) -> Exec
         max_crashes=invocation.max_crashes or (task.max_crashes if task else DEFAULT_MAX_CRASHES),
         dedupe_key=invocation.dedupe_key,
         created_at=now,
+        _number=tables.number,
     )

@@ -172,6 +172,7 @@ FUNCTIONS = {
     ),
     "cancel_execution": "SELECT pgconductor.cancel_execution(gen_random_uuid(), 'why')",
     "settle": "SELECT * FROM pgconductor.settle(ARRAY[gen_random_uuid()], '{NULL}')",
+    "match_events": "SELECT * FROM pgconductor.match_events(ARRAY[gen_random_uuid()], NULL)",
     "emit_event": "SELECT pgconductor.emit_event('paid', '{}')",
 }
 

@@ -143,6 +143,11 @@ class Blocked:
     def is_transient(self, error: Exception) -> bool:
         return isinstance(error, TimeoutError)
 
+    def trouble(self, error: Exception) -> str:
+        return type(error).__name__
+
+    aside: frozenset[UUID] = frozenset()
+
 
 async def test_nobody_looks_again_for_what_is_not_waited_for() -> None:
     """I9: a handler that has gone on may hold its row, and everybody would wait for it."""
@@ -167,6 +172,8 @@ class Slow:
         self.steps = self
         self.asked: list[dict[UUID, int | None]] = []
         self.answers: asyncio.Queue[list[Settled]] = asyncio.Queue()
+
+    aside: frozenset[UUID] = frozenset()
 
     async def settle(self, seen: dict[UUID, int | None]) -> list[Settled]:
         self.asked.append(seen)
