@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pgconductor.domain.backoff import Backoff
 from pgconductor.domain.outcomes import Completed, Disposition, Failed, Failure, Outcome, Verdict
-from pgconductor.runtime.wording import describe
+from pgconductor.runtime.wording import describe, trouble
 from pgconductor.services.backend import Backend
 
 __all__ = ["Completer"]
@@ -99,8 +99,7 @@ class Completer:
                 for outcome in self._writing.values():
                     self._pending.setdefault(outcome.execution_id, outcome)
                 if self.backend.is_transient(error):
-                    trouble = self.backend.trouble(error)
-                    logger.warning("completing is delayed, %s: %s", trouble, describe(error))
+                    logger.warning("completing is delayed, %s", trouble(error))
                 else:
                     logger.exception("completing failed; it will be tried again")
                 self._writing = {}

@@ -13,7 +13,7 @@ from pgconductor.domain.backoff import Backoff
 from pgconductor.domain.outcomes import Completed
 from pgconductor.domain.steps import History, Recorded, Started, StepRecord, StepStart
 from pgconductor.exceptions import OwnershipLost
-from pgconductor.runtime.wording import describe
+from pgconductor.runtime.wording import trouble
 from pgconductor.services.backend import Backend
 from pgconductor.services.transactions import CommitUnknown, OpenTransaction, is_conflict
 
@@ -270,8 +270,7 @@ class Journal:
             except Exception as error:
                 if not self._backend.is_transient(error):
                     raise
-                trouble = self._backend.trouble(error)
-                logger.warning("cancelling a child is delayed, %s: %s", trouble, describe(error))
+                logger.warning("cancelling a child is delayed, %s", trouble(error))
             else:
                 return
             await asyncio.sleep(backoff.next())
@@ -299,8 +298,7 @@ class Journal:
             except Exception as error:
                 if not self._backend.is_lost(error):
                     raise
-                trouble = self._backend.trouble(error)
-                logger.warning("steps are delayed, %s: %s", trouble, describe(error))
+                logger.warning("steps are delayed, %s", trouble(error))
                 await asyncio.sleep(backoff.next())
 
     async def _record(self, batch: list[StepRecord]) -> Sequence[Recorded | Exception]:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pgconductor.domain.backoff import Backoff
 from pgconductor.runtime.waits import Waits
-from pgconductor.runtime.wording import describe
+from pgconductor.runtime.wording import trouble
 from pgconductor.services.backend import Backend
 
 __all__ = ["Lookout"]
@@ -121,8 +121,7 @@ class Lookout:
                     continue
                 # A handler that has gone on may be what locks a row. Others are due in any case.
                 self._looking_for |= {one: None for one in batch if one in self._here}
-                trouble = self._backend.trouble(error)
-                logger.warning("waits are delayed, %s: %s", trouble, describe(error))
+                logger.warning("waits are delayed, %s", trouble(error))
                 await asyncio.sleep(backoff.next())
                 continue
             for settled in answers:
@@ -163,8 +162,7 @@ class Lookout:
                 if not self._backend.is_transient(error):
                     logger.exception("looking at what is due failed; it will be tried again")
                 else:
-                    trouble = self._backend.trouble(error)
-                    logger.warning("waits are delayed, %s: %s", trouble, describe(error))
+                    logger.warning("waits are delayed, %s", trouble(error))
                 pause = max(pause, backoff.next())
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -45,22 +45,24 @@ class Settling:
 
     Args:
         work: The database.
+        clock: Tells seconds.
     """
 
-    def __init__(self, work: UnitOfWork) -> None:
+    def __init__(self, work: UnitOfWork, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._work = work
+        self._clock = clock
         self._aside: dict[UUID, _Aside] = {}
 
     @property
     def aside(self) -> Collection[UUID]:
         """Executions that are left alone for now."""
-        now = time.monotonic()
+        now = self._clock()
         return {one for one, it in self._aside.items() if it.until > now}
 
     @property
     def again(self) -> list[UUID]:
         """Executions that were left alone long enough."""
-        now = time.monotonic()
+        now = self._clock()
         return [one for one, it in self._aside.items() if it.until <= now]
 
     @property
@@ -68,7 +70,7 @@ class Settling:
         """Seconds until the next of them may be tried again; None if there is none."""
         if not self._aside:
             return None
-        return max(min(it.until for it in self._aside.values()) - time.monotonic(), 0.0)
+        return max(min(it.until for it in self._aside.values()) - self._clock(), 0.0)
 
     async def settle(
         self, seen: Mapping[UUID, int | None], *, until: datetime | None = None
@@ -106,7 +108,7 @@ class Settling:
         (one,) = batch
         before = self._aside.get(one)
         pause = _FIRST if before is None else min(before.pause * 2.0, _LONGEST)
-        self._aside[one] = _Aside(time.monotonic() + pause, pause)
+        self._aside[one] = _Aside(self._clock() + pause, pause)
         logger.warning(
             "the waits of execution %s are delayed, the others go on; %s: %s",
             one,

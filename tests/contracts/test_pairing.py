@@ -11,11 +11,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import select
 
 from pgconductor.domain.claims import Fetched
 from pgconductor.domain.ids import new_id
 from pgconductor.domain.invocations import Invocation
 from pgconductor.domain.steps import Recorded, StepKind
+from pgconductor.models import Step
 from tests.contracts.harness import Harness, PostgresHarness
 from tests.contracts.waits import (
     begin,
@@ -142,7 +144,7 @@ def any_match(dice: random.Random, numbers: int) -> Any:
 @pytest.mark.parametrize("seed", range(4))
 async def test_waits_take_what_the_rule_says(db: Harness, seed: int, most: int) -> None:
     """Whatever begins, is emitted, is looked at and is settled, in whatever order and number."""
-    dice = random.Random(f"{seed} {most}")  # noqa: S311 - no secret
+    dice = random.Random(f"{seed} {most}")
     _, held = await db.running()
     _, other = await db.running()
     await begin(db, event(other, "another execution takes for itself", detail="busy"))
@@ -219,6 +221,17 @@ async def test_many_executions_take_one_event_each(db: Harness, owned: bool) -> 
     await db.steps.settle_due()
     for number, one in enumerate(held):
         assert await taken(db, one) == {"event": {"n": number}}
+
+
+async def test_an_event_is_for_all_executions_of_one_call(db: Harness) -> None:
+    owner = await db.register()
+    await db.invoke_several(3)
+    held = await db.fetch(owner)
+    for one in held:
+        await begin(db, event(one))
+    await emit(db, "paid", "1")
+    await db.steps.settle({one.id: 0 for one in held})
+    assert [await taken(db, one) for one in held] == [{"event": 1}] * 3
 
 
 # --- the order of beginning ----------------------------------------------------------------------
@@ -374,3 +387,37 @@ async def test_a_backlog_is_worked_off_in_order(postgres: PostgresHarness) -> No
     assert await taken(postgres, held) == {"first": {"n": 0, "a": 1}}
     await postgres.steps.settle_due()
     assert (await taken(postgres, held))["last"] == {"n": 5999, "a": 1}
+
+
+async def test_what_commits_in_between_hides_nothing(postgres: PostgresHarness) -> None:
+    """More early events than are looked at together, between looking for what is due and settling:
+    what is about to be marked is looked at in any case."""
+    _, held = await postgres.running()
+    await begin(postgres, event(held, match='{"wanted": true}'))
+    await settle(postgres, held)
+    async with postgres.engine.begin() as early:
+        await early.exec_driver_sql(
+            "SELECT count(pgconductor.emit_event('paid', '{}')) FROM generate_series(0, 5999)"
+        )
+        await emit(postgres, "paid", '{"wanted": true}')
+        async with postgres.begin() as repositories:
+            due = await repositories.steps.due(limit=500)
+        assert due.execution_ids == (held.id,)
+    async with postgres.begin() as repositories:
+        await repositories.steps.settle({held.id: None}, until=due.until)
+        await repositories.steps.mark_matched(due.event_ids)
+    assert await taken(postgres, held) == {"event": {"wanted": True}}
+
+
+async def test_a_look_is_remembered(postgres: PostgresHarness) -> None:
+    """So the next one reads what is new only."""
+    _, held = await postgres.running()
+    await emit_many(postgres, "paid", [1, 2])
+    await begin(postgres, event(held, "a", "1"), event(held, "b", "3"))
+    await settle(postgres, held)
+    async with postgres.engine.connect() as connection:
+        rows = await connection.execute(select(Step.key, Step.pending, Step.looked))
+        assert {row.key: (row.pending, row.looked) for row in rows} == {
+            "a": (False, False),
+            "b": (True, True),
+        }

@@ -143,9 +143,6 @@ class Blocked:
     def is_transient(self, error: Exception) -> bool:
         return isinstance(error, TimeoutError)
 
-    def trouble(self, error: Exception) -> str:
-        return type(error).__name__
-
     aside: frozenset[UUID] = frozenset()
 
 
@@ -161,6 +158,23 @@ async def test_nobody_looks_again_for_what_is_not_waited_for() -> None:
     lookout.look(here)
     await eventually(lambda: len(backend.asked) == 2)
     assert backend.asked == [{locked, here}, {here}]
+    handler.task.cancel()
+    await lookout.aclose()
+
+
+async def test_nobody_looks_again_at_once_for_what_could_not_be_settled() -> None:
+    """It is tried again with all that is due, after a pause."""
+    backend = Slow()
+    lookout = Lookout(cast("Backend", backend), 60)
+    handler = Handler(EVENT, lookout)
+    execution = handler.waits.execution_id
+    await eventually(lambda: backend.asked)
+    backend.aside = frozenset({execution})
+    backend.answers.put_nowait([])
+    working = lookout._working
+    assert working is not None
+    await asyncio.wait_for(working, 10)
+    assert backend.asked == [{execution: 0}]
     handler.task.cancel()
     await lookout.aclose()
 
