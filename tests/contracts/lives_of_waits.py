@@ -22,6 +22,10 @@ WHOSE = st.sampled_from(["current", "current", "current", "stale"])
 KEY = st.sampled_from(["p", "q"])
 HOURS = st.sampled_from([None, 1, 2])
 PAYLOAD = st.sampled_from(["1", "2"])
+#: How many at once: size is a dimension, and a pass over all pairs of the largest would be felt.
+MANY = st.sampled_from([2, 5, 30, 200])
+MATCHES = st.lists(st.none() | PAYLOAD, min_size=1, max_size=4)
+PAYLOADS = st.lists(PAYLOAD, min_size=1, max_size=4)
 
 
 class WaitingLives(Lives):
@@ -57,6 +61,47 @@ class WaitingLives(Lives):
         held = self._claim(index, whose)
         begun = event(held, f"e{key}", match, delay=_delay(hours))
         self._begin(held, f"e{key}", begun, ModelWait(*self._until(hours), event=("paid", match)))
+
+    @rule(index=INDEX, whose=WHOSE, matches=MATCHES, count=MANY, hours=HOURS)
+    @precondition(lambda self: self.claims)
+    def begin_many_events(
+        self, index: int, whose: str, matches: list[str | None], count: int, hours: int | None
+    ) -> None:
+        """At once, of one name, in the order of a list and not of their keys."""
+        held = self._claim(index, whose)
+        owner = self.model.rows[held.id].owner
+        self.made += 1
+        asked: list[tuple[StepStart, ModelWait | None]] = []
+        for number in range(count):
+            match = matches[number % len(matches)]
+            key = f"m{(number * 7919) % 1009} {self.made}"
+            wait = ModelWait(*self._until(hours), event=("paid", match))
+            self.model.moments += 1
+            begun = event(held, key, match, delay=_delay(hours))
+            asked.append((begun, self.model.begin(held.id, owner_of(held), key, wait)))
+        answers = self.do(self.db.steps.start_many([begun for begun, _ in asked]))
+        for answer, (_, expected) in zip(answers, asked, strict=True):
+            assert answer.held is (owner == owner_of(held))
+            self._compare(answer, expected)
+        self._moment()
+        self._settle(held.id)
+
+    @rule(payloads=PAYLOADS, count=MANY, settled=st.booleans())
+    def emit_many(self, payloads: list[str], count: int, settled: bool) -> None:
+        """In one transaction."""
+        self._moment()
+        many = [payloads[number % len(payloads)] for number in range(count)]
+        self.do(self._emit_many(many))
+        for payload in many:
+            self.model.events.append((self.model.moments, "paid", payload))
+        self._moment()
+        if settled:
+            self.settle_due()
+
+    async def _emit_many(self, payloads: list[str]) -> None:
+        async with self.db.begin() as repositories:
+            for payload in payloads:
+                await repositories.steps.emit("paid", payload)
 
     def _until(self, hours: int | None) -> tuple[int, int | None]:
         return self.model.moments, None if hours is None else self.model.now + hours

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from datetime import timedelta
 
 import pytest
@@ -161,8 +162,9 @@ async def test_a_time_out_with_a_connection_is_told_from_one_without(
     database_url: str, pinned: bool
 ) -> None:
     """The first is a statement's, the second means that there is no database."""
-    silent = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-    port = silent.sockets[0].getsockname()[1]
+    # It accepts connections, and never answers.
+    silent = socket.create_server(("127.0.0.1", 0))
+    port = silent.getsockname()[1]
     errors = []
     for url in (database_url, f"postgresql+asyncpg://me@127.0.0.1:{port}/x"):
         engine = create_async_engine(url)
