@@ -74,6 +74,25 @@ BEGIN
     IF v_lines IS NULL THEN
         RETURN;
     END IF;
+    -- Most looks find nothing at all; to know that costs little.
+    IF NOT EXISTS (
+        SELECT 1
+        FROM unnest(v_ids, v_keys) AS w (execution_id, key)
+        JOIN pgconductor.steps s ON s.execution_id = w.execution_id AND s.key = w.key
+        JOIN pgconductor.executions e ON e.id = s.execution_id
+        -- No EXISTS, for which the planner may read all events instead of one.
+        WHERE (
+                SELECT true FROM pgconductor.events x WHERE x.name = s.detail AND NOT x.matched LIMIT 1
+            )
+           OR NOT s.looked AND (
+                SELECT true
+                FROM pgconductor.events x
+                WHERE x.name = s.detail AND x.emitted_at >= e.created_at
+                LIMIT 1
+            )
+    ) THEN
+        RETURN;
+    END IF;
     v_got := array_fill(CAST(NULL AS uuid), ARRAY[cardinality(v_lines)]);
 
     FOR v_event, v_for IN
