@@ -12,9 +12,9 @@
 -- caller is not its owner; such an owner is notified. Ends of waits beyond it come back with the
 -- number of wakes; who is not the owner is told neither.
 --
--- A wait for an event takes the first one that was emitted since the execution was invoked, that
--- matches, and that no other wait of the execution has taken.
-CREATE FUNCTION pgconductor.settle(p_ids uuid[], p_seen integer[])
+-- Which wait takes which event, match_events says. p_until is the last of the events, by the time at
+-- which they were emitted, that the caller is about to mark as matched; NULL if it marks none.
+CREATE FUNCTION pgconductor.settle(p_ids uuid[], p_seen integer[], p_until timestamptz DEFAULT NULL)
 RETURNS TABLE (
     execution_id uuid,
     wakes integer,
@@ -61,81 +61,48 @@ BEGIN
           )
     );
 
-    LOOP
-        WITH found AS MATERIALIZED (
-            SELECT
-                s.execution_id, s.key, s.kind, s.created_at,
-                v.id AS event_id,
-                c.id IS NOT NULL AS ended,
-                CASE WHEN c.state = 'completed' THEN c.result WHEN c.id IS NULL THEN v.payload END
-                    AS result,
-                CASE
-                    WHEN c.state = 'failed' THEN coalesce(c.last_error_type, 'Exception')
-                    WHEN c.state = 'cancelled' THEN '(cancelled)'
-                END AS error_type,
-                CASE
-                    WHEN c.state = 'failed' THEN coalesce(c.last_error, '')
-                    WHEN c.state = 'cancelled' THEN coalesce(c.cancel_reason, '')
-                END AS error
-            FROM pgconductor.steps s
-            JOIN pgconductor.executions e ON e.id = s.execution_id
-            LEFT JOIN pgconductor.executions c ON c.id = s.child_id AND c.finished_at IS NOT NULL
-            LEFT JOIN LATERAL (
-                SELECT x.id, x.payload
-                FROM pgconductor.events x
-                WHERE s.kind = 'event'
-                  AND x.name = s.detail
-                  AND x.emitted_at >= e.created_at
-                  AND (s.match IS NULL OR x.payload @> s.match)
-                  AND NOT EXISTS (
-                      SELECT 1
-                      FROM pgconductor.steps t
-                      WHERE t.execution_id = s.execution_id AND t.event_id = x.id
-                  )
-                ORDER BY x.emitted_at, x.id
-                LIMIT 1
-            ) AS v ON true
-            WHERE s.execution_id = ANY (v_here)
-              AND s.pending
-              AND (c.id IS NOT NULL OR v.id IS NOT NULL OR s.wake_at <= pgconductor.clock())
-        ),
-        -- Of the waits that an event has come for, the oldest takes its own, and the others look
-        -- again: it may have been theirs, too.
-        chosen AS (
-            SELECT DISTINCT ON (f.execution_id, CASE WHEN f.event_id IS NULL THEN f.key END) f.*
-            FROM found f
-            ORDER BY
-                f.execution_id, CASE WHEN f.event_id IS NULL THEN f.key END, f.created_at, f.key
-        ),
-        timed AS (
-            SELECT c.*, c.kind IN ('child', 'event') AND NOT c.ended AND c.event_id IS NULL AS late
-            FROM chosen c
-        ),
-        changed AS (
-            UPDATE pgconductor.steps s
-            SET pending = false,
-                result = t.result,
-                error_type = CASE
-                    WHEN t.kind = 'try' THEN s.error_type
-                    WHEN t.late THEN '(timeout)'
-                    ELSE t.error_type
-                END,
-                error = CASE
-                    WHEN t.kind = 'try' THEN s.error
-                    WHEN t.late THEN 'it did not come in time'
-                    ELSE t.error
-                END,
-                event_id = t.event_id,
-                woke = e.wakes + 1,
-                ended_at = pgconductor.wall_clock()
-            FROM timed t
-            JOIN pgconductor.executions e ON e.id = t.execution_id
-            WHERE s.execution_id = t.execution_id AND s.key = t.key AND s.pending
-            RETURNING 1
-        )
-        SELECT (SELECT count(*) FROM found) - (SELECT count(*) FROM changed) INTO v_left;
-        EXIT WHEN v_left = 0;
-    END LOOP;
+    -- Events first: one that is there when the time is up is taken.
+    UPDATE pgconductor.steps s
+    SET pending = false,
+        result = v.payload,
+        event_id = m.event_id,
+        woke = e.wakes + 1,
+        ended_at = pgconductor.wall_clock()
+    FROM pgconductor.match_events(v_here, p_until) m
+    JOIN pgconductor.events v ON v.id = m.event_id
+    JOIN pgconductor.executions e ON e.id = m.execution_id
+    WHERE s.execution_id = m.execution_id AND s.key = m.key AND s.pending;
+
+    -- Nothing begins while the executions are locked: these are the waits that were just matched.
+    -- They are told by ended_at, not by pending, which would lead through the index of all waits.
+    UPDATE pgconductor.steps s
+    SET looked = true
+    WHERE s.execution_id = ANY (v_here) AND s.kind = 'event' AND s.ended_at IS NULL AND NOT s.looked;
+
+    UPDATE pgconductor.steps s
+    SET pending = false,
+        result = CASE WHEN c.state = 'completed' THEN c.result END,
+        error_type = CASE
+            WHEN s.kind = 'try' THEN s.error_type
+            WHEN c.state = 'failed' THEN coalesce(c.last_error_type, 'Exception')
+            WHEN c.state = 'cancelled' THEN '(cancelled)'
+            WHEN c.id IS NULL AND s.kind IN ('child', 'event') THEN '(timeout)'
+        END,
+        error = CASE
+            WHEN s.kind = 'try' THEN s.error
+            WHEN c.state = 'failed' THEN coalesce(c.last_error, '')
+            WHEN c.state = 'cancelled' THEN coalesce(c.cancel_reason, '')
+            WHEN c.id IS NULL AND s.kind IN ('child', 'event') THEN 'it did not come in time'
+        END,
+        woke = e.wakes + 1,
+        ended_at = pgconductor.wall_clock()
+    FROM pgconductor.steps w
+    JOIN pgconductor.executions e ON e.id = w.execution_id
+    LEFT JOIN pgconductor.executions c ON c.id = w.child_id AND c.finished_at IS NOT NULL
+    WHERE w.execution_id = ANY (v_here)
+      AND w.pending
+      AND (c.id IS NOT NULL OR w.wake_at <= pgconductor.clock())
+      AND s.execution_id = w.execution_id AND s.key = w.key AND s.pending;
 
     WITH woken AS (
         UPDATE pgconductor.executions e
@@ -180,6 +147,6 @@ BEGIN
     JOIN pgconductor.executions e ON e.id = k.id
     LEFT JOIN pgconductor.steps s ON s.execution_id = e.id AND s.woke > k.seen
     WHERE k.id = ANY (v_here)
-    ORDER BY e.id, s.created_at, s.key;
+    ORDER BY e.id, s.created_at, s.ordinal, s.key;
 END
 $$

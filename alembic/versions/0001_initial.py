@@ -42,6 +42,7 @@ AFTER_TABLES = (
     "invoke_executions",
     "invoke_batch",
     "invoke",
+    "match_events",
     "settle",
     "cancel_execution",
     "emit_event",
@@ -310,6 +311,8 @@ def create_steps() -> None:
         sa.Column("child_id", sa.Uuid(), nullable=True),
         sa.Column("event_id", sa.Uuid(), nullable=True),
         sa.Column("woke", sa.Integer(), nullable=True),
+        sa.Column("looked", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("ordinal", sa.Integer(), nullable=True),
         instant("created_at", default="pgconductor.clock()"),
         instant("ended_at"),
         sa.CheckConstraint(
@@ -364,7 +367,7 @@ def create_events() -> None:
     )
     index("events_emitted_idx", "events", ["emitted_at"])
     index("events_name_idx", "events", ["name", "emitted_at", "id"])
-    index("events_unmatched_idx", "events", ["id"], where="NOT matched")
+    index("events_unmatched_idx", "events", ["name", "emitted_at", "id"], where="NOT matched")
 
 
 def create_gate() -> None:

@@ -134,7 +134,7 @@ def _finding(where: tuple[int | str, ...], message: str) -> str:
 def _of_the_database(error: BaseException) -> tuple[str, ExitCode] | None:
     from sqlalchemy.exc import DBAPIError
 
-    from pgconductor.repositories.errors import is_transient, sqlstate
+    from pgconductor.repositories.errors import is_transient, sqlstate, trouble
 
     state = sqlstate(error)
     # SQLAlchemy's text would repeat the statement; the driver's own is one sentence.
@@ -155,7 +155,9 @@ def _of_the_database(error: BaseException) -> tuple[str, ExitCode] | None:
         return one_line(f"the database cannot be used: {said}"), ExitCode.UNREACHABLE
     if is_transient(error) and not isinstance(error, FileNotFoundError | PermissionError):
         said = said or "it did not answer in time"
-        return one_line(f"the database is out of reach: {said}"), ExitCode.UNREACHABLE
+        what = trouble(error)
+        what = "the database is out of reach" if what == "no database" else what
+        return one_line(f"{what}: {said}"), ExitCode.UNREACHABLE
     return None
 
 

@@ -127,7 +127,8 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
                 *("SELECT", "INSERT", "DELETE"),
                 _on(
                     "UPDATE",
-                    *("pending", "result", "error_type", "error", "event_id", "woke", "ended_at"),
+                    *("pending", "looked", "result", "error_type", "error", "event_id", "woke"),
+                    "ended_at",
                 ),
             ),
             "events": ("SELECT", "INSERT", _on("UPDATE", "matched"), "DELETE"),
@@ -139,7 +140,7 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
             # update some column: this one can have one value only.
             "schema_gate": ("SELECT", _on("UPDATE", "singleton")),
         },
-        functions=(*_CALLABLE, "settle"),
+        functions=(*_CALLABLE, "match_events", "settle"),
         later_tables=("SELECT", "INSERT", "UPDATE", "DELETE"),
         later_functions=True,
     ),
@@ -196,6 +197,7 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
             # A retry may drop the recorded steps, a fork copies them.
             "steps": (
                 "DELETE",
+                _on("UPDATE", "looked"),
                 _on(
                     "INSERT",
                     *("execution_id", "key", "kind", "place", "result", "error_type", "error"),

@@ -15,6 +15,7 @@ from pgconductor.domain.outcomes import Failure
 __all__ = [
     "ChildSpec",
     "Due",
+    "EventPlace",
     "History",
     "Recorded",
     "Settled",
@@ -207,6 +208,21 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class EventPlace:
+    """Where an event is among those that nobody has looked at.
+
+    Attributes:
+        name: Its name.
+        emitted_at: When it was emitted.
+        id: Its id.
+    """
+
+    name: str
+    emitted_at: datetime
+    id: UUID
+
+
+@dataclass(frozen=True, slots=True)
 class Due:
     """What there is to settle.
 
@@ -214,8 +230,12 @@ class Due:
         execution_ids: Executions with waits that may have come to their end.
         event_ids: Events that these executions may wait for, and that nobody has looked at.
         next_in: When the next wait ends by its time, from now; None if none does.
+        until: When the last of these events was emitted.
+        last: The last of them in the order in which they are looked at.
     """
 
     execution_ids: tuple[UUID, ...] = ()
     event_ids: tuple[UUID, ...] = ()
     next_in: timedelta | None = None
+    until: datetime | None = field(default=None, compare=False)
+    last: EventPlace | None = field(default=None, compare=False)

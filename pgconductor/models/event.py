@@ -36,7 +36,9 @@ class Event(Base):
         ),
         Index("events_name_idx", "name", "emitted_at", "id"),
         # Those that nobody has looked at.
-        Index("events_unmatched_idx", "id", postgresql_where=text("NOT matched")),
+        Index(
+            "events_unmatched_idx", "name", "emitted_at", "id", postgresql_where=text("NOT matched")
+        ),
         # For retention.
         Index("events_emitted_idx", "emitted_at"),
         {"postgresql_with": OFTEN_VACUUMED},

@@ -73,6 +73,10 @@ class Step(Base):
     child_id: Mapped[UUID | None]
     event_id: Mapped[UUID | None]
     woke: Mapped[int | None]
+    #: Whether a wait has seen all events that were committed until then.
+    looked: Mapped[bool] = mapped_column(server_default=text("false"))
+    #: Its place among those that began at the same time, by one statement.
+    ordinal: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=text(CLOCK))
     ended_at: Mapped[datetime | None]
 

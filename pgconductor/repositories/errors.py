@@ -24,14 +24,17 @@ from pgconductor.domain.sqlstates import Cause, cause_of
 from pgconductor.exceptions import SchemaMissing
 
 __all__ = [
+    "StatementTimeout",
     "as_sqlalchemy",
     "cause",
     "is_lost",
+    "is_of_the_statement",
     "is_queue_full",
     "is_transient",
     "is_undefined",
     "sqlstate",
     "translated",
+    "trouble",
 ]
 
 # undefined_table, invalid_schema_name, undefined_function: only these mean that nothing is there.
@@ -40,6 +43,10 @@ _MISSING: Final = frozenset({"42P01", "3F000", "42883"})
 _OURS: Final = re.compile(r"(?<![\w.])pgconductor(?!\w)")
 #: Lock not available, query canceled; memory that is short is not over soon.
 _SOON: Final = frozenset({"55P03", "57014"})
+
+
+class StatementTimeout(TimeoutError):
+    """There was a connection, and what was sent had no answer within ``command_timeout``."""
 
 
 def sqlstate(error: BaseException) -> str | None:
@@ -102,6 +109,29 @@ def is_lost(error: BaseException) -> bool:
     A statement that was cancelled for taking too long (57014) may have been too large.
     """
     return is_transient(error) and sqlstate(error) != "57014"
+
+
+def is_of_the_statement(error: BaseException) -> bool:
+    """Whether a smaller statement might have passed: it took too long, met a lock, or a bad row."""
+    if isinstance(error, StatementTimeout):
+        return True
+    return cause(error) in {Cause.VALUE, Cause.RULE, Cause.SLOW, Cause.CONFLICT}
+
+
+def trouble(error: BaseException) -> str:
+    """What kind of trouble a transient error means, in a few words for the log."""
+    code = sqlstate(error)
+    if isinstance(error, StatementTimeout):
+        return "a statement took longer than command_timeout"
+    if code == "57014":
+        return "a statement was cancelled, as statement_timeout does"
+    if code == "55P03":
+        return "a lock was not free in time"
+    if cause(error) is Cause.CONFLICT:
+        return "another transaction stood in the way"
+    if is_queue_full(error):
+        return "the server's queue of notifications is full"
+    return "no database" if is_transient(error) else "a statement failed"
 
 
 def is_undefined(error: BaseException) -> bool:

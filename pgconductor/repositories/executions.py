@@ -253,6 +253,7 @@ class SqlExecutionRepository(SqlOperatedExecutions):
             raise DedupeConflict(execution_id)
         if row.unknown:
             raise StepNotFound(execution_id, str(from_step))
+        await self._write(sql.LOOK_AGAIN, {"id": execution_id})
         return bool(row.changed)
 
     async def get_one_or_none(self, execution_id: UUID) -> ExecutionSnapshot | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
 from pgconductor.domain.events import Emitted
 from pgconductor.domain.steps import (
     Due,
+    EventPlace,
     History,
     Recorded,
     Settled,
@@ -61,7 +63,9 @@ class StepRepository(Protocol):
         """What is on record of executions; those that are not there are left out."""
         ...
 
-    async def settle(self, seen: Mapping[UUID, int | None]) -> list[Settled]:
+    async def settle(
+        self, seen: Mapping[UUID, int | None], *, until: datetime | None = None
+    ) -> list[Settled]:
         """End the waits whose time, child or event has come.
 
         Executions that were suspended for them are available then; the owner of one that is running
@@ -70,6 +74,7 @@ class StepRepository(Protocol):
         Args:
             seen: By execution how many ends of waits its owner, who calls, has seen; None where the
                 caller is not its owner.
+            until: Events up to this time are about to be marked as matched: look at all of them.
 
         Returns:
             How far the waits of each are, with their ends where the caller is its owner. Those that
@@ -77,17 +82,27 @@ class StepRepository(Protocol):
         """
         ...
 
-    async def due(self, *, limit: int, without: Collection[UUID] = ()) -> Due:
+    async def due(
+        self, *, limit: int, without: Collection[UUID] = (), after: EventPlace | None = None
+    ) -> Due:
         """What there is to settle; the same may come back until it has been settled.
 
         Args:
             limit: At most so many of each kind.
             without: Executions whose times and children have been looked at already.
+            after: The last of the events that have been looked at already.
         """
         ...
 
-    async def mark_matched(self, event_ids: Collection[UUID]) -> None:
-        """All that waited for these events have been settled."""
+    async def mark_matched(
+        self, event_ids: Collection[UUID], *, left: Collection[UUID] = ()
+    ) -> None:
+        """All that waited for these events have been settled.
+
+        Args:
+            event_ids: Which ones.
+            left: Executions that have not been settled: what they hope for is not marked.
+        """
         ...
 
     async def emit(self, name: str, payload: str | None, dedupe_key: str | None = None) -> Emitted:

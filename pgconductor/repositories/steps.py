@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from pgconductor import sql
 from pgconductor.domain.events import Emitted
 from pgconductor.domain.steps import (
     Due,
+    EventPlace,
     History,
     Recorded,
     Settled,
@@ -25,6 +27,9 @@ from pgconductor.models import Execution, Step
 from pgconductor.repositories.executor import SqlRepository
 
 __all__ = ["SqlStepRepository"]
+
+#: No event has an empty name.
+_BEFORE_ALL: Final = EventPlace("", datetime.min.replace(tzinfo=UTC), UUID(int=0))
 
 _SHOWN: Final = (
     Step.key,
@@ -121,7 +126,7 @@ class SqlStepRepository(SqlRepository):
             select(Execution.id, Execution.wakes, *_SHOWN)
             .outerjoin(Step, Step.execution_id == Execution.id)
             .where(Execution.id.in_(execution_ids))
-            .order_by(Step.created_at, Step.key)
+            .order_by(Step.created_at, Step.ordinal, Step.key)
         )
         records: dict[UUID, dict[str, Recorded]] = {}
         wakes: dict[UUID, int] = {}
@@ -132,9 +137,13 @@ class SqlStepRepository(SqlRepository):
                 mine[row.key] = _recorded(row)
         return {one: History(records[one], wakes[one]) for one in wakes}
 
-    async def settle(self, seen: Mapping[UUID, int | None]) -> list[Settled]:
+    async def settle(
+        self, seen: Mapping[UUID, int | None], *, until: datetime | None = None
+    ) -> list[Settled]:
         """See the protocol."""
-        rows = await self._rows(sql.SETTLE, {"ids": list(seen), "seen": list(seen.values())})
+        rows = await self._rows(
+            sql.SETTLE, {"ids": list(seen), "seen": list(seen.values()), "until": until}
+        )
         wakes: dict[UUID, int | None] = {}
         ended: dict[UUID, list[Recorded]] = {}
         for row in rows:
@@ -144,14 +153,31 @@ class SqlStepRepository(SqlRepository):
                 mine.append(_recorded(row))
         return [Settled(one, wakes[one], tuple(ended[one])) for one in wakes]
 
-    async def due(self, *, limit: int, without: Collection[UUID] = ()) -> Due:
+    async def due(
+        self, *, limit: int, without: Collection[UUID] = (), after: EventPlace | None = None
+    ) -> Due:
         """See the protocol."""
-        (row,) = await self._rows(sql.DUE_WAITS, {"limit": limit, "without": list(without)})
-        return Due(tuple(row.execution_ids), tuple(row.event_ids), row.next_in)
+        after = after or _BEFORE_ALL
+        (row,) = await self._rows(
+            sql.DUE_WAITS,
+            {
+                "limit": limit,
+                "without": list(without),
+                "after_name": after.name,
+                "after_time": after.emitted_at,
+                "after_id": after.id,
+            },
+        )
+        last = None
+        if row.last_id is not None:
+            last = EventPlace(row.last_name, row.last_time, row.last_id)
+        return Due(tuple(row.execution_ids), tuple(row.event_ids), row.next_in, row.until, last)
 
-    async def mark_matched(self, event_ids: Collection[UUID]) -> None:
+    async def mark_matched(
+        self, event_ids: Collection[UUID], *, left: Collection[UUID] = ()
+    ) -> None:
         """See the protocol."""
-        await self._write(sql.MARK_MATCHED, {"ids": list(event_ids)})
+        await self._write(sql.MARK_MATCHED, {"ids": list(event_ids), "left": list(left)})
 
     async def emit(self, name: str, payload: str | None, dedupe_key: str | None = None) -> Emitted:
         """See the protocol."""

@@ -19,7 +19,7 @@ from pgconductor.domain.outcomes import (
     unstorable,
 )
 from pgconductor.domain.sqlstates import Cause
-from pgconductor.runtime.wording import describe
+from pgconductor.runtime.wording import describe, trouble
 from pgconductor.services.backend import Backend
 
 __all__ = ["Completer"]
@@ -132,7 +132,7 @@ class Completer:
                 if self._pending.setdefault(outcome.execution_id, outcome) is not outcome:
                     self._bytes -= _size(outcome)
             if self.backend.is_transient(error):
-                logger.warning("completing is delayed: %s", describe(error))
+                logger.warning("completing is delayed, %s", trouble(error))
             else:
                 logger.exception("completing failed; it will be tried again")
             self._writing = {}

@@ -14,7 +14,7 @@ from pgconductor.domain.outcomes import Completed
 from pgconductor.domain.sqlstates import Cause
 from pgconductor.domain.steps import History, Recorded, Started, StepRecord, StepStart
 from pgconductor.exceptions import OwnershipLost
-from pgconductor.runtime.wording import describe
+from pgconductor.runtime.wording import describe, trouble
 from pgconductor.services.backend import Backend
 from pgconductor.services.transactions import CommitUnknown, OpenTransaction
 
@@ -326,7 +326,7 @@ class Journal:
             except Exception as error:
                 if self._backend.cause(error) in {None, Cause.VALUE}:
                     raise
-                logger.warning("cancelling a child is delayed: %s", describe(error))
+                logger.warning("cancelling a child is delayed, %s", trouble(error))
             else:
                 return
             await asyncio.sleep(backoff.next())
@@ -353,7 +353,7 @@ class Journal:
                 backoff.reset()
             except Exception as error:
                 if self._backend.is_transient(error):
-                    logger.warning("steps are delayed: %s", describe(error))
+                    logger.warning("steps are delayed, %s", trouble(error))
                 else:
                     logger.exception("steps are delayed; they will be tried again")
                 await asyncio.sleep(backoff.next())

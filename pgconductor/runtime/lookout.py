@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pgconductor.domain.backoff import Backoff
 from pgconductor.runtime.waits import Waits
-from pgconductor.runtime.wording import describe
+from pgconductor.runtime.wording import trouble
 from pgconductor.services.backend import Backend
 
 __all__ = ["Lookout"]
@@ -121,14 +121,16 @@ class Lookout:
                     continue
                 # A handler that has gone on may be what locks a row. Others are due in any case.
                 self._looking_for |= {one: None for one in batch if one in self._here}
-                logger.warning("waits are delayed, no database: %s", describe(error))
+                logger.warning("waits are delayed, %s", trouble(error))
                 await asyncio.sleep(backoff.next())
                 continue
             for settled in answers:
                 waits = self._here.get(settled.execution_id)
                 if waits is not None:
                     waits.settled(settled)
-            locked = seen.keys() - {settled.execution_id for settled in answers}
+            # What could not be settled is tried again with all that is due.
+            done = {settled.execution_id for settled in answers}
+            locked = seen.keys() - done - set(self._backend.steps.aside)
             if not locked:
                 backoff.reset()
                 continue
@@ -160,7 +162,7 @@ class Lookout:
                 if not self._backend.is_transient(error):
                     logger.exception("looking at what is due failed; it will be tried again")
                 else:
-                    logger.warning("waits are delayed, no database: %s", describe(error))
+                    logger.warning("waits are delayed, %s", trouble(error))
                 pause = max(pause, backoff.next())
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pgconductor.domain.orchestrators import StaleObserver
 from pgconductor.domain.outcomes import Released
-from pgconductor.runtime.wording import describe
+from pgconductor.runtime.wording import trouble
 from pgconductor.runtime.worker import Process, Worker
 
 __all__ = ["Maintenance"]
@@ -44,9 +44,7 @@ class Maintenance:
                 else:
                     # What was seen before the gap proves nothing: the others had it too.
                     self._observer = StaleObserver(self._process.settings.stale_after)
-                    logger.warning(
-                        "a sweep failed, the database is out of reach: %s", describe(error)
-                    )
+                    logger.warning("a sweep failed, %s", trouble(error))
             # Not all orchestrators at the same moment.
             await asyncio.sleep(interval * random.uniform(0.9, 1.1))  # noqa: S311 - no secret
 

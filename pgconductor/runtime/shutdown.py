@@ -10,7 +10,7 @@ from typing import Final
 from pgconductor.domain.backoff import Backoff
 from pgconductor.runtime.attempt import Stop
 from pgconductor.runtime.machine import Machine
-from pgconductor.runtime.wording import describe
+from pgconductor.runtime.wording import trouble
 from pgconductor.runtime.worker import Worker
 
 __all__ = ["close", "end_handlers", "flush", "leave"]
@@ -89,7 +89,7 @@ async def leave(machine: Machine) -> bool:
                     if not backend.is_transient(error):
                         logger.exception("could not leave; others will find this one stale")
                         return False
-                    logger.warning("leaving is delayed, no database: %s", describe(error))
+                    logger.warning("leaving is delayed, %s", trouble(error))
                 else:
                     if not recovery.left:
                         return True

@@ -13,7 +13,7 @@ from pgconductor.domain.claims import Registration
 from pgconductor.domain.migrations import MigrationOutcome, StartupPolicy
 from pgconductor.domain.revisions import KNOWN_REVISION, SchemaStatus
 from pgconductor.exceptions import PgconductorError, SchemaBehind, SchemaMissing
-from pgconductor.runtime.wording import describe
+from pgconductor.runtime.wording import trouble
 from pgconductor.services.backend import Backend
 from pgconductor.settings import Settings
 
@@ -116,7 +116,7 @@ class StartUp:
             except Exception as error:
                 if not Backend.is_transient(error) or time.monotonic() > deadline:
                     raise
-                logger.warning("upgrading is delayed, no database: %s", describe(error))
+                logger.warning("upgrading is delayed, %s", trouble(error))
             await asyncio.sleep(backoff.next())
 
     async def insistently(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -138,7 +138,7 @@ class StartUp:
                 except Exception as error:
                     if not Backend.is_transient(error):
                         raise
-                    logger.warning("starting is delayed, no database: %s", describe(error))
+                    logger.warning("starting is delayed, %s", trouble(error))
                 await asyncio.sleep(backoff.next())
 
 

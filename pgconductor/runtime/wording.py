@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from pgconductor.domain.failures import message_of, name_of
+from pgconductor.services.backend import Backend
 
-__all__ = ["describe"]
+__all__ = ["describe", "trouble"]
 
 _MOST: Final = 2_000
 
@@ -15,3 +16,8 @@ def describe(error: BaseException) -> str:
     """An error in one line: many of the network's have no message at all."""
     text = message_of(error, _MOST).strip().splitlines()
     return f"{name_of(error)}: {text[0]}" if text else name_of(error)
+
+
+def trouble(error: BaseException) -> str:
+    """What kind of trouble a transient error means, and the error, in one line."""
+    return f"{Backend.trouble(error)}: {describe(error)}"

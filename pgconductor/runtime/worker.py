@@ -24,7 +24,7 @@ from pgconductor.runtime.journal import Journal
 from pgconductor.runtime.lookout import Lookout
 from pgconductor.runtime.prefetch import Prefetch
 from pgconductor.runtime.relay import Relay
-from pgconductor.runtime.wording import describe
+from pgconductor.runtime.wording import trouble
 from pgconductor.services.backend import Backend
 from pgconductor.settings import Settings
 
@@ -201,7 +201,7 @@ class Worker:
                 except Exception as error:
                     self.process.on_error(error)
                     if self.process.backend.is_transient(error):
-                        logger.warning("fetching is delayed, no database: %s", describe(error))
+                        logger.warning("fetching is delayed, %s", trouble(error))
                     else:
                         logger.exception("fetching failed; it will be tried again")
                     pause = backoff.next()

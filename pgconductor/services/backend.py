@@ -14,7 +14,7 @@ from pgconductor.domain.orchestrators import Heartbeat
 from pgconductor.domain.outcomes import Completed, Disposition
 from pgconductor.domain.sqlstates import Cause
 from pgconductor.exceptions import OwnershipLost, SchemaMissing
-from pgconductor.repositories.errors import cause, is_transient, is_undefined
+from pgconductor.repositories.errors import cause, is_transient, is_undefined, trouble
 from pgconductor.services.executions import ExecutionService
 from pgconductor.services.listener import AVAILABLE, CONTROL, FINISHED, WAITS, Listener
 from pgconductor.services.orchestrators import OrchestratorService
@@ -161,6 +161,11 @@ class Backend:
     def cause(error: BaseException) -> Cause | None:
         """Why the database has refused a statement; None for an error that is not its own."""
         return cause(error)
+
+    @staticmethod
+    def trouble(error: BaseException) -> str:
+        """What kind of trouble a transient error means, in a few words for the log."""
+        return trouble(error)
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -15,7 +15,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from pgconductor.exceptions import PgconductorError
 from pgconductor.repositories import DriverExecutor, Repositories, sql_repositories
-from pgconductor.repositories.errors import sqlstate
+from pgconductor.repositories.errors import StatementTimeout, sqlstate
 from pgconductor.services import pooling
 
 if TYPE_CHECKING:
@@ -135,14 +135,18 @@ class PinnedUnitOfWork:
     async def begin(self) -> AsyncGenerator[Repositories]:
         """See :class:`~pgconductor.services.unit_of_work.UnitOfWork`."""
         async with self._lock:
+            connected = False
             try:
                 async with asyncio.timeout(self._timeout):
                     repositories = self._repositories or await self._connect()
+                    connected = True
                     async with self._transaction():
                         yield repositories
             except BaseException as error:
                 if _in_doubt(error):
                     await self._discard()
+                if connected and type(error) is TimeoutError:
+                    raise _too_slow(self._timeout) from error
                 raise
 
     def _transaction(self) -> AbstractAsyncContextManager[None]:
@@ -200,6 +204,10 @@ def _in_doubt(error: BaseException) -> bool:
     return code.startswith(("08", "57")) or code == "25006"
 
 
+def _too_slow(seconds: float) -> StatementTimeout:
+    return StatementTimeout(f"no answer within {seconds:g} s")
+
+
 class TimedUnitOfWork:
     """A transaction of its own for each use, READ COMMITTED and bounded in time.
 
@@ -216,5 +224,12 @@ class TimedUnitOfWork:
     @asynccontextmanager
     async def begin(self) -> AsyncGenerator[Repositories]:
         """See :class:`~pgconductor.services.unit_of_work.UnitOfWork`."""
-        async with asyncio.timeout(self._timeout), self._engine.begin() as connection:
-            yield sql_repositories(connection)
+        connected = False
+        try:
+            async with asyncio.timeout(self._timeout), self._engine.begin() as connection:
+                connected = True
+                yield sql_repositories(connection)
+        except TimeoutError as error:
+            if connected and type(error) is TimeoutError:
+                raise _too_slow(self._timeout) from error
+            raise

@@ -7,8 +7,17 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from pgconductor.domain.steps import History, Recorded, Settled, Started, StepRecord, StepStart
+from pgconductor.domain.steps import (
+    EventPlace,
+    History,
+    Recorded,
+    Settled,
+    Started,
+    StepRecord,
+    StepStart,
+)
 from pgconductor.exceptions import OwnershipLost
+from pgconductor.services.settling import Settling
 from pgconductor.services.unit_of_work import Bind, unit_of_work
 
 __all__ = ["StepService"]
@@ -28,6 +37,7 @@ class StepService:
 
     def __init__(self, bind: Bind) -> None:
         self._work = unit_of_work(bind)
+        self._settling = Settling(self._work)
 
     async def record_many(self, steps: Sequence[StepRecord]) -> list[Recorded | OwnershipLost]:
         """Record how steps have ended, in one commit.
@@ -80,12 +90,15 @@ class StepService:
 
         Returns:
             How far the waits of each are, with their ends where the caller is its owner. Those that
-            somebody else has locked just now are left out: come again.
+            somebody else has locked just now are left out: come again. So are those that could not
+            be settled, see :attr:`aside`.
         """
-        if not seen:
-            return []
-        async with self._work.begin() as repositories:
-            return await repositories.steps.settle(seen)
+        return await self._settling.settle(seen)
+
+    @property
+    def aside(self) -> Collection[UUID]:
+        """Executions that could not be settled and are left alone for a while."""
+        return self._settling.aside
 
     async def settle_due(self) -> timedelta | None:
         """Settle whatever is due, of any execution; orchestrators do so by themselves.
@@ -95,20 +108,33 @@ class StepService:
         """
         seen: set[UUID] = set()
         left: set[UUID] = set()
+        after: EventPlace | None = None
+        again = self._settling.again
         while True:
             async with self._work.begin() as repositories:
-                due = await repositories.steps.due(limit=_BATCH, without=seen)
-            ids = due.execution_ids
+                due = await repositories.steps.due(limit=_BATCH, without=seen, after=after)
+            ids = [*dict.fromkeys([*due.execution_ids, *again])]
+            again = []
             settled: set[UUID] = set()
             for start in range(0, len(ids), _BATCH):
                 batch = dict.fromkeys(ids[start : start + _BATCH])
-                settled |= {one.execution_id for one in await self.settle(batch)}
+                answers = await self._settling.settle(batch, until=due.until)
+                settled |= {one.execution_id for one in answers}
             left = (left | set(ids)) - settled
             fresh, seen = set(ids) - seen, seen | set(ids)
-            # An event is looked at again until all who may wait for it were told.
-            if due.event_ids and not left:
+            if due.event_ids:
+                # An event is looked at again until all who may wait for it were told.
                 async with self._work.begin() as repositories:
-                    await repositories.steps.mark_matched(due.event_ids)
+                    await repositories.steps.mark_matched(due.event_ids, left=left)
+                after = due.last
             elif not fresh:
-                # What is left is locked by somebody.
-                return min(due.next_in or _SOON, _SOON) if left else due.next_in
+                return self._next_look(left, due.next_in)
+
+    def _next_look(self, left: set[UUID], next_in: timedelta | None) -> timedelta | None:
+        waits = [] if next_in is None else [next_in]
+        if left - set(self._settling.aside):
+            # Somebody has locked them.
+            waits.append(_SOON)
+        if self._settling.next_in is not None:
+            waits.append(timedelta(seconds=self._settling.next_in))
+        return min(waits, default=None)

@@ -49,6 +49,7 @@ __all__ = [
     "LOCK_ORCHESTRATOR",
     "LOCK_RUNNING",
     "LOCK_STALE",
+    "LOOK_AGAIN",
     "MARK_AWAITED",
     "MARK_MATCHED",
     "ORPHANS",
@@ -125,6 +126,7 @@ LOCK_HOLDERS: Final = _load("lock_holders")
 LOCK_ORCHESTRATOR: Final = _load("lock_orchestrator")
 LOCK_RUNNING: Final = _load("lock_running")
 LOCK_STALE: Final = _load("lock_stale")
+LOOK_AGAIN: Final = _load("look_again")
 MARK_AWAITED: Final = _load("mark_awaited")
 MARK_MATCHED: Final = _load("mark_matched")
 ORPHANS: Final = _load("orphans")

@@ -1,6 +1,9 @@
 -- What there is to settle: executions whose waits may have ended, and the events that nobody has
 -- looked at. It locks nothing, and what it finds may be settled twice: that does nothing. Events are
 -- never looked for without anybody: they are marked when all who hope for them have been settled.
+--
+-- Events come in the order in which the waits for their name take them, after the last ones that
+-- came: those that could not be marked must not hold up the others.
 WITH timed AS (
     SELECT s.execution_id
     FROM pgconductor.steps s
@@ -22,7 +25,10 @@ emitted AS MATERIALIZED (
     SELECT v.id, v.name, v.payload, v.emitted_at
     FROM pgconductor.events v
     WHERE NOT v.matched
-    ORDER BY v.id
+      AND (v.name, v.emitted_at, v.id) > (
+          CAST(:after_name AS text), CAST(:after_time AS timestamptz), CAST(:after_id AS uuid)
+      )
+    ORDER BY v.name, v.emitted_at, v.id
     LIMIT CAST(:limit AS integer)
 ),
 hoped AS (
@@ -43,6 +49,10 @@ SELECT
         ORDER BY 1
     ) AS execution_ids,
     ARRAY(SELECT v.id FROM emitted v) AS event_ids,
+    (SELECT max(v.emitted_at) FROM emitted v) AS until,
+    last.name AS last_name,
+    last.emitted_at AS last_time,
+    last.id AS last_id,
     (
         SELECT s.wake_at - pgconductor.clock()
         FROM pgconductor.steps s
@@ -50,3 +60,10 @@ SELECT
         ORDER BY s.wake_at
         LIMIT 1
     ) AS next_in
+FROM (SELECT) AS one
+LEFT JOIN (
+    SELECT v.name, v.emitted_at, v.id
+    FROM emitted v
+    ORDER BY v.name DESC, v.emitted_at DESC, v.id DESC
+    LIMIT 1
+) AS last ON true

@@ -39,7 +39,8 @@ fence AS MATERIALIZED (
 ),
 made AS (
     INSERT INTO pgconductor.steps AS r (
-        execution_id, key, kind, place, pending, detail, wake_at, match, child_id, error_type, error
+        execution_id, key, kind, place, pending, detail, wake_at, match, child_id, error_type, error,
+        ordinal
     )
     SELECT
         s.execution_id, s.key, s.kind, s.step_place,
@@ -47,7 +48,9 @@ made AS (
         s.detail,
         CASE WHEN s.kind <> 'spawn' THEN coalesce(s.until, pgconductor.clock() + s.delay) END,
         CASE WHEN s.kind = 'event' THEN CAST(s.content AS jsonb) END,
-        s.child_id, s.error_type, s.error
+        s.child_id, s.error_type, s.error,
+        -- What begins together has the same time.
+        s.place
     FROM step s
     JOIN fence f ON f.id = s.execution_id AND f.claim_number = s.claim_number
     WHERE NOT (f.ending AND s.kind IN ('child', 'spawn'))

@@ -13,7 +13,7 @@ from pgconductor.domain.orchestrators import OrchestratorSnapshot
 from pgconductor.domain.revisions import KNOWN_REVISION, SchemaStatus
 from pgconductor.exceptions import SchemaMissing
 from pgconductor.testing.clock import VirtualClock
-from pgconductor.testing.rows import EventRow, ExecutionRow, StepRow, Tables
+from pgconductor.testing.rows import EventRow, ExecutionRow, StepRow, Tables, next_number
 from pgconductor.testing.turns import Turns
 
 __all__ = ["FakeDatabase", "FakeTransaction"]
@@ -141,6 +141,7 @@ class FakeTransaction:
         if self._own is None:
             await self._store.turns.take()
             self._own = self._store.committed.copy()
+            self._own.number = next_number()
         return self._own
 
     def notify(self, channel: str, payload: object) -> None:

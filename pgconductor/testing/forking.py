@@ -50,6 +50,7 @@ class FakeOperatedExecutions:
             max_attempts=source.max_attempts,
             max_crashes=source.max_crashes,
             created_at=now,
+            _number=tables.number,
         )
         tables.executions[made.id] = made
         for step in tables.steps_of(execution_id):

@@ -122,4 +122,5 @@ def execution_row(tables: Tables, invocation: Invocation, now: datetime) -> Exec
         dedupe_key=invocation.dedupe_key,
         dedupe_scope=_scope(invocation),
         created_at=now,
+        _number=tables.number,
     )

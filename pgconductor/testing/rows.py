@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,7 +20,17 @@ from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import PayloadDecodeError
 from pgconductor.types import ExecutionState
 
-__all__ = ["STARTED", "Dedupe", "EventRow", "ExecutionRow", "StepRow", "Tables", "WalkRow", "holds"]
+__all__ = [
+    "STARTED",
+    "Dedupe",
+    "EventRow",
+    "ExecutionRow",
+    "StepRow",
+    "Tables",
+    "WalkRow",
+    "holds",
+    "next_number",
+]
 
 
 STARTED: Final = "started"
@@ -27,6 +38,13 @@ _SCOPES: Final = (None, DedupeScope.UNSTARTED.value, STARTED)
 
 #: Task, queue, dedupe key, and the scope where that is one of its own.
 Dedupe = tuple[str, str, str | None, str | None]
+
+_numbers = itertools.count(1)
+
+
+def next_number() -> int:
+    """A number that is greater than all before: what came first, when the clock stands still."""
+    return next(_numbers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +81,17 @@ class ExecutionRow:
     wakes: int = 0
     created_at: datetime
     finished_at: datetime | None = None
+    # Drawn when the transaction began that has invoked it.
+    _number: int = field(default_factory=next_number, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self._consistent():
             raise ValueError(f"the row violates executions_state_check: {self}")
+
+    @property
+    def invoked(self) -> tuple[datetime, int]:
+        """When it was invoked, to be compared with events."""
+        return self.created_at, self._number
 
     def _consistent(self) -> bool:
         running = self.state is ExecutionState.RUNNING
@@ -187,6 +212,7 @@ class StepRow:
     # The clock of a test may stand still. What comes first is told by that of the process then.
     _began: float = field(default_factory=time.monotonic, compare=False, repr=False)
     _ended: float | None = field(default=None, compare=False, repr=False)
+    _number: int = field(default_factory=next_number, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self._consistent():
@@ -226,9 +252,9 @@ class StepRow:
         return self.begun > other.over
 
     @property
-    def order(self) -> tuple[datetime, float, str]:
+    def order(self) -> tuple[datetime, float, int]:
         """What a history is sorted by."""
-        return *self.begun, self.key
+        return *self.begun, self._number
 
     def recorded(self, now: datetime) -> Recorded:
         """The row as a history has it."""
@@ -256,6 +282,17 @@ class EventRow:
     matched: bool = False
     dedupe_key: str | None = None
     emitted_at: datetime
+    _number: int = field(default_factory=next_number, compare=False, repr=False)
+
+    @property
+    def emitted(self) -> tuple[datetime, int]:
+        """When it was emitted, to be compared."""
+        return self.emitted_at, self._number
+
+    @property
+    def place(self) -> tuple[str, datetime, UUID]:
+        """What they are looked at by, while nobody has."""
+        return self.name, self.emitted_at, self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +318,8 @@ class Tables:
     queues: set[str] = field(default_factory=set[str])
     events: dict[UUID, EventRow] = field(default_factory=dict[UUID, EventRow])
     retention_walk: WalkRow = WalkRow()
+    #: Drawn when the transaction began that these are for.
+    number: int = 0
 
     def steps_of(self, execution_id: UUID) -> list[StepRow]:
         """The steps of an execution, in the order in which they began."""

@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pgconductor.domain.steps import Due, Recorded, Settled, StepKind
+from pgconductor.domain.steps import Due, EventPlace, Recorded, Settled, StepKind
 from pgconductor.testing.database import FakeTransaction
 from pgconductor.testing.ending import tell
-from pgconductor.testing.matching import matches
+from pgconductor.testing.pairing import hopeful, matched_events
 from pgconductor.testing.rows import EventRow, ExecutionRow, StepRow, Tables
 from pgconductor.types import ExecutionState
 
@@ -70,10 +70,12 @@ def _since(tables: Tables, row: ExecutionRow, known: int) -> tuple[Recorded, ...
 
 
 def _end_waits(tables: Tables, row: ExecutionRow, now: datetime) -> bool:
-    """End those of an execution, the older ones first; whether there were any."""
+    """End those of an execution; whether there were any."""
+    steps = tables.steps_of(row.id)
+    events = matched_events(tables, row, steps)
     any_ended = False
-    for step in tables.steps_of(row.id):
-        came = _what_came(tables, row, step, now) if step.pending else None
+    for step in steps:
+        came = _what_came(tables, step, events.get(step.key), now) if step.pending else None
         if came is not None:
             ended: dict[str, Any] = {"ended_at": now, "_ended": time.monotonic(), **came}
             tables.steps[row.id, step.key] = replace(
@@ -84,13 +86,12 @@ def _end_waits(tables: Tables, row: ExecutionRow, now: datetime) -> bool:
 
 
 def _what_came(
-    tables: Tables, row: ExecutionRow, step: StepRow, now: datetime
+    tables: Tables, step: StepRow, event: EventRow | None, now: datetime
 ) -> dict[str, Any] | None:
     """The columns that a wait ends with; None if it goes on."""
     child = None if step.child_id is None else tables.executions.get(step.child_id)
     if child is not None and child.state.finished:
         return _end_of(child)
-    event = _first_event(tables, row, step)
     if event is not None:
         return {"event_id": event.id, "result": event.payload}
     if step.wake_at is None or step.wake_at > now:
@@ -113,24 +114,14 @@ def _end_of(child: ExecutionRow) -> dict[str, Any]:
             }
 
 
-def _first_event(tables: Tables, row: ExecutionRow, step: StepRow) -> EventRow | None:
-    """The first one since the invocation that matches and that no other wait has taken."""
-    if step.kind is not StepKind.EVENT:
-        return None
-    taken = {one.event_id for one in tables.steps_of(row.id)}
-    found = [
-        event
-        for event in tables.events.values()
-        if event.emitted_at >= row.created_at and event.id not in taken and _hopes_for(step, event)
-    ]
-    return min(found, key=lambda event: (event.emitted_at, event.id), default=None)
-
-
-def _hopes_for(step: StepRow, event: EventRow) -> bool:
-    return step.detail == event.name and matches(event.payload, step.match)
-
-
-def due_in(tables: Tables, now: datetime, *, limit: int, without: Collection[UUID] = ()) -> Due:
+def due_in(
+    tables: Tables,
+    now: datetime,
+    *,
+    limit: int,
+    without: Collection[UUID] = (),
+    after: EventPlace | None = None,
+) -> Due:
     """What there is to settle."""
     pending = [step for step in tables.steps.values() if step.pending]
     timed = sorted(
@@ -147,20 +138,16 @@ def due_in(tables: Tables, now: datetime, *, limit: int, without: Collection[UUI
             and one.parent_id not in without
         }
     )
-    unmatched = sorted(one.id for one in tables.events.values() if not one.matched)[:limit]
-    events = [tables.events[one] for one in unmatched]
-    hoped = [
-        step.execution_id
-        for step in pending
-        if step.kind is StepKind.EVENT
-        and any(
-            _hopes_for(step, event)
-            and event.emitted_at >= tables.executions[step.execution_id].created_at
-            for event in events
-        )
-    ]
+    unmatched = [one for one in tables.events.values() if not one.matched]
+    if after is not None:
+        behind = (after.name, after.emitted_at, after.id)
+        unmatched = [one for one in unmatched if one.place > behind]
+    events = sorted(unmatched, key=lambda one: one.place)[:limit]
+    last = events[-1] if events else None
     return Due(
-        tuple(sorted({*come[:limit], *told[:limit], *hoped})),
-        tuple(unmatched),
+        tuple(sorted({*come[:limit], *told[:limit], *hopeful(tables, pending, events)})),
+        tuple(one.id for one in events),
         next((when - now for when, _ in timed if when > now), None),
+        max((one.emitted_at for one in events), default=None),
+        None if last is None else EventPlace(*last.place),
     )

@@ -14,6 +14,7 @@ from pgconductor.domain.invocations import Invocation
 from pgconductor.domain.limits import check_task_key
 from pgconductor.domain.steps import (
     Due,
+    EventPlace,
     History,
     Recorded,
     Settled,
@@ -26,6 +27,7 @@ from pgconductor.exceptions import OwnershipLost
 from pgconductor.testing.database import FakeTransaction
 from pgconductor.testing.invoking import execution_row
 from pgconductor.testing.jsonb import as_jsonb
+from pgconductor.testing.pairing import hopeful
 from pgconductor.testing.rows import EventRow, ExecutionRow, StepRow, Tables, holds
 from pgconductor.testing.settling import due_in, settle_in
 
@@ -129,20 +131,29 @@ class FakeStepRepository:
             if one in tables.executions
         }
 
-    async def settle(self, seen: Mapping[UUID, int | None]) -> list[Settled]:
+    async def settle(
+        self, seen: Mapping[UUID, int | None], *, until: datetime | None = None
+    ) -> list[Settled]:
         """See the protocol."""
+        del until  # Here everybody looks at all events.
         return settle_in(self._transaction, await self._transaction.write(), seen)
 
-    async def due(self, *, limit: int, without: Collection[UUID] = ()) -> Due:
+    async def due(
+        self, *, limit: int, without: Collection[UUID] = (), after: EventPlace | None = None
+    ) -> Due:
         """See the protocol."""
         tables, now = self._transaction.read(), self._transaction.now()
-        return due_in(tables, now, limit=limit, without=without)
+        return due_in(tables, now, limit=limit, without=without, after=after)
 
-    async def mark_matched(self, event_ids: Collection[UUID]) -> None:
+    async def mark_matched(
+        self, event_ids: Collection[UUID], *, left: Collection[UUID] = ()
+    ) -> None:
         """See the protocol."""
         tables = await self._transaction.write()
+        waits = [it for it in tables.steps.values() if it.pending and it.execution_id in left]
         for one in event_ids:
-            if one in tables.events:
+            event = tables.events.get(one)
+            if event is not None and not hopeful(tables, waits, [event]):
                 tables.events[one] = replace(tables.events[one], matched=True)
 
     async def emit(self, name: str, payload: str | None, dedupe_key: str | None = None) -> Emitted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TypeVar
 from uuid import UUID
 
 from hypothesis import strategies as st
@@ -13,7 +14,9 @@ from pgconductor.domain.outcomes import Suspended
 from pgconductor.domain.steps import ChildSpec, Recorded, Settled, Started, StepKind, StepStart
 from tests.contracts.lives import HOUR, INDEX, Lives, owner_of
 from tests.contracts.model import ModelWait
-from tests.contracts.waits import child, emit, event, sleep
+from tests.contracts.waits import child, event, sleep
+
+T = TypeVar("T")
 
 #: Apart in time, so that the fake's clock, which stands still, knows an order.
 MOMENT = timedelta(milliseconds=1)
@@ -22,6 +25,17 @@ WHOSE = st.sampled_from(["current", "current", "current", "stale"])
 KEY = st.sampled_from(["p", "q"])
 HOURS = st.sampled_from([None, 1, 2])
 PAYLOAD = st.sampled_from(["1", "2"])
+#: How many at once: size is a dimension, and a pass over all pairs of the largest would be felt.
+COUNT = st.sampled_from([1, 1, 1, 1, 1, 5, 30, 200])
+
+
+def repeated(some: list[T], count: int) -> list[T]:
+    """So many of them, over and over."""
+    return [some[number % len(some)] for number in range(count)]
+
+
+MATCHES = st.builds(repeated, st.lists(st.none() | PAYLOAD, min_size=1, max_size=4), COUNT)
+PAYLOADS = st.builds(repeated, st.lists(PAYLOAD, min_size=1, max_size=4), COUNT)
 
 
 class WaitingLives(Lives):
@@ -49,14 +63,41 @@ class WaitingLives(Lives):
         if made in self.model.rows:
             self._learn_run_at(made)
 
-    @rule(index=INDEX, whose=WHOSE, key=KEY, hours=HOURS, match=st.none() | PAYLOAD)
+    @rule(index=INDEX, whose=WHOSE, key=KEY, hours=HOURS, matches=MATCHES)
     @precondition(lambda self: self.claims)
     def begin_event(
-        self, index: int, whose: str, key: str, hours: int | None, match: str | None
+        self, index: int, whose: str, key: str, hours: int | None, matches: list[str | None]
     ) -> None:
         held = self._claim(index, whose)
+        if len(matches) > 1:
+            self._begin_many(held, hours, matches)
+            return
+        (match,) = matches
         begun = event(held, f"e{key}", match, delay=_delay(hours))
         self._begin(held, f"e{key}", begun, ModelWait(*self._until(hours), event=("paid", match)))
+
+    def _begin_many(self, held: Fetched, hours: int | None, matches: list[str | None]) -> None:
+        """Of one name, in the order of a list and not of their keys."""
+        owner = self.model.rows[held.id].owner
+        self.made += 1
+        asked: list[tuple[StepStart, ModelWait | None]] = []
+        for number, match in enumerate(matches):
+            key = f"m{(number * 7919) % 1009} {self.made}"
+            wait = ModelWait(*self._until(hours), event=("paid", match))
+            self.model.moments += 1
+            begun = event(held, key, match, delay=_delay(hours))
+            asked.append((begun, self.model.begin(held.id, owner_of(held), key, wait)))
+        answers = self.do(self.db.steps.start_many([begun for begun, _ in asked]))
+        for answer, (_, expected) in zip(answers, asked, strict=True):
+            assert answer.held is (owner == owner_of(held))
+            self._compare(answer, expected)
+        self._moment()
+        self._settle(held.id)
+
+    async def _emit_many(self, payloads: list[str]) -> None:
+        async with self.db.begin() as repositories:
+            for payload in payloads:
+                await repositories.steps.emit("paid", payload)
 
     def _until(self, hours: int | None) -> tuple[int, int | None]:
         return self.model.moments, None if hours is None else self.model.now + hours
@@ -77,11 +118,11 @@ class WaitingLives(Lives):
         if recorded is not None and expected is not None:
             assert (recorded.pending, recorded.child_id) == (expected.pending, expected.child)
 
-    @rule(payload=PAYLOAD, settled=st.booleans())
-    def emit(self, payload: str, settled: bool) -> None:
+    @rule(payloads=PAYLOADS, settled=st.booleans())
+    def emit(self, payloads: list[str], settled: bool) -> None:
         self._moment()
-        self.do(emit(self.db, "paid", payload))
-        self.model.events.append((self.model.moments, "paid", payload))
+        self.do(self._emit_many(payloads))
+        self.model.events += [(self.model.moments, "paid", payload) for payload in payloads]
         self._moment()
         if settled:
             self.settle_due()
@@ -144,7 +185,7 @@ class WaitingLives(Lives):
         waiting = [row for row in self.model.rows.values() if row.state == "waiting"]
         for payload in ("1", "2"):
             for _ in range(3 * len(waiting)):
-                self.emit(payload, settled=False)
+                self.emit([payload], settled=False)
         self.settle_due()
         for one, row in list(self.model.rows.items()):
             if row.state == "waiting" and not any(it.pending for it in row.waits.values()):

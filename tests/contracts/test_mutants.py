@@ -22,6 +22,7 @@ from tests.contracts import (
     test_fetch,
     test_old_snapshots,
     test_orchestrators,
+    test_pairing,
     test_races,
     test_races_of_retention,
     test_races_of_waits,
@@ -52,6 +53,21 @@ async def another_completes(db: PostgresHarness) -> None:
 
 async def another_fails(db: PostgresHarness) -> None:
     await test_complete.test_another_orchestrators_write_changes_nothing(db, failed)
+
+
+async def mixed_shapes(db: PostgresHarness) -> None:
+    for seed in range(4):
+        await test_pairing.test_waits_take_what_the_rule_says(db, seed, 60)
+
+
+async def begun_together(db: PostgresHarness) -> None:
+    await test_pairing.test_what_begins_together_takes_in_the_order_of_beginning(
+        db, ("z", "a", "m"), None
+    )
+
+
+async def many_looked(db: PostgresHarness) -> None:
+    await test_pairing.test_many_waits_take_many_events_in_one_call(db, "each", looked=True)
 
 
 async def an_earlier_claim_completes(db: PostgresHarness) -> None:
@@ -279,6 +295,13 @@ MUTANTS: list[tuple[str, str, str, Contract]] = [
      test_suspend.test_events_are_due_until_they_are_marked),
     ("MARK_MATCHED", "v.id = ANY (CAST(:ids AS uuid[]))", "CAST(:ids AS uuid[]) IS NOT NULL",
      test_suspend.test_events_are_due_until_they_are_marked),
+    ("MARK_MATCHED", "s.execution_id = ANY (CAST(:left AS uuid[]))",
+     "CAST(:left AS uuid[]) IS NULL",
+     test_pairing.test_one_that_is_locked_holds_up_nobody),
+    ("LOOK_AGAIN", "SET looked = false", "SET looked = true",
+     test_pairing.test_an_event_that_a_retry_gives_back_is_taken_by_who_is_left),
+    ("START_STEPS", "        s.place\n    FROM step s", "        0\n    FROM step s",
+     begun_together),
     ("FETCH", "CASE WHEN e.parent_key IS NOT NULL THEN e.parent_id END", "e.parent_id",
      test_waits.test_a_spawned_execution_goes_its_own_way),
     ("RETRY", "OR s.error IS NOT NULL", "",
@@ -322,22 +345,36 @@ FUNCTIONS: list[tuple[str, str, str, Contract]] = [
      test_races_of_waits.test_a_child_that_is_locked_does_not_keep_its_end_from_its_parent),
     ("settle", " INTERSECT SELECT unnest(v_locked)", "",
      test_races_of_waits.test_a_child_that_is_locked_does_not_keep_its_end_from_its_parent),
-    ("settle", "AND x.emitted_at >= e.created_at", "",
+    ("match_events", "AND x.emitted_at >= l.since", "",
      test_events.test_an_event_may_come_before_the_wait_but_not_before_the_invocation),
-    ("settle", "ORDER BY x.emitted_at, x.id", "ORDER BY x.emitted_at DESC",
+    ("match_events", "ORDER BY x.emitted_at, x.id", "ORDER BY x.emitted_at DESC",
      test_events.test_an_event_may_come_before_the_wait_but_not_before_the_invocation),
-    ("settle", "AND (s.match IS NULL OR x.payload @> s.match)", "", test_events.test_what_matches),
-    ("settle", "AND t.event_id = x.id", "AND false",
-     test_events.test_of_two_waits_the_older_takes_the_first),
-    ("settle", "t.execution_id = s.execution_id AND t.event_id", "t.event_id",
-     test_events.test_an_event_is_for_every_execution),
-    ("settle", "END, f.created_at, f.key", "END, f.key",
-     test_events.test_of_two_waits_the_older_takes_the_first),
-    ("settle", "EXIT WHEN v_left = 0", "EXIT",
+    ("match_events", "AND (l.match IS NULL OR x.payload @> l.match)", "",
+     test_events.test_what_matches),
+    ("match_events", "AND m.emitted_at >= m.since AND m.payload @> m.match", "", mixed_shapes),
+    ("match_events", "ORDER BY max(f.emitted_at), f.id", "ORDER BY max(f.emitted_at) DESC",
      test_events.test_several_waits_take_one_event_each_at_once),
-    ("settle", "AND NOT c.ended AND c.event_id IS NULL AS late", "AS late",
-     test_events.test_an_event_at_the_last_moment_is_not_late),
-    ("settle", "WHEN t.kind = 'try' THEN s.error_type", "",
+    ("match_events", "HAVING bool_and(f.number IS NOT NULL)", "HAVING count(f.number) > 0",
+     test_events.test_of_two_waits_the_older_takes_the_first),
+    ("match_events", "GROUP BY f.execution_id, f.id", "GROUP BY f.id",
+     test_pairing.test_an_event_is_for_all_executions_of_one_call),
+    ("match_events", "ORDER BY s.created_at, s.ordinal, s.key", "ORDER BY s.key",
+     test_events.test_of_two_waits_the_older_takes_the_first),
+    ("match_events", "s.created_at, s.ordinal, s.key", "s.created_at, s.key", begun_together),
+    ("match_events", "ELSE 'infinity'", "ELSE '-infinity'",
+     test_pairing.test_what_nobody_has_looked_at_goes_to_the_older_wait),
+    ("match_events", "LIMIT l.total", "LIMIT 1",
+     test_events.test_several_waits_take_one_event_each_at_once),
+    ("match_events", "bool_and(s.looked) AS looked", "true AS looked",
+     test_events.test_an_event_may_come_before_the_wait_but_not_before_the_invocation),
+    ("match_events", "c_most constant integer := 5000", "c_most constant integer := 1",
+     many_looked),
+    ("match_events", "                        p_until,\n", "",
+     test_pairing.test_what_commits_in_between_hides_nothing),
+    ("settle", "SET looked = true", "SET looked = false", test_pairing.test_a_look_is_remembered),
+    ("settle", "WHEN c.id IS NULL AND s.kind IN ('child', 'event') THEN '(timeout)'", "",
+     test_events.test_an_event_that_does_not_come_in_time),
+    ("settle", "WHEN s.kind = 'try' THEN s.error_type", "",
      test_waits.test_a_failed_try_waits_and_keeps_its_error),
     ("settle", "WHEN e.state = 'waiting' THEN 'available'", "WHEN false THEN NULL",
      test_suspend.test_it_is_available_when_its_wait_has_ended),

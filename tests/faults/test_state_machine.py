@@ -8,7 +8,7 @@ is tested as well: each of the mutants below lacks one rule of the engine, and d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, cast
 
@@ -30,11 +30,13 @@ from pgconductor.testing import (
     invoking,
     operating,
     orchestrators,
+    pairing,
     settling,
     steps,
 )
 from pgconductor.testing.ending import state_after
 from pgconductor.testing.matching import matches
+from pgconductor.testing.pairing import matched_events
 from pgconductor.testing.rows import Tables
 from pgconductor.types import ExecutionState
 from tests.contracts.harness import FakeHarness, PostgresHarness
@@ -185,18 +187,29 @@ def forget_families(_tables: object, row: ExecutionRow) -> list[ExecutionRow]:
     return [row]
 
 
-def any_event(tables: Tables, _row: object, step: StepRow) -> EventRow | None:
+def any_event(tables: Tables, _row: object, waits: Sequence[StepRow]) -> dict[str, EventRow]:
     events = sorted(tables.events.values(), key=lambda one: one.emitted_at)
-    named = step.kind is StepKind.EVENT
-    return next((one for one in events if named and matches(one.payload, step.match)), None)
+    found = {
+        wait.key: next((one for one in events if matches(one.payload, wait.match)), None)
+        for wait in waits
+        if wait.kind is StepKind.EVENT
+    }
+    return {key: event for key, event in found.items() if event is not None}
+
+
+def by_their_keys(
+    tables: Tables, row: ExecutionRow, waits: Sequence[StepRow]
+) -> dict[str, EventRow]:
+    return matched_events(tables, row, sorted(waits, key=lambda one: one.key))
 
 
 #: The same of waits.
 WAITING_MUTANTS: dict[str, list[tuple[Any, str, Any]]] = {
     "B2: a suspension does not look": [(ending, "state_after", suspend_blindly)],
     "I1: a wait need not prove its owner": [(steps, "holds", any_owner)],
-    "an event is taken twice, or before the invocation": [(settling, "_first_event", any_event)],
-    "everything matches": [(settling, "matches", lambda *_: True)],
+    "an event is taken twice, or before the invocation": [(settling, "matched_events", any_event)],
+    "waits take events by their keys": [(settling, "matched_events", by_their_keys)],
+    "everything matches": [(pairing, "matches", lambda *_: True)],
     "children are not cancelled": [(operating, "_family", forget_families)],
 }
 

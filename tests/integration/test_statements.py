@@ -192,7 +192,8 @@ FUNCTIONS = {
         " '{q}', '{NULL}', '{NULL}', '{NULL}', '{0}', '{k}', '{unstarted}', '{t}')"
     ),
     "cancel_execution": "SELECT pgconductor.cancel_execution(gen_random_uuid(), 'why')",
-    "settle": "SELECT * FROM pgconductor.settle(ARRAY[gen_random_uuid()], '{NULL}')",
+    "settle": "SELECT * FROM pgconductor.settle(ARRAY[gen_random_uuid()], '{NULL}', NULL)",
+    "match_events": "SELECT * FROM pgconductor.match_events(ARRAY[gen_random_uuid()], NULL)",
     "emit_event": "SELECT pgconductor.emit_event('paid', '{}', 'k')",
 }
 

@@ -143,6 +143,8 @@ class Blocked:
     def is_transient(self, error: Exception) -> bool:
         return isinstance(error, TimeoutError)
 
+    aside: frozenset[UUID] = frozenset()
+
 
 async def test_nobody_looks_again_for_what_is_not_waited_for() -> None:
     """I9: a handler that has gone on may hold its row, and everybody would wait for it."""
@@ -160,6 +162,23 @@ async def test_nobody_looks_again_for_what_is_not_waited_for() -> None:
     await lookout.aclose()
 
 
+async def test_nobody_looks_again_at_once_for_what_could_not_be_settled() -> None:
+    """It is tried again with all that is due, after a pause."""
+    backend = Slow()
+    lookout = Lookout(cast("Backend", backend), 60)
+    handler = Handler(EVENT, lookout)
+    execution = handler.waits.execution_id
+    await eventually(lambda: backend.asked)
+    backend.aside = frozenset({execution})
+    backend.answers.put_nowait([])
+    working = lookout._working
+    assert working is not None
+    await asyncio.wait_for(working, 10)
+    assert backend.asked == [{execution: 0}]
+    handler.task.cancel()
+    await lookout.aclose()
+
+
 class Slow:
     """A database that answers when it is told to, and has locked an execution at first."""
 
@@ -167,6 +186,8 @@ class Slow:
         self.steps = self
         self.asked: list[dict[UUID, int | None]] = []
         self.answers: asyncio.Queue[list[Settled]] = asyncio.Queue()
+
+    aside: frozenset[UUID] = frozenset()
 
     async def settle(self, seen: dict[UUID, int | None]) -> list[Settled]:
         self.asked.append(seen)
