@@ -6,11 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Any, Final
 
 from pgconductor.domain.claims import Fetched
 from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released, Suspended
@@ -31,9 +32,10 @@ from pgconductor.runtime.durable import Durable
 from pgconductor.runtime.handler import Handler
 from pgconductor.runtime.leftovers import watch_leftovers
 from pgconductor.runtime.record import Memory, Record
+from pgconductor.runtime.slots import AttemptDesk
 from pgconductor.runtime.steps import Steps
 from pgconductor.runtime.suspension import Ending, Interrupted, consists_of, holds
-from pgconductor.runtime.threads import in_thread
+from pgconductor.runtime.threads import Threads
 from pgconductor.runtime.waits import Sentry, Waits
 
 __all__ = ["Attempt", "Durability", "Runnable", "Stop"]
@@ -57,18 +59,6 @@ class Runnable:
 
     options: TaskOptions
     handler: Handler
-
-
-class Room(Protocol):
-    """Whose slots attempts have; those that only wait take up none."""
-
-    def park(self, attempt: Attempt) -> None:
-        """An attempt only waits: let others have its slot."""
-        ...
-
-    async def resume(self, attempt: Attempt) -> None:
-        """Wait for a slot again."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +109,17 @@ class Attempt:
         fetched: Fetched,
         runnable: Runnable,
         *,
-        threads: Executor,
+        threads: Threads,
         report: Callable[[Outcome], None],
         max_result_bytes: int,
         durability: Durability | None = None,
     ) -> None:
         self.fetched = fetched
         self.context = TaskContext(fetched, self._make_tools)
-        #: Whose slot it has; the worker says so.
-        self.room: Room | None = None
+        #: Whether its handler is called in a thread.
+        self.plain = not runnable.handler.is_async
+        #: Its slot.
+        self.desk = AttemptDesk(fetched, plain=self.plain)
         self._durability = durability
         self._tools: Tools | None = None
         self._runnable = runnable
@@ -143,9 +135,6 @@ class Attempt:
         self._told_at: float | None = None
         self._task: asyncio.Task[None] | None = None
         self._thread: asyncio.Future[Any] | None = None
-        self._limit: asyncio.Timeout | None = None
-        # What was left of it when the slot was given up.
-        self._left: float | None = None
 
     def _make_tools(self) -> Tools:
         durability, task = self._durability, self._task
@@ -157,12 +146,12 @@ class Attempt:
         waits = Waits(
             self.fetched.id,
             durability.sentry,
-            park=self._park,
-            resume=self._resume,
+            desk=self.desk,
             # Nothing else starts beside a suspect, its children for instance.
             patience=0.0 if self.fetched.alone else durability.suspend_after,
             known=lambda: record.tasks,
         )
+        self.desk.on_slot = waits.turns.go_on
         record.waits = waits
         record.ended = self._over
         self._tools = Tools(
@@ -172,7 +161,7 @@ class Attempt:
                 record,
                 waits,
                 loop=task.get_loop(),
-                threads=self._threads,
+                threads=self._threads.steps,
                 max_bytes=self._max_result_bytes,
             ),
             Durable(
@@ -277,8 +266,8 @@ class Attempt:
         if limit is None:
             result = await self._call(arguments)
         else:
-            self._limit = asyncio.timeout(limit.total_seconds())
-            async with self._limit:
+            self.desk.limit = asyncio.timeout(limit.total_seconds())
+            async with self.desk.limit:
                 result = await self._call(arguments)
         if self._tools is not None:
             self._check_end(self._tools)
@@ -297,21 +286,6 @@ class Attempt:
             # If it was committed, the database knows better.
             raise CompletionNotCommitted(self.fetched.id)
 
-    def _park(self) -> None:
-        """Only waits are left: others get the slot, and the time limit stands still."""
-        if self._limit is not None and self._limit.when() is not None:
-            self._left = (self._limit.when() or 0.0) - asyncio.get_running_loop().time()
-            self._limit.reschedule(None)
-        if self.room is not None:
-            self.room.park(self)
-
-    async def _resume(self) -> None:
-        if self.room is not None:
-            await self.room.resume(self)
-        if self._limit is not None and self._left is not None and not self._limit.expired():
-            self._limit.reschedule(asyncio.get_running_loop().time() + self._left)
-            self._left = None
-
     def _call(self, arguments: tuple[Any, ...]) -> Awaitable[Any]:
         handler = self._runnable.handler
         if handler.is_async:
@@ -320,14 +294,18 @@ class Attempt:
         return self._in_thread(arguments)
 
     async def _in_thread(self, arguments: tuple[Any, ...]) -> Any:
-        call = in_thread(self._runnable.handler.function, self.context, *arguments)
-        self._thread = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        call = partial(
+            copy_context().run, self._runnable.handler.function, self.context, *arguments
+        )
+        threads = self._threads.handlers
+        self._thread = asyncio.get_running_loop().run_in_executor(threads, call)
         return await asyncio.shield(self._thread)
 
     async def _end_of_thread(self, thread: asyncio.Future[Any]) -> None:
         """A thread cannot be ended from outside: its slot is taken until it ends by itself."""
         if thread.done() or self._abandoned:
             return
+        self.desk.outlived()
         await asyncio.wait([thread])
         if not thread.cancelled() and (error := thread.exception()) is not None:
             logger.info(
@@ -351,6 +329,8 @@ class Attempt:
         waits = self._tools.waits if self._tools is not None else None
         if waits is not None and waits.suspended_by is not None:
             if consists_of(error, (Ending, asyncio.CancelledError)):
+                if waits.overdue:
+                    return Released(fetched.id, fetched.claim)
                 return Suspended(fetched.id, fetched.claim, waits.wakes)
             if not isinstance(error, SuspensionSwallowed):
                 swallowed = SuspensionSwallowed(waits.suspended_by)
@@ -362,7 +342,8 @@ class Attempt:
         stopped = self._stop is not None or consists_of(error, Interrupted)
         if stopped and consists_of(error, (asyncio.CancelledError, Interrupted)):
             return Released(fetched.id, fetched.claim)
-        if isinstance(error, TimeoutError) and self._limit is not None and self._limit.expired():
+        limited = self.desk.limit
+        if isinstance(error, TimeoutError) and limited is not None and limited.expired():
             self.context.tell_cancelled()
             limit = self._runnable.options.timeout
             error = TimeoutError(f"the attempt took longer than {limit}").with_traceback(

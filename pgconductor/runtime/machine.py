@@ -21,7 +21,8 @@ from pgconductor.runtime.journal import Journal
 from pgconductor.runtime.lookout import Lookout
 from pgconductor.runtime.maintenance import Maintenance
 from pgconductor.runtime.retention import RetentionLoop
-from pgconductor.runtime.threads import HandlerThreads
+from pgconductor.runtime.slots import Crowd
+from pgconductor.runtime.threads import Threads
 from pgconductor.runtime.worker import Process, Worker
 from pgconductor.services.backend import Backend
 from pgconductor.services.listener import AVAILABLE, CONTROL, FINISHED, WAITS, Listener
@@ -94,6 +95,8 @@ class Machine:
             activity=lambda: self.process.activity,
             on_looked=self._on_looked,
         )
+        slots = concurrency * len(queues)
+        crowd = Crowd(slots)
         self.process = Process(
             backend=backend,
             settings=settings,
@@ -101,7 +104,8 @@ class Machine:
             runnables=runnables,
             completer=Completer(backend, self._on_written, self._on_refused),
             gate=StartGate(self._on_gate_open, settings.stale_after.total_seconds()),
-            threads=HandlerThreads(concurrency * len(queues)),
+            threads=Threads.of(handlers=crowd.threads, steps=slots),
+            crowd=crowd,
             journal=Journal(backend),
             lookout=self.lookout,
             on_error=self._on_refused,
@@ -110,6 +114,7 @@ class Machine:
         self.workers = [
             Worker(self.process, queue, concurrency, self._check_drained) for queue in queues
         ]
+        crowd.on_room = self._on_gate_open
         self.heartbeat = HeartbeatThread(
             lambda: backend.heartbeat_link(registration),
             settings,
@@ -243,6 +248,7 @@ class Machine:
             worker.wake()
 
     def _on_gate_open(self) -> None:
+        """What could not start may start now."""
         for worker in self.workers:
             worker.reopened()
 

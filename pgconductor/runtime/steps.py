@@ -27,7 +27,7 @@ from pgconductor.runtime.handler import Codec
 from pgconductor.runtime.hints import is_async
 from pgconductor.runtime.record import Record, decoded
 from pgconductor.runtime.results import codec_of
-from pgconductor.runtime.threads import in_thread
+from pgconductor.runtime.threads import current_call, in_thread
 from pgconductor.runtime.waits import Waits
 
 R = TypeVar("R")
@@ -186,8 +186,13 @@ class Steps:
     ) -> Any:
         if is_async(function):
             return await function(*args, **kwargs)
-        call = in_thread(function, *args, **kwargs)
-        result = await self._loop.run_in_executor(self._threads, call)
+        call, called = in_thread(function, *args, **kwargs)
+        future = self._loop.run_in_executor(self._threads, called)
+        self._waits.calls[future] = call
+        try:
+            result = await future
+        finally:
+            del self._waits.calls[future]
         return await result if inspect.isawaitable(result) else result
 
     async def _failed(
@@ -263,7 +268,14 @@ class Steps:
     def here(self, awaitable: Coroutine[Any, Any, R]) -> R:
         """What a coroutine of the attempt returns, in a plain handler's thread."""
         own = self._record.own(awaitable)
-        return asyncio.run_coroutine_threadsafe(own, self._loop).result()
+        call = current_call()
+        if call is None:
+            return asyncio.run_coroutine_threadsafe(own, self._loop).result()
+        call.waits += 1
+        try:
+            return asyncio.run_coroutine_threadsafe(own, self._loop).result()
+        finally:
+            call.waits -= 1
 
     async def transact(
         self,
