@@ -290,7 +290,12 @@ class StepContext(AttemptContext):
         if asyncio._get_running_loop() is not None:
             awaitable.close()
             raise ConfigurationError("here is for plain handlers; await it instead")
-        return self._durable().steps.here(awaitable)
+        try:
+            tools = self._durable()
+        except BaseException:
+            awaitable.close()
+            raise
+        return tools.steps.here(awaitable)
 
     def numbered(self, key: str) -> str:
         """A key with a number that counts up within the attempt, for steps in a loop.

@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -27,7 +26,7 @@ from pgconductor.runtime.handler import Codec
 from pgconductor.runtime.hints import is_async
 from pgconductor.runtime.record import Record, decoded
 from pgconductor.runtime.results import codec_of
-from pgconductor.runtime.threads import current_call, in_thread
+from pgconductor.runtime.threads import DaemonThreads, current_call, in_thread
 from pgconductor.runtime.waits import Waits
 
 R = TypeVar("R")
@@ -86,7 +85,7 @@ class Steps:
         waits: Waits,
         *,
         loop: asyncio.AbstractEventLoop,
-        threads: Executor,
+        threads: DaemonThreads,
         max_bytes: int,
     ) -> None:
         self._record = record
@@ -271,11 +270,8 @@ class Steps:
         call = current_call()
         if call is None:
             return asyncio.run_coroutine_threadsafe(own, self._loop).result()
-        call.waits += 1
-        try:
+        with self._threads.waiting(call):
             return asyncio.run_coroutine_threadsafe(own, self._loop).result()
-        finally:
-            call.waits -= 1
 
     async def transact(
         self,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -19,19 +20,22 @@ _Work = Callable[[], None]
 
 #: How many calls that nobody waits for any more have threads beside the others.
 _MOST_LEFT: Final = 100
+#: How many calls that wait in their threads have threads beside the others.
+_MOST_LENT: Final = 1_000
 
 
 class Call:
     """A call that has a thread, or is to have one.
 
     Attributes:
-        calls: How many other calls it has made that have not returned.
-        waits: In how many places it waits for the event loop.
+        waits: For how many things it may wait in its thread: calls that it has made, and the event
+            loop.
+        lent: Whether there is a thread beside the others instead of its own.
     """
 
     def __init__(self) -> None:
-        self.calls = 0
         self.waits = 0
+        self.lent = False
 
 
 #: By whom what goes on here is waited for, in one of the threads.
@@ -95,8 +99,8 @@ class DaemonThreads(Executor):
 
     Args:
         most: How many threads at once; they are started as they are needed, and kept. While a call
-            has made others, and may wait for them in its thread, there is one beside it for them:
-            or all might wait for ever. So there is for a call for which nobody waits any more,
+            waits in its thread for others that it has made, or for the event loop, there is one
+            beside it for them: or all might wait for ever. So there is for a call for which nobody waits any more,
             because its time was up: no other function is to be held up by one that never returns.
         name: What is called in them.
     """
@@ -112,6 +116,7 @@ class DaemonThreads(Executor):
         self._queued = 0
         self._idle = 0
         self._left = 0
+        self._lent = 0
         self._closed = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -129,26 +134,53 @@ class DaemonThreads(Executor):
                 self._most -= future.left
                 self._left -= future.left
                 if holder is not None:
-                    holder.calls -= 1
-                    self._most -= holder.calls == 0
+                    self._came(holder)
 
         with self._lock:
             if self._closed:
                 raise RuntimeError(f"the threads of {self._name}s have been shut down")
             if holder is not None:
-                holder.calls += 1
-                self._most += holder.calls == 1
+                self._waits(holder)
             self._queued += 1
             try:
                 self._start()
             except RuntimeError:
                 self._queued -= 1
                 if holder is not None:
-                    holder.calls -= 1
-                    self._most -= holder.calls == 0
+                    self._came(holder)
                 raise
             self._calls.put(call)
         return future
+
+    @contextmanager
+    def waiting(self, call: Call) -> Generator[None]:
+        """While inside, a call waits in its thread for the event loop.
+
+        Args:
+            call: The call.
+        """
+        with self._lock:
+            self._waits(call)
+            self._start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._came(call)
+
+    def _waits(self, call: Call) -> None:
+        call.waits += 1
+        if not call.lent and self._lent < _MOST_LENT:
+            call.lent = True
+            self._lent += 1
+            self._most += 1
+
+    def _came(self, call: Call) -> None:
+        call.waits -= 1
+        if call.lent and call.waits == 0:
+            call.lent = False
+            self._lent -= 1
+            self._most -= 1
 
     def _start(self) -> None:
         if self._queued > self._idle and self._started < self._most:

@@ -170,8 +170,8 @@ class Waits:
             ended = await wait.ended
         finally:
             self._drop(wait)
-        if self.turns.parked:
-            with self.at_work():
+        with self.at_work():
+            if self.turns.parked:
                 await self.turns.wait(recorded.key)
         return ended
 
