@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from pgconductor import Conductor, TaskContext
 from pgconductor.domain.invocations import Invocation
 
-__all__ = ["Program", "Programs", "programs"]
+__all__ = ["Load", "Programs", "loads"]
 
 Program = list[dict[str, Any]]
 
 _MOST_MS: Final = 15
+_STATEMENT: Final = text("SELECT 1")
 
 #: What ends soon, or may be suspended where it waits.
 _leaf: Final = st.one_of(
@@ -46,8 +49,47 @@ _op: Final = st.one_of(
 )
 
 #: The programs of some executions, each with whether its handler is plain.
-programs: Final = st.lists(
+_programs: Final = st.lists(
     st.tuples(st.booleans(), st.lists(_op, min_size=1, max_size=3)), min_size=1, max_size=12
+)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is to be executed, and by what a worker.
+
+    Attributes:
+        work: Programs, each with whether its handler is plain.
+        concurrency: Slots of each of two queues.
+        pool: Connections of the application's pool.
+        plain: How many plain handlers may wait in memory.
+        suspend_after: Seconds.
+        give_back_after: Seconds.
+        suspects: How many of the programs' executions are one crash short of their limit.
+        drain: Whether an orchestrator ends whenever nothing is due, and another one begins.
+    """
+
+    work: list[tuple[bool, Program]]
+    concurrency: int
+    pool: int
+    plain: int
+    suspend_after: float
+    give_back_after: float
+    suspects: int
+    drain: bool
+
+
+_SECONDS: Final = st.sampled_from([0.001, 0.02, 0.2])
+loads: Final = st.builds(
+    Load,
+    _programs,
+    st.integers(1, 4),
+    st.integers(1, 2),
+    st.integers(1, 3),
+    _SECONDS,
+    _SECONDS,
+    st.sampled_from([0, 0, 1, 3]),
+    st.booleans(),
 )
 
 
@@ -62,7 +104,7 @@ class _Session:
         self._pool = pool
         self._held = False
 
-    async def execute(self, statement: str) -> None:
+    async def execute(self, statement: object) -> None:
         """Take a connection; the transaction has one until it ends."""
         if not self._held:
             await self._pool.acquire()
@@ -155,7 +197,7 @@ class Programs:
                 await ctx.step(key, int if one["plain"] else _nothing)
             case "session" if one["block"]:
                 async with ctx.transaction(key) as session:
-                    await session.execute("...")  # type: ignore[call-overload]
+                    await session.execute(_STATEMENT)
             case "session":
                 await ctx.transact(key, _use)
             case "child":
@@ -170,7 +212,7 @@ class Programs:
                 await ctx.step(key, self._wait_here, ctx, one["how"], key)
             case "block":
                 async with ctx.transaction(key) as session:
-                    await session.execute("...")  # type: ignore[call-overload]
+                    await session.execute(_STATEMENT)
                     await self._wait(ctx, one["how"], key)
             case other:
                 raise AssertionError(other)
@@ -196,5 +238,5 @@ async def _nothing() -> None: ...
 
 
 async def _use(session: Any) -> None:
-    await session.execute("...")
+    await session.execute(_STATEMENT)
     await asyncio.sleep(0.001)
