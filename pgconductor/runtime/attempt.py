@@ -31,6 +31,7 @@ from pgconductor.runtime.context_waits import TaskContext
 from pgconductor.runtime.durable import Durable
 from pgconductor.runtime.handler import Handler
 from pgconductor.runtime.leftovers import watch_leftovers
+from pgconductor.runtime.mishaps import mishap
 from pgconductor.runtime.record import Memory, Record
 from pgconductor.runtime.slots import AttemptDesk
 from pgconductor.runtime.steps import Steps
@@ -188,6 +189,14 @@ class Attempt:
             and (task.cancelling() > 0 or bool(getattr(task, "_must_cancel", False)))
         )
 
+    def broke(self, error: Exception) -> None:
+        """The engine failed around the handler."""
+        if self._reported:
+            extra = logger_fields(self.fetched)
+            logger.critical("the engine failed after an attempt", exc_info=error, extra=extra)
+        else:
+            self._say(mishap(self.fetched, error, self._runnable.options.retry))
+
     def finish(self) -> None:
         """It has ended: what has not said how is given back."""
         self._say(Released(self.fetched.id, self.fetched.claim))
@@ -242,8 +251,8 @@ class Attempt:
 
     def _say(self, outcome: Outcome) -> None:
         if not self._reported and self._stop is not Stop.LOST:
-            self._reported = True
             self._report(outcome)
+            self._reported = True
 
     async def execute(self) -> None:
         """Call the handler and report how it ended; ``stop`` cancels the task that awaits this."""
@@ -252,7 +261,11 @@ class Attempt:
             outcome = await self._outcome()
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything at all
             outcome = self._judged(error)
-        self._end()
+        try:
+            self._end()
+        except Exception:
+            # Whatever it left, the handler has ended as it has.
+            logger.exception("an attempt was not put away", extra=logger_fields(self.fetched))
         self._say(outcome)
         if self._tools is not None:
             watch_leftovers(self._tools.record, outcome)
@@ -317,11 +330,18 @@ class Attempt:
     def _judged(self, error: BaseException) -> Outcome:
         try:
             return self._failure(error)
+        except Exception as broken:  # noqa: BLE001 - without an outcome, it would be tried for ever
+            broken.add_note(f"while the end of a handler was judged: {type(error).__name__}")
+            return mishap(self.fetched, broken, self._runnable.options.retry)
+
+    def _retry_after(self, error: Exception) -> timedelta | None:
+        """When to try again, by the policy; a policy that fails says that there is no other try."""
+        try:
+            return self._runnable.options.retry.decide(error, self.fetched.attempt)
         except Exception as broken:
-            # Without an outcome, the execution would be given back and tried again for ever.
             logger.exception("the retry policy failed", extra=logger_fields(self.fetched))
             error.add_note(f"No retry: its retry policy raised {broken!r}")
-            return Failed(self.fetched.id, self.fetched.claim, Failure.from_exception(error))
+            return None
 
     def _failure(self, error: BaseException) -> Outcome:
         """What an error means: a stop that was asked for, or a failure, to be retried or not."""
@@ -352,7 +372,7 @@ class Attempt:
         if holds(error, _FINAL):
             retry_after = None
         elif isinstance(error, Exception):
-            retry_after = self._runnable.options.retry.decide(error, fetched.attempt)
+            retry_after = self._retry_after(error)
         else:
             # SystemExit, KeyboardInterrupt and the like end the attempt, never the process. They
             # are no Exception, so the policy's default would not retry them.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from pgconductor.domain.claims import Registration
+from pgconductor.domain.retry import RetryPolicy
 from pgconductor.runtime.attempt import Durability, Runnable
 from pgconductor.runtime.completer import Completer
 from pgconductor.runtime.gate import StartGate
@@ -40,6 +41,7 @@ class Process:
         parents: The executions that wait for those that are held here.
         on_error: Called with the error of a fetch.
         draining: Somebody waits until nothing is left that is due.
+        unread: The errors of fetches whose answers could not be read, by the claim's number.
         activity: Counts what has happened, so that a drain can tell that nothing has.
         turn: Who may fetch: a suspect that one worker has fetched must be seen by the others.
     """
@@ -57,6 +59,7 @@ class Process:
     durability: Durability = field(init=False)
     parents: dict[UUID, UUID] = field(default_factory=dict[UUID, UUID])
     on_error: Callable[[Exception], None] = lambda _error: None
+    unread: dict[int, Exception] = field(default_factory=dict[int, Exception])
     draining: bool = False
     activity: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -68,3 +71,8 @@ class Process:
             self.settings.suspend_after.total_seconds(),
             self.settings.max_payload_bytes,
         )
+
+    def retry_of(self, task_key: str) -> RetryPolicy:
+        """A task's policy; the default of one that is not known."""
+        runnable = self.runnables.get(task_key)
+        return RetryPolicy() if runnable is None else runnable.options.retry

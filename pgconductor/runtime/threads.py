@@ -100,8 +100,9 @@ class DaemonThreads(Executor):
     Args:
         most: How many threads at once; they are started as they are needed, and kept. While a call
             waits in its thread for others that it has made, or for the event loop, there is one
-            beside it for them: or all might wait for ever. So there is for a call for which nobody waits any more,
-            because its time was up: no other function is to be held up by one that never returns.
+            beside it for them: or all might wait for ever. So there is for a call for which nobody
+            waits any more, because its time was up: no other function is to be held up by one that
+            never returns.
         name: What is called in them.
     """
 

@@ -44,14 +44,21 @@ class Turns:
 
     Args:
         desk: Who gives and takes the slot.
+        guarded: Calls what nobody waits for.
         leave: Suspends the attempt if it can be, and says whether it was.
         on_go_on: Called when it has a slot again.
     """
 
     def __init__(
-        self, desk: Desk, *, leave: Callable[[], bool], on_go_on: Callable[[], None]
+        self,
+        desk: Desk,
+        guarded: Callable[[Callable[[], None]], None],
+        *,
+        leave: Callable[[], bool],
+        on_go_on: Callable[[], None],
     ) -> None:
         self._desk = desk
+        self._guarded = guarded
         self._leave = leave
         self._on_go_on = on_go_on
         #: Whether the attempt has no slot.
@@ -80,7 +87,9 @@ class Turns:
             if not self.parked:
                 return
             patience = self._desk.patience
-            self._timer = asyncio.get_running_loop().call_later(patience, self._insist)
+            self._timer = asyncio.get_running_loop().call_later(
+                patience, self._guarded, self._insist
+            )
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waiting[turn] = ended
         try:

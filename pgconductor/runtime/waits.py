@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Generator, Iterable, Set
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -24,9 +24,9 @@ logger = logging.getLogger("pgconductor.waits")
 _AGAIN: Final = 0.05
 #: Seconds that other branches have to go on, before a handler that waits for long is suspended.
 _MOMENT: Final = 0.01
-#: Seconds after which steps at work are looked at, whether they only wait: first, and at most.
+#: Seconds after which steps at work are looked at, whether they only wait.
 _SOON: Final = 0.05
-#: A timer of the event loop that is set further ahead is of no use.
+#: No timer of the event loop is set further ahead.
 _LONGEST: Final = 86_400.0
 
 
@@ -90,7 +90,7 @@ class Waits:
         self.wakes = 0
         self._sentry = sentry
         self._desk = desk
-        self.turns = Turns(desk, leave=self._leave_overdue, on_go_on=self._rest)
+        self.turns = Turns(desk, self._guarded, leave=self._leave_overdue, on_go_on=self._rest)
         self._patience = patience
         self._known = known
         self._waiting: dict[str, _Wait] = {}
@@ -129,16 +129,14 @@ class Waits:
     def _leave_overdue(self) -> bool:
         """Suspend a handler of which a wait is over; whether it was.
 
-        Each time, one wait more is over in the next attempt, so there is an end to it. Nobody who
-        is at work without a slot, or comes from work, is cut off.
+        One wait more is over in the next attempt, so there is an end to it. Nobody who is at work,
+        or comes from work, is cut off.
         """
-        turns = self.turns.waiting
-        ended = list(turns.values())
-        if self._closed or self._busy != len(turns) or None in ended:
+        ended = list(self.turns.waiting.values())
+        if self._closed or self._busy != len(ended) or None in ended:
             return False
-        waiting: set[asyncio.Future[Any]] = {wait.ended for wait in self._waiting.values()}
-        waiting |= turns.keys()
-        joined = self._joints(waiting)
+        waiting = self._futures
+        joined = joints(self._known(), waiting.__contains__)
         if joined is None:
             return False
         self.overdue = True
@@ -193,15 +191,14 @@ class Waits:
     def _set_timer(self, wait: _Wait) -> None:
         if wait.recorded.remaining is not None:
             seconds = max(wait.recorded.remaining.total_seconds(), 0.0)
-            loop = asyncio.get_running_loop()
-            wait.timer = loop.call_later(min(seconds, _LONGEST), self._time_has_come, wait)
+            wait.timer = self._later(min(seconds, _LONGEST), self._time_has_come, wait)
 
     def _time_has_come(self, wait: _Wait) -> None:
         """By our clock; the database's decides."""
         self._sentry.look(self.execution_id)
         wait.looks += 1
         pause = min(_AGAIN * 2.0 ** min(wait.looks, 6), 1.0)
-        wait.timer = asyncio.get_running_loop().call_later(pause, self._time_has_come, wait)
+        wait.timer = self._later(pause, self._time_has_come, wait)
 
     def seen(self) -> int:
         """How many ends of waits were seen, by somebody who is about to look for more."""
@@ -211,6 +208,9 @@ class Waits:
 
     def settled(self, settled: Settled) -> None:
         """Hear how far the waits are."""
+        self._guarded(self._hear, settled)
+
+    def _hear(self, settled: Settled) -> None:
         if self.suspended_by is not None or settled.wakes is None:
             # The handler does not see it: it must count as not seen, or nobody would be woken.
             return
@@ -250,7 +250,7 @@ class Waits:
             self._look_inside_in(_SOON)
         elif not self._resting:
             self._resting = True
-            asyncio.get_running_loop().call_soon(self._park)
+            asyncio.get_running_loop().call_soon(self._guarded, self._park)
 
     def _park(self) -> None:
         self._resting = False
@@ -262,19 +262,15 @@ class Waits:
 
     def _look_inside_in(self, pause: float) -> None:
         if self._inner is None and not self.turns.parked:
-            self._inner = asyncio.get_running_loop().call_later(pause, self._look_inside, pause)
+            self._inner = self._later(pause, self._look_inside, pause)
 
     def _look_inside(self, pause: float) -> None:
-        """Give up the slot if every step that is at work only waits, too.
-
-        It is not suspended: a step that has begun is not on record.
-        """
+        """Give up the slot, if every step at work only waits."""
         self._inner = None
         if self._closed or self.turns.parked or not self._busy or not self._only_waits:
             return
-        waiting = {*(wait.ended for wait in self._waiting.values())}
-        waiting |= {future for future, call in self.calls.items() if call.waits}
-        if self._joints(waiting) is None:
+        waiting = self._futures | {future for future, call in self.calls.items() if call.waits}
+        if joints(self._known(), waiting.__contains__) is None:
             self._look_inside_in(min(pause * 2, 1.0))
         else:
             self.turns.give()
@@ -293,7 +289,7 @@ class Waits:
             for one in self._waiting.values()
         )
         pause = min(_MOMENT, patience) if all_long else patience
-        self._patient = asyncio.get_running_loop().call_later(pause, self._leave, pause)
+        self._patient = self._later(pause, self._leave, pause)
 
     def _leave(self, pause: float) -> None:
         self._patient = None
@@ -303,7 +299,7 @@ class Waits:
             self._desk.stay()
         # Soon again, where it was to leave at once.
         pause = min(max(pause * 2, _MOMENT), max(self._patience, _MOMENT))
-        self._patient = asyncio.get_running_loop().call_later(pause, self._leave, pause)
+        self._patient = self._later(pause, self._leave, pause)
 
     def leave(self) -> None:
         """End the handler as soon as everything in it waits: the process is to stop."""
@@ -323,22 +319,12 @@ class Waits:
         if self._is_unsought:
             self._sentry.look(self.execution_id)
             return False
-        waiting = {wait.ended for wait in self._waiting.values()}
-        joined = self._joints(waiting)
+        waiting = self._futures
+        joined = joints(self._known(), waiting.__contains__)
         if joined is None:
             return False
         self._end_all(next(iter(self._waiting)), joined, waiting)
         return True
-
-    def _joints(self, waiting: Set[asyncio.Future[Any]]) -> Joints | None:
-        try:
-            return joints(self._known(), waiting.__contains__)
-        except Exception:
-            # Private structures of asyncio are looked at. It stays, and goes on when it can.
-            logger.exception(
-                "the branches of execution %s could not be looked at", self.execution_id
-            )
-            return None
 
     def _end_all(self, why: str, joined: Joints, waiting: Iterable[asyncio.Future[Any]]) -> None:
         self._stay()
@@ -349,6 +335,24 @@ class Waits:
             if not future.done():
                 future.set_exception(Suspension())
                 future.exception()
+
+    @property
+    def _futures(self) -> set[asyncio.Future[Any]]:
+        return {*(wait.ended for wait in self._waiting.values()), *self.turns.waiting}
+
+    def _later(self, pause: float, call: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(pause, self._guarded, call, *args)
+
+    def _guarded(self, call: Callable[..., None], *args: Any) -> None:
+        """Nobody waits for what is called: if it fails, the handler is not to wait for ever."""
+        try:
+            call(*args)
+        except Exception as error:
+            extra = {"execution_id": str(self.execution_id)}
+            logger.exception("the engine failed as %s waited", self.execution_id, extra=extra)
+            for future in self._futures:
+                if not future.done():
+                    future.set_exception(error)
 
     @property
     def _is_unsought(self) -> bool:
@@ -373,7 +377,7 @@ class Waits:
             return False
         if not self._only_waits or self._is_unsought:
             return False
-        waiting = {wait.ended for wait in self._waiting.values()}
+        waiting = self._futures
         if self._busy:
             return joints(self._known(), waiting.__contains__) is not None
         return not goes_on_by_itself(self._known(), waiting.__contains__)

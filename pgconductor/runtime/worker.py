@@ -16,6 +16,7 @@ from pgconductor.domain.claims import Fetched
 from pgconductor.domain.outcomes import Outcome, Released
 from pgconductor.runtime.attempt import Attempt, Stop
 from pgconductor.runtime.frontier import Frontier
+from pgconductor.runtime.mishaps import mishap
 from pgconductor.runtime.prefetch import Prefetch
 from pgconductor.runtime.process import Process
 from pgconductor.runtime.relay import Relay
@@ -29,6 +30,9 @@ _BATCH: Final = 200
 
 #: Seconds for which a worker starts no plain handler before it says so.
 _PATIENCE: Final = 5.0
+
+#: So many fetches take one execution each, after one that could not be read.
+_CAREFUL: Final = 100
 
 logger = logging.getLogger("pgconductor.worker")
 
@@ -73,6 +77,8 @@ class Worker:
         self._stopping = False
         # Waiting for room, not for work: the end of a handler is what it waits for.
         self._starved = False
+        # How many fetches to come take one execution only.
+        self._careful = 0
         # Since when no plain handler is started, for want of threads.
         self._threadless_since: float | None = None
         #: The claims of fetches whose answer is awaited.
@@ -152,6 +158,7 @@ class Worker:
             if room > 0:
                 try:
                     async with self.process.turn:
+                        room = 1 if self._careful else room
                         more = self.process.gate.open and await self._fetch(room)
                     backoff.reset()
                     if more:
@@ -215,9 +222,16 @@ class Worker:
             if batch and batch[0].alone:
                 # Nothing else starts before it has ended: others may start it meanwhile.
                 self._give_back()
+            self._careful = max(self._careful - 1, 0)
             kept = not batch or process.gate.admit(batch[0])
             now = time.monotonic()
             self._ready.extend([(fetched, now) for fetched in batch])
+        except Exception as error:
+            if not process.backend.is_transient(error):
+                # One of them may be what cannot be read: by one at a time, it is found alone.
+                process.unread[claim.number] = error
+                self._careful = _CAREFUL
+            raise
         finally:
             self.fetching.discard(claim.number)
         self._frontier.fetched(batch, after=after, began=began, ended=now)
@@ -260,10 +274,18 @@ class Worker:
 
     def _take(self) -> Attempt | None:
         """The next attempt, which starts at once; None if nothing may."""
-        if not self._may_start():
-            return None
         process = self.process
-        fetched, _ = self._ready.popleft()
+        while self._may_start():
+            fetched, _ = self._ready.popleft()
+            try:
+                return self._begun(fetched)
+            except Exception as error:  # noqa: BLE001 - a mistake of ours: it is not started
+                self._report(mishap(fetched, error, process.retry_of(fetched.task_key)))
+                self._mark_idle()
+        return None
+
+    def _begun(self, fetched: Fetched) -> Attempt:
+        process = self.process
         attempt = Attempt(
             fetched,
             process.runnables[fetched.task_key],
@@ -282,22 +304,24 @@ class Worker:
 
     def _waits(self, attempt: Attempt) -> None:
         """Its handler waits for something: from now on others see that it is under way."""
-        self._attempts[attempt.fetched.id, attempt.fetched.claim.number] = attempt
+        self._attempts[_key(attempt)] = attempt
         self._slots.enter()
         self._start_ready()
 
     def _ended(self, attempt: Attempt, waited: bool) -> None:
         self._prefetch.ended()
         self.process.activity += 1
-        self.process.gate.ended(attempt.fetched)
         if attempt.plain:
             self.process.crowd.leave()
-        if waited:
-            del self._attempts[attempt.fetched.id, attempt.fetched.claim.number]
-            self._slots.leave(attempt.desk)
-        elif self._starved or self._stopping:
-            self._wake.set()
-        self._mark_idle()
+        had_slot = waited and self._attempts.pop(_key(attempt), None) is not None
+        try:
+            self.process.gate.ended(attempt.fetched)
+        finally:
+            if had_slot:
+                self._slots.leave(attempt.desk)
+            elif self._starved or self._stopping:
+                self._wake.set()
+            self._mark_idle()
 
     def reopened(self) -> None:
         """The gate has opened."""
@@ -345,3 +369,7 @@ class Worker:
     def _mark_idle(self) -> None:
         if self.quiet:
             self._idle.set()
+
+
+def _key(attempt: Attempt) -> tuple[UUID, int]:
+    return attempt.fetched.id, attempt.fetched.claim.number

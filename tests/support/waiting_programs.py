@@ -228,7 +228,7 @@ class Programs:
             await ctx.sleep(f"{key}+", timedelta(milliseconds=3))
         else:
             # Not a plain one: those that cannot be suspended may have all the threads.
-            await ctx.invoke(f"{key}+", self._tasks[False], [])
+            await ctx.invoke(f"{key}+", self._tasks[False], [{"do": "step", "plain": True}])
 
     def _wait_here(self, ctx: TaskContext, how: str, key: str) -> None:
         ctx.here(self._wait(ctx, how, key))
