@@ -72,6 +72,9 @@ class Crowd:
         self._parked_plain -= plain
 
 
+def _nothing() -> None: ...
+
+
 class Room(Protocol):
     """Whose slots attempts have; those that only wait take up none."""
 
@@ -107,6 +110,8 @@ class AttemptDesk:
         plain: Whether its handler has a thread.
     """
 
+    __slots__ = ("_left", "fetched", "limit", "on_slot", "plain", "room")
+
     def __init__(self, fetched: Fetched, *, plain: bool) -> None:
         self.fetched = fetched
         self.plain = plain
@@ -114,7 +119,7 @@ class AttemptDesk:
         self.room: Room | None = None
         self.limit: asyncio.Timeout | None = None
         #: Called when it has a slot again.
-        self.on_slot: Callable[[], None] = lambda: None
+        self.on_slot: Callable[[], None] = _nothing
         # What was left of the limit when the slot was given up.
         self._left: float | None = None
 
