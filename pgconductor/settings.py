@@ -131,8 +131,8 @@ class Settings(BaseSettings):
         shutdown_grace: How long handlers may go on after a stop was asked for.
         suspend_after: How long a handler that does nothing but wait stays in memory, where it takes
             up no slot; then it is suspended, and another attempt goes on from there.
-        give_back_after: How long a fetched execution may wait for a free slot before it is given
-            back to others.
+        give_back_after: How long a fetched execution, or a handler whose wait is over, may wait for
+            a free slot before it is given back to others.
         max_loop_stall: How long the event loop may be blocked before the orchestrator counts as
             dead, heartbeat or not.
         startup_timeout: How long starting may take, retries included.

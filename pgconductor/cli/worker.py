@@ -22,6 +22,7 @@ from pgconductor.cli.locate import app_dir, locate
 from pgconductor.cli.logs import set_up_logging
 from pgconductor.cli.options import database_url, given_url
 from pgconductor.cli.processes import READY, Supervisor, interpreter, process_count
+from pgconductor.runtime.threads import DaemonThreads
 
 if TYPE_CHECKING:
     from pgconductor import Conductor
@@ -194,11 +195,19 @@ async def _left_behind() -> bool:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=_LAST_CHANCE)
-    threads = [one for one in threading.enumerate() if one.name.startswith("pgconductor-handler")]
-    # An idle thread of the pool ends by itself at exit; one in a handler would be waited for.
-    for thread in threads:
-        await asyncio.to_thread(thread.join, _LAST_CHANCE / len(threads))
+    names = ("pgconductor-handler-", "pgconductor-step-")
+    threads = [one for one in threading.enumerate() if one.name.startswith(names)]
+    # An idle thread of a pool ends by itself; one in a handler may never. They are not joined in a
+    # thread of the default pool: handlers may have all of those, too.
+    parting = DaemonThreads(1, "parting")
+    await asyncio.get_running_loop().run_in_executor(parting, _join, threads)
+    parting.shutdown()
     return any(not one.done() for one in tasks) or any(one.is_alive() for one in threads)
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join(_LAST_CHANCE / len(threads))
 
 
 def _leave_now(code: ExitCode) -> NoReturn:

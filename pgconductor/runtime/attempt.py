@@ -7,9 +7,11 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
+from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from datetime import timedelta
+from functools import partial
+from typing import Any, Final
 
 from pgconductor.domain.claims import Fetched
 from pgconductor.domain.failures import is_modest, shown
@@ -28,13 +30,15 @@ from pgconductor.runtime.context import Tools, logger_fields
 from pgconductor.runtime.context_waits import TaskContext
 from pgconductor.runtime.durable import Durable
 from pgconductor.runtime.leftovers import watch_leftovers
+from pgconductor.runtime.mishaps import mishap
 from pgconductor.runtime.reasons import INSISTENT, TIMED_OUT, Stop
 from pgconductor.runtime.record import Memory, Record
 from pgconductor.runtime.runnable import Runnable
+from pgconductor.runtime.slots import AttemptDesk
 from pgconductor.runtime.steps import Steps
 from pgconductor.runtime.suspension import Ending, Interrupted, consists_of, holds
 from pgconductor.runtime.telling import given_back, is_of_others, tell_failure
-from pgconductor.runtime.threads import in_thread
+from pgconductor.runtime.threads import Threads
 from pgconductor.runtime.waits import Sentry, Waits
 
 __all__ = ["Attempt", "Durability", "Runnable", "Stop"]
@@ -45,18 +49,6 @@ logger = logging.getLogger("pgconductor.executions")
 _FINAL: Final = (PayloadDecodeError, ResultEncodeError, StepFailed, ChildError, WaitTimeout)
 #: Seconds that a cancelled handler has to clean up before it is cancelled again.
 _PATIENCE: Final = 10.0
-
-
-class Room(Protocol):
-    """Whose slots attempts have; those that only wait take up none."""
-
-    def park(self, attempt: Attempt) -> None:
-        """An attempt only waits: let others have its slot."""
-        ...
-
-    async def resume(self, attempt: Attempt) -> None:
-        """Wait for a slot again."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +89,17 @@ class Attempt:
         fetched: Fetched,
         runnable: Runnable,
         *,
-        threads: Executor,
+        threads: Threads,
         report: Callable[[Outcome], None],
         max_result_bytes: int,
         durability: Durability | None = None,
     ) -> None:
         self.fetched = fetched
         self.context = TaskContext(fetched, self._make_tools, self._why)
-        #: Whose slot it has; the worker says so.
-        self.room: Room | None = None
+        #: Whether its handler is called in a thread.
+        self.plain = not runnable.handler.is_async
+        #: Its slot.
+        self.desk = AttemptDesk(fetched, plain=self.plain)
         self._durability = durability
         self._tools: Tools | None = None
         self._runnable = runnable
@@ -123,9 +117,6 @@ class Attempt:
         self._thread: asyncio.Future[Any] | None = None
         # Whether the handler goes on in the event loop, and not in a thread.
         self._in_loop = runnable.handler.is_async
-        self._limit: asyncio.Timeout | None = None
-        # What was left of it when the slot was given up.
-        self._left: float | None = None
 
     def _make_tools(self) -> Tools:
         durability, task = self._durability, self._task
@@ -136,12 +127,12 @@ class Attempt:
         waits = Waits(
             self.fetched.id,
             durability.sentry,
-            park=self._park,
-            resume=self._resume,
+            desk=self.desk,
             # Nothing else starts beside a suspect, its children for instance.
             patience=0.0 if self.fetched.alone else durability.suspend_after,
             known=lambda: record.tasks,
         )
+        self.desk.on_slot = waits.turns.go_on
         record.waits = waits
         record.ended = self._over
         self._tools = Tools(
@@ -151,7 +142,7 @@ class Attempt:
                 record,
                 waits,
                 loop=task.get_loop(),
-                threads=self._threads,
+                threads=self._threads.steps,
                 max_bytes=self._max_result_bytes,
             ),
             Durable(
@@ -170,7 +161,7 @@ class Attempt:
 
     @property
     def _timed_out(self) -> bool:
-        return self._limit is not None and self._limit.expired()
+        return self.desk.limit is not None and self.desk.limit.expired()
 
     def _why(self) -> str | None:
         """Why nothing can be recorded any more; None if it can."""
@@ -187,6 +178,14 @@ class Attempt:
             # Taken back before Python 3.13, a cancellation is delivered all the same.
             and (task.cancelling() > 0 or bool(getattr(task, "_must_cancel", False)))
         )
+
+    def broke(self, error: Exception) -> None:
+        """The engine failed around the handler."""
+        if self._reported:
+            extra = logger_fields(self.fetched)
+            logger.critical("the engine failed after an attempt", exc_info=error, extra=extra)
+        else:
+            self._say(mishap(self.fetched, error, self._runnable.options.retry))
 
     def finish(self) -> None:
         """It has ended: what has not said how is given back."""
@@ -244,8 +243,8 @@ class Attempt:
 
     def _say(self, outcome: Outcome) -> None:
         if not self._reported and self._stop is not Stop.LOST:
-            self._reported = True
             self._report(outcome)
+            self._reported = True
 
     async def execute(self) -> None:
         """Call the handler and report how it ended; ``stop`` cancels the task that awaits this."""
@@ -254,7 +253,11 @@ class Attempt:
             outcome = await self._outcome()
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything at all
             outcome = self._judged(error)
-        self._end()
+        try:
+            self._end()
+        except Exception:
+            # Whatever it left, the handler has ended as it has.
+            logger.exception("an attempt was not put away", extra=logger_fields(self.fetched))
         self._say(outcome)
         if self._tools is not None:
             watch_leftovers(self._tools.record, outcome)
@@ -268,8 +271,8 @@ class Attempt:
         if limit is None:
             result = await self._call(arguments)
         else:
-            self._limit = asyncio.timeout(limit.total_seconds())
-            async with self._limit:
+            self.desk.limit = asyncio.timeout(limit.total_seconds())
+            async with self.desk.limit:
                 result = await self._call(arguments)
         if self._tools is not None:
             self._check_end(self._tools)
@@ -288,21 +291,6 @@ class Attempt:
             # If it was committed, the database knows better.
             raise CompletionNotCommitted(self.fetched.id)
 
-    def _park(self) -> None:
-        """Only waits are left: others get the slot, and the time limit stands still."""
-        if self._limit is not None and self._limit.when() is not None:
-            self._left = (self._limit.when() or 0.0) - asyncio.get_running_loop().time()
-            self._limit.reschedule(None)
-        if self.room is not None:
-            self.room.park(self)
-
-    async def _resume(self) -> None:
-        if self.room is not None:
-            await self.room.resume(self)
-        if self._limit is not None and self._left is not None and not self._limit.expired():
-            self._limit.reschedule(asyncio.get_running_loop().time() + self._left)
-            self._left = None
-
     def _call(self, arguments: tuple[Any, ...]) -> Awaitable[Any]:
         handler = self._runnable.handler
         if handler.is_async:
@@ -311,8 +299,11 @@ class Attempt:
         return self._in_thread(arguments)
 
     async def _in_thread(self, arguments: tuple[Any, ...]) -> Any:
-        call = in_thread(self._runnable.handler.function, self.context, *arguments)
-        self._thread = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        call = partial(
+            copy_context().run, self._runnable.handler.function, self.context, *arguments
+        )
+        threads = self._threads.handlers
+        self._thread = asyncio.get_running_loop().run_in_executor(threads, call)
         result = await asyncio.shield(self._thread)
         if not inspect.isawaitable(result):
             return result
@@ -330,6 +321,7 @@ class Attempt:
         """A thread cannot be ended from outside: its slot is taken until it ends by itself."""
         if thread.done() or self._abandoned:
             return
+        self.desk.outlived()
         await asyncio.wait([thread])
         if not thread.cancelled() and (error := thread.exception()) is not None:
             logger.info(
@@ -341,17 +333,22 @@ class Attempt:
     def _judged(self, error: BaseException) -> Outcome:
         try:
             return self._failure(error)
+        except Exception as broken:  # noqa: BLE001 - without an outcome, it would be tried for ever
+            broken.add_note(f"while the end of a handler was judged: {type(error).__name__}")
+            return mishap(self.fetched, broken, self._runnable.options.retry)
+
+    def _retry_after(self, error: Exception) -> tuple[timedelta | None, str | None]:
+        """When to try again, by the policy; if that fails, there is no other try, and a note."""
+        try:
+            return self._runnable.options.retry.decide(error, self.fetched.attempt), None
         except Exception as broken:
-            # Without an outcome, the execution would be given back and tried again for ever.
             logger.error(
                 "the retry policy failed: %s",
                 shown(broken),
                 exc_info=broken if is_modest(broken) else None,
                 extra=logger_fields(self.fetched),
             )
-            failure = Failure.from_exception(error)
-            failure = failure.noted(f"No retry: its retry policy raised {shown(broken)}")
-            return Failed(self.fetched.id, self.fetched.claim, failure)
+            return None, f"No retry: its retry policy raised {shown(broken)}"
 
     def _failure(self, error: BaseException) -> Outcome:
         """What an error means: a stop that was asked for, or a failure, to be retried or not."""
@@ -359,6 +356,8 @@ class Attempt:
         waits = self._tools.waits if self._tools is not None else None
         if waits is not None and waits.suspended_by is not None:
             if consists_of(error, (Ending, asyncio.CancelledError)):
+                if waits.overdue:
+                    return Released(fetched.id, fetched.claim)
                 return Suspended(fetched.id, fetched.claim, waits.wakes)
             if not isinstance(error, SuspensionSwallowed):
                 swallowed = SuspensionSwallowed(waits.suspended_by)
@@ -380,14 +379,22 @@ class Attempt:
             )
         if is_of_others(error):
             return given_back(fetched, error)
-        if holds(error, _FINAL):
-            retry_after = None
-        elif isinstance(error, Exception):
-            retry_after = self._runnable.options.retry.decide(error, fetched.attempt)
-        else:
+        return self._failed(error)
+
+    def _failed(self, error: BaseException) -> Failed:
+        """The handler has failed: with another try, or for good."""
+        fetched, note = self.fetched, None
+        retry_after: timedelta | None = None
+        if isinstance(error, Exception):
+            if not holds(error, _FINAL):
+                retry_after, note = self._retry_after(error)
+        elif not holds(error, _FINAL):
             # SystemExit, KeyboardInterrupt and the like end the attempt, never the process. They
             # are no Exception, so the policy's default would not retry them.
             retry_after = self._runnable.options.retry.delay(fetched.attempt)
         committed = self._tools is not None and self._tools.record.committed
         tell_failure(fetched, error, retry_after, committed=committed)
-        return Failed(fetched.id, fetched.claim, Failure.from_exception(error), retry_after)
+        failure = Failure.from_exception(error)
+        if note is not None:
+            failure = failure.noted(note)
+        return Failed(fetched.id, fetched.claim, failure, retry_after)

@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["Joints", "goes_on_by_itself", "joints"]
+from pgconductor.exceptions import ChildError, StepFailed, WaitTimeout
+from pgconductor.runtime.suspension import Ending, consists_of
+
+__all__ = ["Joints", "goes_on_by_itself", "joints", "look_at_ends"]
+
+#: How a branch may end that nobody looks at: the handler is suspended, or told again by its replay.
+_EXPECTED: Final = (Ending, StepFailed, ChildError, WaitTimeout)
 
 #: Where a coroutine of asyncio waits for tasks that it was given, and what they are called there.
 _GIVEN: Final = {
@@ -56,6 +62,32 @@ def joints(known: Iterable[asyncio.Task[Any]], waits: Callable[[Any], bool]) -> 
     """
     look = _Look(waits)
     return look.joints if all(look.waits(task) for task in known) else None
+
+
+def look_at_ends(joined: Joints, known: Iterable[asyncio.Task[Any]]) -> None:
+    """Have asyncio not complain that nobody has looked at how branches of a suspended handler end.
+
+    Where ``gather`` or ``wait`` joins them, nobody comes to do so.
+
+    Args:
+        joined: Where they are joined.
+        known: All tasks of the handler.
+    """
+    for branch in joined.ended:
+        if not branch.cancelled():
+            branch.exception()
+    for task in known:
+        # Of those that have ended, the others were looked at.
+        if not task.done() or getattr(task, "_log_traceback", False):
+            task.add_done_callback(_seen)
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Tell how a branch has ended, if nobody else does."""
+    if task.cancelled() or (error := task.exception()) is None or consists_of(error, _EXPECTED):
+        return
+    message = "a branch raised when its handler was suspended"
+    task.get_loop().call_exception_handler({"message": message, "exception": error, "task": task})
 
 
 def goes_on_by_itself(known: Iterable[asyncio.Task[Any]], waits: Callable[[Any], bool]) -> bool:

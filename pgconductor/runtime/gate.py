@@ -92,6 +92,12 @@ class StartGate:
         elif self._room_since is not None and self._at_work == 0:
             self.on_open()
 
+    def stays(self, fetched: Fetched) -> None:
+        """An execution waits in memory, and cannot be suspended: what it waits for may be here."""
+        if self._suspect is not None and self._suspect.execution_id == fetched.id:
+            self._suspect = None
+            self.on_open()
+
     def settle(self, execution_id: UUID) -> None:
         """An outcome is in the database: from now on a crash is not this execution's any more."""
         suspect = self._suspect

@@ -79,6 +79,7 @@ class HeartbeatThread(threading.Thread):
         self._on_evicted = on_evicted
         self._on_failure = on_failure
         self._on_fence = on_fence
+        self._ended = asyncio.Event()
         self._own_loop: asyncio.AbstractEventLoop | None = None
         self._nudged: asyncio.Event | None = None
         self._stopping = False
@@ -120,9 +121,18 @@ class HeartbeatThread(threading.Thread):
             with suppress(RuntimeError):  # The thread's loop has just ended.
                 loop.call_soon_threadsafe(nudged.set)
 
+    async def joined(self, seconds: float) -> None:
+        """Wait for the thread's end, for so long at the most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+
     def run(self) -> None:
         """The thread's body."""
-        asyncio.run(self._beat_forever())
+        try:
+            asyncio.run(self._beat_forever())
+        finally:
+            self._call(self._ended.set)
 
     async def _beat_forever(self) -> None:
         self._own_loop = asyncio.get_running_loop()

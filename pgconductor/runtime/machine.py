@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
+from uuid import UUID
 
 from pgconductor.domain.claims import Registration
 from pgconductor.domain.orchestrators import Heartbeat
@@ -21,7 +22,8 @@ from pgconductor.runtime.journal import Journal
 from pgconductor.runtime.lookout import Lookout
 from pgconductor.runtime.maintenance import Maintenance
 from pgconductor.runtime.retention import RetentionLoop
-from pgconductor.runtime.threads import HandlerThreads
+from pgconductor.runtime.slots import Crowd
+from pgconductor.runtime.threads import Threads
 from pgconductor.runtime.worker import Process, Worker
 from pgconductor.services.backend import Backend
 from pgconductor.services.listener import AVAILABLE, CONTROL, FINISHED, WAITS, Listener
@@ -94,6 +96,8 @@ class Machine:
             activity=lambda: self.process.activity,
             on_looked=self._on_looked,
         )
+        slots = concurrency * len(queues)
+        crowd = Crowd(slots)
         self.process = Process(
             backend=backend,
             settings=settings,
@@ -101,7 +105,8 @@ class Machine:
             runnables=runnables,
             completer=Completer(backend, self._on_written, self._on_refused),
             gate=StartGate(self._on_gate_open, settings.stale_after.total_seconds()),
-            threads=HandlerThreads(concurrency * len(queues)),
+            threads=Threads.of(handlers=crowd.threads, steps=slots),
+            crowd=crowd,
             journal=Journal(backend),
             lookout=self.lookout,
             on_error=self._on_refused,
@@ -110,6 +115,7 @@ class Machine:
         self.workers = [
             Worker(self.process, queue, concurrency, self._check_drained) for queue in queues
         ]
+        crowd.on_room = self._on_gate_open
         self.heartbeat = HeartbeatThread(
             lambda: backend.heartbeat_link(registration),
             settings,
@@ -161,9 +167,7 @@ class Machine:
     def _on_answer(self, answer: Heartbeat) -> None:
         self.first_beat.set()
         for execution_id in answer.cancellations:
-            for worker in self.workers:
-                if worker.cancel(execution_id):
-                    break
+            self._cancel(execution_id)
         told = (
             answer.shutdown_requested
             or answer.schema_floor > KNOWN_REVISION
@@ -173,6 +177,17 @@ class Machine:
             self._told = True
             logger.warning("asked to shut down: %s", answer.shutdown_reason or "a migration")
             self._on_stop(ExitReason.SHUTDOWN)
+
+    def _cancel(self, execution_id: UUID) -> None:
+        try:
+            any(worker.cancel(execution_id) for worker in self.workers)
+        except Exception:
+            # The next answer asks again; the others, and a stop, are not to wait for it.
+            logger.exception(
+                "execution %s could not be cancelled",
+                execution_id,
+                extra={"execution_id": str(execution_id)},
+            )
 
     def _on_evicted(self) -> None:
         dropped = self.process.completer.discard()
@@ -243,20 +258,32 @@ class Machine:
             worker.wake()
 
     def _on_gate_open(self) -> None:
+        """What could not start may start now."""
         for worker in self.workers:
             worker.reopened()
 
     def _on_written(self, verdicts: list[Verdict]) -> None:
         self.process.activity += len(verdicts)
-        parents = self.process.parents
         for verdict in verdicts:
-            self.process.gate.settle(verdict.execution_id)
-            parent = parents.pop(verdict.execution_id, None) if parents else None
-            if parent is not None and verdict.state is not None and verdict.state.finished:
-                self.lookout.look(parent)
+            try:
+                self._on_verdict(verdict)
+            except Exception:
+                # It is written: the others are not to be written again because of it.
+                logger.exception(
+                    "the end of execution %s is not noticed here",
+                    verdict.execution_id,
+                    extra={"execution_id": str(verdict.execution_id)},
+                )
         if self.process.draining and all(worker.quiet for worker in self.workers):
             # What was just given back, or is to be retried at once, may be due.
             self.wake_workers()
+
+    def _on_verdict(self, verdict: Verdict) -> None:
+        parents = self.process.parents
+        self.process.gate.settle(verdict.execution_id)
+        parent = parents.pop(verdict.execution_id, None) if parents else None
+        if parent is not None and verdict.state is not None and verdict.state.finished:
+            self.lookout.look(parent)
 
     def _on_looked(self) -> None:
         """What was waiting may be available."""

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from pgconductor.domain.orchestrators import StaleObserver
 from pgconductor.domain.outcomes import Released
+from pgconductor.runtime.mishaps import unread
 from pgconductor.runtime.wording import trouble
 from pgconductor.runtime.worker import Process, Worker
 
@@ -75,12 +76,20 @@ class Maintenance:
         for execution_id, claim in held.items():
             if claim.number > upper or (oldest is not None and claim.number >= oldest):
                 continue
-            if not self._known(execution_id):
+            if self._known(execution_id):
+                continue
+            error = self._process.unread.get(claim.number)
+            if error is not None and list(held.values()).count(claim) == 1:
+                self._process.completer.add(unread(execution_id, claim, error))
+            else:
                 logger.warning(
                     "an execution was held and not known here, as after a lost answer; given back",
                     extra={"execution_id": str(execution_id)},
                 )
                 self._process.completer.add(Released(execution_id, claim))
+        for number in list(self._process.unread):
+            if number <= upper and (oldest is None or number < oldest):
+                del self._process.unread[number]
 
     def _known(self, execution_id: UUID) -> bool:
         return self._process.completer.knows(execution_id) or any(

@@ -204,10 +204,13 @@ class Record:
         return None if task is None or task in self._own else ref(task)
 
     async def own(self, awaitable: Awaitable[R]) -> R:
-        """Wait for something in the event loop that a plain handler itself waits for."""
+        """Wait for something in the event loop that a thread of the handler waits for."""
         task = asyncio.current_task()
-        if task is not None and self._main is None:
-            self._own.add(task)
+        if task is not None:
+            # Known from the start: it may be at work beside branches that wait.
+            self._tasks.setdefault(task, "")
+            if self._main is None:
+                self._own.add(task)
         return await awaitable
 
     def check_open(self) -> None:

@@ -72,9 +72,14 @@ class Relay:
             except GeneratorExit:
                 # A plain handler's own, which Python has everybody on its way learn of.
                 return
+            except Exception as error:  # noqa: BLE001 - a mistake of ours: the next one is executed
+                attempt.broke(error)
+                return
             finally:
-                attempt.finish()
-                self._on_ended(attempt, execution.waited)
+                try:
+                    attempt.finish()
+                finally:
+                    self._on_ended(attempt, execution.waited)
             if execution.waited or attempt.stopped or copy_context() != self._context:
                 return
             if time.monotonic() - turn > _TURN:

@@ -110,5 +110,6 @@ async def close(machine: Machine) -> None:
     await machine.process.journal.aclose()
     machine.heartbeat.stop()
     if machine.heartbeat.ident is not None:
-        await asyncio.to_thread(machine.heartbeat.join, 5.0)
-    machine.process.threads.shutdown(wait=False, cancel_futures=True)
+        # Not joined in a thread of the default pool: handlers may have all of those.
+        await machine.heartbeat.joined(5.0)
+    machine.process.threads.shutdown()

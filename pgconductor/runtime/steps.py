@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -29,7 +28,7 @@ from pgconductor.runtime.codec import Codec
 from pgconductor.runtime.hints import is_async
 from pgconductor.runtime.record import Record, decoded
 from pgconductor.runtime.results import codec_of
-from pgconductor.runtime.threads import in_thread
+from pgconductor.runtime.threads import DaemonThreads, current_call, in_thread
 from pgconductor.runtime.waits import Waits
 
 R = TypeVar("R")
@@ -88,7 +87,7 @@ class Steps:
         waits: Waits,
         *,
         loop: asyncio.AbstractEventLoop,
-        threads: Executor,
+        threads: DaemonThreads,
         max_bytes: int,
     ) -> None:
         self._record = record
@@ -188,8 +187,13 @@ class Steps:
     ) -> Any:
         if is_async(function):
             return await function(*args, **kwargs)
-        call = in_thread(function, *args, **kwargs)
-        result = await self._loop.run_in_executor(self._threads, call)
+        call, called = in_thread(function, *args, **kwargs)
+        future = self._loop.run_in_executor(self._threads, called)
+        self._waits.calls[future] = call
+        try:
+            result = await future
+        finally:
+            del self._waits.calls[future]
         return await result if inspect.isawaitable(result) else result
 
     async def _failed(
@@ -266,7 +270,11 @@ class Steps:
     def here(self, awaitable: Coroutine[Any, Any, R]) -> R:
         """What a coroutine of the attempt returns, in a plain handler's thread."""
         own = self._record.own(awaitable)
-        return asyncio.run_coroutine_threadsafe(own, self._loop).result()
+        call = current_call()
+        if call is None:
+            return asyncio.run_coroutine_threadsafe(own, self._loop).result()
+        with self._threads.waiting(call):
+            return asyncio.run_coroutine_threadsafe(own, self._loop).result()
 
     async def transact(
         self,

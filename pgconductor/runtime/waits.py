@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Iterable
+import logging
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from uuid import UUID
 
 from pgconductor.domain.steps import Recorded, Settled, StepKind
-from pgconductor.exceptions import ChildError, StepFailed, WaitTimeout
-from pgconductor.runtime.branches import Joints, goes_on_by_itself, joints
+from pgconductor.runtime.branches import Joints, goes_on_by_itself, joints, look_at_ends
 from pgconductor.runtime.reasons import LATE
-from pgconductor.runtime.suspension import Ending, Interrupted, Suspension, consists_of
+from pgconductor.runtime.suspension import Interrupted, Suspension
+from pgconductor.runtime.threads import Call
+from pgconductor.runtime.turns import Desk, Turns
 
 __all__ = ["Sentry", "Waits"]
+
+logger = logging.getLogger("pgconductor.waits")
 
 #: Seconds after which a wait is looked at again whose time should have come by our clock.
 _AGAIN: Final = 0.05
 #: Seconds that other branches have to go on, before a handler that waits for long is suspended.
 _MOMENT: Final = 0.01
-#: A timer of the event loop that is set further ahead is of no use.
+#: Seconds after which steps at work are looked at, whether they only wait.
+_SOON: Final = 0.05
+#: No timer of the event loop is set further ahead.
 _LONGEST: Final = 86_400.0
-#: How a branch may end that nobody looks at: the handler is suspended, or told again by its replay.
-_EXPECTED: Final = (Ending, StepFailed, ChildError, WaitTimeout)
 
 
 class Sentry(Protocol):
@@ -61,13 +65,14 @@ class Waits:
     """The waits of one attempt.
 
     While nothing but waits is left of an attempt, it takes up no slot. If nothing comes for a
-    while, everything that waits is ended by :class:`Suspension`, and so the handler.
+    while, everything that waits is ended by :class:`Suspension`, and so the handler. So it is if
+    something has come, and there is no slot for a while to go on in: whoever has the slots may wait
+    for what this handler holds, a lock for instance.
 
     Args:
         execution_id: The execution.
         sentry: Who looks whether what is waited for has come.
-        park: Gives the attempt's slot to others.
-        resume: Waits for a slot again.
+        desk: Who gives and takes the attempt's slot.
         patience: Seconds to stay in memory.
         known: The asyncio tasks of the handler that are known: it is suspended if all of them wait.
     """
@@ -77,8 +82,7 @@ class Waits:
         execution_id: UUID,
         sentry: Sentry,
         *,
-        park: Callable[[], None],
-        resume: Callable[[], Awaitable[None]],
+        desk: Desk,
         patience: float,
         known: Callable[[], Iterable[asyncio.Task[Any]]],
     ) -> None:
@@ -86,8 +90,8 @@ class Waits:
         #: How many ends of waits the handler has seen.
         self.wakes = 0
         self._sentry = sentry
-        self._give_slot = park
-        self._take_slot = resume
+        self._desk = desk
+        self.turns = Turns(desk, self._guarded, leave=self._leave_overdue, on_go_on=self._rest)
         self._patience = patience
         self._known = known
         self._waiting: dict[str, _Wait] = {}
@@ -96,13 +100,16 @@ class Waits:
         self._busy = 0
         # Of those that wait, how many have not been told of their end.
         self._open = 0
-        self._parked = False
         self._resting = False
         self._closed = False
-        self._resuming: asyncio.Task[None] | None = None
         self._patient: asyncio.TimerHandle | None = None
+        self._inner: asyncio.TimerHandle | None = None
+        #: Calls of steps in threads, which may wait by the handler's context.
+        self.calls: dict[asyncio.Future[Any], Call] = {}
         #: The wait because of which the attempt was suspended.
         self.suspended_by: str | None = None
+        #: Whether it was suspended though a wait is over: it is to go on as soon as it can.
+        self.overdue = False
 
     @contextmanager
     def at_work(self) -> Generator[None]:
@@ -117,19 +124,25 @@ class Waits:
 
     async def active(self) -> None:
         """Come back to a slot, if it was given up."""
-        if self._parked and self._resuming is None:
-            self._resuming = asyncio.ensure_future(self._resume())
-        if self._resuming is not None:
-            # A task of its own: of several branches, one may be cancelled while all wait.
-            await asyncio.shield(self._resuming)
+        if self.turns.parked:
+            await self.turns.wait()
 
-    async def _resume(self) -> None:
-        try:
-            await self._take_slot()
-            self._parked = False
-        finally:
-            self._resuming = None
-            self._rest()
+    def _leave_overdue(self) -> bool:
+        """Suspend a handler of which a wait is over; whether it was.
+
+        One wait more is over in the next attempt, so there is an end to it. Nobody who is at work,
+        or comes from work, is cut off.
+        """
+        ended = list(self.turns.waiting.values())
+        if self._closed or self._busy != len(ended) or None in ended:
+            return False
+        waiting = self._futures
+        joined = joints(self._known(), waiting.__contains__)
+        if joined is None:
+            return False
+        self.overdue = True
+        self._end_all(ended[0] or "", joined, waiting)
+        return True
 
     async def until_ended(self, recorded: Recorded) -> Recorded:
         """Wait for the end of something that is on record as pending.
@@ -157,7 +170,8 @@ class Waits:
         finally:
             self._drop(wait)
         with self.at_work():
-            await self.active()
+            if self.turns.parked:
+                await self.turns.wait(recorded.key)
         return ended
 
     def _drop(self, wait: _Wait) -> None:
@@ -178,15 +192,14 @@ class Waits:
     def _set_timer(self, wait: _Wait) -> None:
         if wait.recorded.remaining is not None:
             seconds = max(wait.recorded.remaining.total_seconds(), 0.0)
-            loop = asyncio.get_running_loop()
-            wait.timer = loop.call_later(min(seconds, _LONGEST), self._time_has_come, wait)
+            wait.timer = self._later(min(seconds, _LONGEST), self._time_has_come, wait)
 
     def _time_has_come(self, wait: _Wait) -> None:
         """By our clock; the database's decides."""
         self._sentry.look(self.execution_id)
         wait.looks += 1
         pause = min(_AGAIN * 2.0 ** min(wait.looks, 6), 1.0)
-        wait.timer = asyncio.get_running_loop().call_later(pause, self._time_has_come, wait)
+        wait.timer = self._later(pause, self._time_has_come, wait)
 
     def seen(self) -> int:
         """How many ends of waits were seen, by somebody who is about to look for more."""
@@ -196,6 +209,9 @@ class Waits:
 
     def settled(self, settled: Settled) -> None:
         """Hear how far the waits are."""
+        self._guarded(self._hear, settled)
+
+    def _hear(self, settled: Settled) -> None:
         if self.suspended_by is not None or settled.wakes is None:
             # The handler does not see it: it must count as not seen, or nobody would be woken.
             return
@@ -220,46 +236,71 @@ class Waits:
     # When to give up the slot, and when to leave.
 
     @property
+    def _only_waits(self) -> bool:
+        return 0 < self._open == len(self._waiting)
+
+    @property
     def _idle(self) -> bool:
-        return not self._busy and 0 < self._open == len(self._waiting)
+        return not self._busy and self._only_waits
 
     def _rest(self) -> None:
         """Nothing may be left but waits: see, when everybody who can go on has gone on."""
-        if self._idle and not self._resting:
+        if not self._only_waits:
+            return
+        if self._busy:
+            self._look_inside_in(_SOON)
+        elif not self._resting:
             self._resting = True
-            asyncio.get_running_loop().call_soon(self._park)
+            asyncio.get_running_loop().call_soon(self._guarded, self._park)
 
     def _park(self) -> None:
         self._resting = False
-        if not self._idle or self._resuming is not None or self._closed:
+        if not self._idle or self._closed:
             return
-        if not self._parked:
-            self._parked = True
-            self._give_slot()
+        may_stay = self.turns.give()
         if self._patient is None:
-            self._wait_patiently()
+            self._wait_patiently(self._patience if may_stay else 0.0)
+
+    def _look_inside_in(self, pause: float) -> None:
+        if self._inner is None and not self.turns.parked:
+            self._inner = self._later(pause, self._look_inside, pause)
+
+    def _look_inside(self, pause: float) -> None:
+        """Give up the slot, if every step at work only waits."""
+        self._inner = None
+        if self._closed or self.turns.parked or not self._busy or not self._only_waits:
+            return
+        waiting = self._futures | {future for future, call in self.calls.items() if call.waits}
+        if joints(self._known(), waiting.__contains__) is None:
+            self._look_inside_in(min(pause * 2, 1.0))
+        else:
+            self.turns.give()
+            self._desk.stay()
 
     def _stay(self) -> None:
         if self._patient is not None:
             self._patient.cancel()
             self._patient = None
 
-    def _wait_patiently(self) -> None:
+    def _wait_patiently(self, patience: float) -> None:
         all_long = all(
             one.recorded.kind in (StepKind.SLEEP, StepKind.TRY)
             and one.recorded.remaining is not None
             and one.recorded.remaining.total_seconds() > self._patience
             for one in self._waiting.values()
         )
-        pause = min(_MOMENT, self._patience) if all_long else self._patience
-        self._patient = asyncio.get_running_loop().call_later(pause, self._leave)
+        pause = min(_MOMENT, patience) if all_long else patience
+        self._patient = self._later(pause, self._leave, pause)
 
-    def _leave(self) -> None:
+    def _leave(self, pause: float) -> None:
         self._patient = None
-        if self._idle and not self.suspend():
-            self._patient = asyncio.get_running_loop().call_later(
-                max(self._patience, _MOMENT), self._leave
-            )
+        if not self._idle or self.suspend():
+            return
+        if not self._is_unsought:
+            self._desk.stay()
+        # Soon again, where it was to leave at once.
+        pause = min(max(pause * 2, _MOMENT), max(self._patience, _MOMENT))
+        self._patient = self._later(pause, self._leave, pause)
 
     def leave(self) -> None:
         """End the handler as soon as everything in it waits: the process is to stop."""
@@ -279,17 +320,40 @@ class Waits:
         if self._is_unsought:
             self._sentry.look(self.execution_id)
             return False
-        waiting = {wait.ended for wait in self._waiting.values()}
+        waiting = self._futures
         joined = joints(self._known(), waiting.__contains__)
         if joined is None:
             return False
-        self._stay()
-        self.suspended_by = next(iter(self._waiting))
-        self._look_at_ends(joined)
-        for future in (*joined.futures, *waiting):
-            future.set_exception(Suspension())
-            future.exception()
+        self._end_all(next(iter(self._waiting)), joined, waiting)
         return True
+
+    def _end_all(self, why: str, joined: Joints, waiting: Iterable[asyncio.Future[Any]]) -> None:
+        self._stay()
+        self.turns.calm()
+        self.suspended_by = why
+        look_at_ends(joined, self._known())
+        for future in (*joined.futures, *waiting):
+            if not future.done():
+                future.set_exception(Suspension())
+                future.exception()
+
+    @property
+    def _futures(self) -> set[asyncio.Future[Any]]:
+        return {*(wait.ended for wait in self._waiting.values()), *self.turns.waiting}
+
+    def _later(self, pause: float, call: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(pause, self._guarded, call, *args)
+
+    def _guarded(self, call: Callable[..., None], *args: Any) -> None:
+        """Nobody waits for what is called: if it fails, the handler is not to wait for ever."""
+        try:
+            call(*args)
+        except Exception as error:
+            extra = {"execution_id": str(self.execution_id)}
+            logger.exception("the engine failed as %s waited", self.execution_id, extra=extra)
+            for future in self._futures:
+                if not future.done():
+                    future.set_exception(error)
 
     @property
     def _is_unsought(self) -> bool:
@@ -310,34 +374,22 @@ class Waits:
 
         It is not suspended, for what its branches wait for is not known, or is known and in a step.
         """
-        if self._closed or self._resuming is not None or self.suspended_by is not None:
+        if self._closed or self.turns.waiting or self.suspended_by is not None:
             return False
-        if not 0 < self._open == len(self._waiting) or self._is_unsought:
+        if not self._only_waits or self._is_unsought:
             return False
-        waiting = {wait.ended for wait in self._waiting.values()}
+        waiting = self._futures
         if self._busy:
             return joints(self._known(), waiting.__contains__) is not None
         return not goes_on_by_itself(self._known(), waiting.__contains__)
-
-    def _look_at_ends(self, joined: Joints) -> None:
-        """Have asyncio not complain that nobody has looked at how branches end.
-
-        Where ``gather`` or ``wait`` joins them, nobody comes to do so.
-        """
-        for branch in joined.ended:
-            if not branch.cancelled():
-                branch.exception()
-        for task in self._known():
-            # Of those that have ended, the others were looked at.
-            if not task.done() or getattr(task, "_log_traceback", False):
-                task.add_done_callback(_seen)
 
     def close(self) -> None:
         """The attempt has ended."""
         self._closed = True
         self._stay()
-        if self._resuming is not None:
-            self._resuming.cancel()
+        self.turns.close()
+        if self._inner is not None:
+            self._inner.cancel()
         for wait in list(self._waiting.values()):
             self._drop(wait)
             if not wait.ended.done():
@@ -345,11 +397,3 @@ class Waits:
                 wait.ended.set_exception(Interrupted(LATE))
                 wait.ended.exception()
         self._sentry.forget(self)
-
-
-def _seen(task: asyncio.Task[Any]) -> None:
-    """Tell how a branch has ended, if nobody else does."""
-    if task.cancelled() or (error := task.exception()) is None or consists_of(error, _EXPECTED):
-        return
-    message = "a branch raised when its handler was suspended"
-    task.get_loop().call_exception_handler({"message": message, "exception": error, "task": task})

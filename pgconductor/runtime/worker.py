@@ -6,81 +6,35 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
 from pgconductor.domain.backoff import Backoff
-from pgconductor.domain.claims import Fetched, Registration
+from pgconductor.domain.claims import Fetched
 from pgconductor.domain.outcomes import Outcome, Released
-from pgconductor.runtime.attempt import Attempt, Durability, Runnable, Stop
-from pgconductor.runtime.completer import Completer
+from pgconductor.runtime.attempt import Attempt, Stop
 from pgconductor.runtime.frontier import Frontier
-from pgconductor.runtime.gate import StartGate
-from pgconductor.runtime.journal import Journal
-from pgconductor.runtime.lookout import Lookout
+from pgconductor.runtime.mishaps import mishap
 from pgconductor.runtime.prefetch import Prefetch
+from pgconductor.runtime.process import Process
 from pgconductor.runtime.relay import Relay
+from pgconductor.runtime.slots import Slots
 from pgconductor.runtime.wording import trouble
-from pgconductor.services.backend import Backend
-from pgconductor.settings import Settings
 
 __all__ = ["Process", "Worker"]
 
 #: A larger batch takes no less time an execution, and holds the handlers up for longer.
 _BATCH: Final = 200
 
+#: Seconds for which a worker starts no plain handler before it says so.
+_PATIENCE: Final = 5.0
+
+#: So many fetches take one execution each, after one that could not be read.
+_CAREFUL: Final = 100
+
 logger = logging.getLogger("pgconductor.worker")
-
-
-@dataclass(slots=True)
-class Process:
-    """What the workers of one orchestrator share.
-
-    Attributes:
-        backend: The database.
-        settings: Intervals and limits.
-        registration: Who fetches.
-        runnables: The tasks that can be executed, by name.
-        completer: Where outcomes go.
-        gate: Who may start.
-        threads: Where plain handlers are called.
-        journal: Where steps are recorded.
-        lookout: Who looks whether what is waited for has come.
-        durability: What attempts get of the two.
-        parents: The executions that wait for those that are held here.
-        on_error: Called with the error of a fetch.
-        draining: Somebody waits until nothing is left that is due.
-        activity: Counts what has happened, so that a drain can tell that nothing has.
-        turn: Who may fetch: a suspect that one worker has fetched must be seen by the others.
-    """
-
-    backend: Backend
-    settings: Settings
-    registration: Registration
-    runnables: Mapping[str, Runnable]
-    completer: Completer
-    gate: StartGate
-    threads: Executor
-    journal: Journal
-    lookout: Lookout
-    durability: Durability = field(init=False)
-    parents: dict[UUID, UUID] = field(default_factory=dict[UUID, UUID])
-    on_error: Callable[[Exception], None] = lambda _error: None
-    draining: bool = False
-    activity: int = 0
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def __post_init__(self) -> None:
-        self.durability = Durability(
-            self.journal,
-            self.lookout,
-            self.settings.suspend_after.total_seconds(),
-            self.settings.max_payload_bytes,
-        )
 
 
 class Worker:
@@ -104,19 +58,29 @@ class Worker:
         # By owner too: a plain handler that has outlived its time-out keeps its slot, while its
         # execution may be tried again here.
         self._attempts: dict[tuple[UUID, int], Attempt] = {}
-        # Those that only wait take up no slot; those that go on wait for one first.
-        self._parked: set[Attempt] = set()
-        self._resuming: deque[tuple[Attempt, asyncio.Future[None]]] = deque()
+        self._slots = Slots(
+            concurrency,
+            queue,
+            process.crowd,
+            process.settings.give_back_after.total_seconds(),
+            on_free=self._freed,
+            on_stay=process.gate.stays,
+        )
         self._relay = Relay(self._take, self._waits, self._ended, self._start_ready)
         self._prefetch = Prefetch()
         self._frontier = Frontier()
         self._task_keys = list(process.runnables)
+        self._async_keys = [name for name, one in process.runnables.items() if one.handler.is_async]
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
         # Waiting for room, not for work: the end of a handler is what it waits for.
         self._starved = False
+        # How many fetches to come take one execution only.
+        self._careful = 0
+        # Since when no plain handler is started, for want of threads.
+        self._threadless_since: float | None = None
         #: The claims of fetches whose answer is awaited.
         self.fetching: set[int] = set()
         #: The counts of activity and of looks at waits at which it found nothing to do, or None.
@@ -187,12 +151,14 @@ class Worker:
             self._wake.clear()
             self._start_ready()
             self._return_stale()
+            self._return_plain()
             room = self._room()
             self._starved = room <= 0
             pause = poll
             if room > 0:
                 try:
                     async with self.process.turn:
+                        room = 1 if self._careful else room
                         more = self.process.gate.open and await self._fetch(room)
                     backoff.reset()
                     if more:
@@ -215,13 +181,22 @@ class Worker:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
 
+    @property
+    def _startable(self) -> list[str]:
+        """The tasks that there are threads for."""
+        return self._async_keys if self.process.crowd.full else self._task_keys
+
+    def _is_plain(self, fetched: Fetched) -> bool:
+        runnable = self.process.runnables.get(fetched.task_key)
+        return runnable is not None and not runnable.handler.is_async
+
     def _room(self) -> int:
         """How many to fetch now: none while enough is held ready, so that batches stay large."""
         process = self.process
-        if not process.gate.open or process.completer.full:
+        if not process.gate.open or process.completer.full or not self._startable:
             return 0
         size = self._prefetch.size
-        wanted = size + self._free - len(self._ready)
+        wanted = size + self._slots.free - len(self._ready)
         if self._ready and wanted * 4 < self._concurrency + size:
             return 0
         return min(wanted, max(_BATCH, self._concurrency))
@@ -240,16 +215,23 @@ class Worker:
                 process.registration,
                 queue=self.queue,
                 limit=room,
-                task_keys=self._task_keys,
+                task_keys=self._startable,
                 claim=claim,
                 after=after,
             )
             if batch and batch[0].alone:
                 # Nothing else starts before it has ended: others may start it meanwhile.
                 self._give_back()
+            self._careful = max(self._careful - 1, 0)
             kept = not batch or process.gate.admit(batch[0])
             now = time.monotonic()
             self._ready.extend([(fetched, now) for fetched in batch])
+        except Exception as error:
+            if not process.backend.is_transient(error):
+                # One of them may be what cannot be read: by one at a time, it is found alone.
+                process.unread[claim.number] = error
+                self._careful = _CAREFUL
+            raise
         finally:
             self.fetching.discard(claim.number)
         self._frontier.fetched(batch, after=after, began=began, ended=now)
@@ -279,50 +261,31 @@ class Worker:
         return (
             bool(self._ready)
             and not self._stopping
-            and self._free > 0
+            and self._slots.free > 0
             and self.process.gate.lets_start(self._ready[0][0])
+            and (not self.process.crowd.full or not self._is_plain(self._ready[0][0]))
         )
 
-    @property
-    def _free(self) -> int:
-        """How many slots are free."""
-        return self._concurrency - len(self._attempts) + len(self._parked)
-
-    def park(self, attempt: Attempt) -> None:
-        """An attempt only waits: let others have its slot."""
-        key = attempt.fetched.id, attempt.fetched.claim.number
-        if self._attempts.get(key) is attempt:
-            self._parked.add(attempt)
-            self._freed()
-
-    async def resume(self, attempt: Attempt) -> None:
-        """Wait for a slot again."""
-        if attempt not in self._parked:
-            return
-        if self._free > 0:
-            self._parked.discard(attempt)
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._resuming.append((attempt, turn))
-        await turn
-
     def _freed(self) -> None:
-        """A slot is free: for those that were here before, then for others."""
-        while self._resuming and self._free > 0:
-            attempt, turn = self._resuming.popleft()
-            if not turn.done():
-                self._parked.discard(attempt)
-                turn.set_result(None)
+        """There may be a slot for somebody new."""
         self._start_ready()
         if self._starved or self._stopping:
             self._wake.set()
 
     def _take(self) -> Attempt | None:
         """The next attempt, which starts at once; None if nothing may."""
-        if not self._may_start():
-            return None
         process = self.process
-        fetched, _ = self._ready.popleft()
+        while self._may_start():
+            fetched, _ = self._ready.popleft()
+            try:
+                return self._begun(fetched)
+            except Exception as error:  # noqa: BLE001 - a mistake of ours: it is not started
+                self._report(mishap(fetched, error, process.retry_of(fetched.task_key)))
+                self._mark_idle()
+        return None
+
+    def _begun(self, fetched: Fetched) -> Attempt:
+        process = self.process
         attempt = Attempt(
             fetched,
             process.runnables[fetched.task_key],
@@ -331,28 +294,34 @@ class Worker:
             max_result_bytes=process.settings.max_result_bytes,
             durability=process.durability,
         )
-        attempt.room = self
+        attempt.desk.room = self._slots
         if fetched.parent_id is not None:
             process.parents[fetched.id] = fetched.parent_id
         process.gate.started(fetched)
+        if attempt.plain:
+            process.crowd.enter()
         return attempt
 
     def _waits(self, attempt: Attempt) -> None:
         """Its handler waits for something: from now on others see that it is under way."""
-        self._attempts[attempt.fetched.id, attempt.fetched.claim.number] = attempt
+        self._attempts[_key(attempt)] = attempt
+        self._slots.enter()
         self._start_ready()
 
     def _ended(self, attempt: Attempt, waited: bool) -> None:
         self._prefetch.ended()
         self.process.activity += 1
-        self.process.gate.ended(attempt.fetched)
-        if waited:
-            del self._attempts[attempt.fetched.id, attempt.fetched.claim.number]
-            self._parked.discard(attempt)
-            self._freed()
-        elif self._starved or self._stopping:
-            self._wake.set()
-        self._mark_idle()
+        if attempt.plain:
+            self.process.crowd.leave()
+        had_slot = waited and self._attempts.pop(_key(attempt), None) is not None
+        try:
+            self.process.gate.ended(attempt.fetched)
+        finally:
+            if had_slot:
+                self._slots.leave(attempt.desk)
+            elif self._starved or self._stopping:
+                self._wake.set()
+            self._mark_idle()
 
     def reopened(self) -> None:
         """The gate has opened."""
@@ -370,6 +339,27 @@ class Worker:
             self._prefetch.shrink()
             self._give_back()
 
+    def _return_plain(self) -> None:
+        """Give back what there are no threads for: they have all been taken, perhaps for long."""
+        if not self.process.crowd.full:
+            self._threadless_since = None
+            return
+        now = time.monotonic()
+        if self._threadless_since is None:
+            self._threadless_since = now
+        elif now > self._threadless_since + _PATIENCE:
+            self._threadless_since = None
+            logger.warning(
+                "queue %s: no plain handler is started, for %d are in memory and wait beside "
+                "something that cannot be suspended; each has a thread",
+                self.queue,
+                self.process.crowd.threads,
+            )
+        for entry in [one for one in self._ready if self._is_plain(one[0])]:
+            self._ready.remove(entry)
+            self._report(Released(entry[0].id, entry[0].claim))
+        self._mark_idle()
+
     def _give_back(self) -> None:
         while self._ready:
             fetched, _ = self._ready.popleft()
@@ -379,3 +369,7 @@ class Worker:
     def _mark_idle(self) -> None:
         if self.quiet:
             self._idle.set()
+
+
+def _key(attempt: Attempt) -> tuple[UUID, int]:
+    return attempt.fetched.id, attempt.fetched.claim.number

@@ -15,7 +15,7 @@ from pgconductor.domain.claims import Fetched, Registration
 from pgconductor.domain.outcomes import Outcome
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot
 from pgconductor.runtime.attempt import Attempt, Durability, Runnable, Stop
-from pgconductor.runtime.threads import HandlerThreads
+from pgconductor.runtime.threads import Threads
 from pgconductor.testing.boundaries import Crashes
 from pgconductor.testing.memory import RehearsedMemory
 from pgconductor.testing.playing import Played, RehearsedSentry
@@ -62,7 +62,7 @@ class Player:
         self._stage = stage
         self._crashes = crashes
         self._patience = patience
-        self._threads = HandlerThreads(_THREADS)
+        self._threads = Threads.of(handlers=_MOST, steps=_THREADS)
         self._registration: Registration | None = None
         self._declared: set[str] = set()
         #: The queue that something was fetched from last; there may be more.

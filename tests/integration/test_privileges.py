@@ -422,7 +422,7 @@ UPDATE pgconductor.retention_walk SET next_walk_at = now()
 UPDATE pgconductor.steps SET pending = false
 UPDATE pgconductor.events SET matched = true
 DELETE FROM pgconductor.events
-SELECT pgconductor.settle('{}', '{}')
+SELECT pgconductor.settle('{}', '{}', NULL)
 INSERT INTO pgconductor.queues (name) VALUES ('q')
 INSERT INTO pgconductor.steps (execution_id, key, match)
     SELECT id, 'a', '1' FROM pgconductor.executions

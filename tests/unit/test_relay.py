@@ -18,7 +18,7 @@ from pgconductor.domain.tasks import TaskOptions
 from pgconductor.runtime.attempt import Attempt, Runnable, Stop
 from pgconductor.runtime.handler import Handler
 from pgconductor.runtime.relay import Relay
-from pgconductor.runtime.threads import HandlerThreads
+from pgconductor.runtime.threads import Threads
 from tests.support.waiting import eventually
 
 seen: ContextVar[int] = ContextVar("seen", default=0)
@@ -32,7 +32,7 @@ class Slots:
         self.ready: deque[Attempt] = deque()
         self.waiting: list[Attempt] = []
         self.outcomes: list[Outcome] = []
-        self.threads = HandlerThreads(1)
+        self.threads = Threads.of(handlers=1, steps=1)
         self.relay = Relay(self.take, self.waits, self.ended, self.start)
 
     def add(self, function: Callable[..., Any]) -> Attempt:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -31,7 +30,9 @@ from pgconductor.runtime.heartbeat import HeartbeatThread
 from pgconductor.runtime.journal import Journal
 from pgconductor.runtime.lookout import Lookout
 from pgconductor.runtime.maintenance import Maintenance
-from pgconductor.runtime.worker import Process
+from pgconductor.runtime.process import Process
+from pgconductor.runtime.slots import Crowd
+from pgconductor.runtime.threads import Threads
 from pgconductor.services.backend import Backend
 from pgconductor.settings import Settings
 from pgconductor.types import ExecutionState
@@ -268,7 +269,8 @@ async def test_an_observer_that_could_not_look_starts_anew() -> None:
         runnables={},
         completer=Completer(backend, lambda _: None),
         gate=StartGate(lambda: None, 1.0),
-        threads=ThreadPoolExecutor(1),
+        threads=Threads.of(handlers=1, steps=1),
+        crowd=Crowd(1),
         journal=Journal(backend),
         lookout=Lookout(backend, 60),
     )

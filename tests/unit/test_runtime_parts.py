@@ -24,7 +24,7 @@ from pgconductor.runtime.attempt import Attempt, Runnable
 from pgconductor.runtime.gate import StartGate
 from pgconductor.runtime.handler import Handler
 from pgconductor.runtime.prefetch import Prefetch
-from pgconductor.runtime.threads import HandlerThreads, in_thread
+from pgconductor.runtime.threads import DaemonThreads, Threads, in_thread
 from tests.support.waiting import eventually
 
 CLAIM = Claim(uuid4(), 1)
@@ -56,7 +56,7 @@ async def outcome_of(
     function: Callable[..., Any], policy: RetryPolicy | None = None, **changes: Any
 ) -> Outcome:
     reported: list[Outcome] = []
-    threads = HandlerThreads(1)
+    threads = Threads.of(handlers=1, steps=1)
     attempt = Attempt(
         fetched(**changes),
         Runnable(TaskOptions("task", retry=policy or RetryPolicy()), Handler.of(function)),
@@ -165,7 +165,7 @@ async def test_an_abandoned_thread_is_not_waited_for() -> None:
         release.wait(30)
 
     reported: list[Outcome] = []
-    threads = HandlerThreads(1)
+    threads = Threads.of(handlers=1, steps=1)
     attempt = Attempt(
         fetched(),
         Runnable(TaskOptions("task"), Handler.of(handler)),
@@ -187,7 +187,7 @@ async def test_an_abandoned_thread_is_not_waited_for() -> None:
 
 async def test_threads_are_daemons_and_not_more_than_allowed() -> None:
     """I9: a handler that never returns does not keep the interpreter from ending."""
-    threads = HandlerThreads(3)
+    threads = DaemonThreads(3)
     seen: set[threading.Thread] = set()
     barrier = threading.Barrier(3, timeout=20)
 
@@ -208,7 +208,7 @@ async def test_threads_are_daemons_and_not_more_than_allowed() -> None:
 async def test_who_never_returns_holds_up_nobody_once_its_time_is_up() -> None:
     """I9: a step's function cannot be ended from outside."""
     before = threads_of_handlers()
-    threads = HandlerThreads(1)
+    threads = DaemonThreads(1)
     release = threading.Event()
     loop = asyncio.get_running_loop()
     for _ in range(3):
@@ -230,10 +230,10 @@ def threads_of_handlers() -> set[threading.Thread]:
 
 def test_who_waits_in_a_thread_that_went_from_call_to_call() -> None:
     """I9: it was never idle in between, and must not be taken for it."""
-    threads = HandlerThreads(1)
+    threads = DaemonThreads(1)
     release = threading.Event()
     first = threads.submit(release.wait, 20)
-    outer = threads.submit(in_thread(lambda: threads.submit(int).result(20)))
+    outer = threads.submit(in_thread(lambda: threads.submit(int).result(20))[1])
     release.set()
     assert first.result(20)
     assert outer.result(20) == 0
@@ -242,7 +242,7 @@ def test_who_waits_in_a_thread_that_went_from_call_to_call() -> None:
 
 def test_who_waits_for_many_calls_has_one_thread_beside_its_own() -> None:
     """I9: a handler may make a thousand."""
-    threads = HandlerThreads(1)
+    threads = DaemonThreads(1)
 
     def outer() -> set[threading.Thread]:
         release = threading.Event()
@@ -253,7 +253,7 @@ def test_who_waits_for_many_calls_has_one_thread_beside_its_own() -> None:
         return {call.result(20) for call in calls}
 
     for _ in range(3):
-        assert len(threads.submit(in_thread(outer)).result(20)) == 1
+        assert len(threads.submit(in_thread(outer)[1]).result(20)) == 1
     threads.shutdown()
 
 

@@ -9,8 +9,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from pgconductor.domain.claims import Fetched
 from pgconductor.domain.steps import Recorded, Settled, StepKind
 from pgconductor.runtime.lookout import Lookout
+from pgconductor.runtime.slots import AttemptDesk
 from pgconductor.runtime.suspension import Suspension
 from pgconductor.runtime.waits import Sentry, Waits
 from pgconductor.services.backend import Backend
@@ -42,18 +44,16 @@ class Handler:
     def __init__(self, recorded: Recorded, sentry: Sentry | None = None) -> None:
         self.silent = Silent()
         self.task: asyncio.Task[Recorded]
+        desk = AttemptDesk(cast("Fetched", None), plain=False)
         self.waits = Waits(
             uuid4(),
             sentry or self.silent,
-            park=lambda: None,
-            resume=self._resume,
+            desk=desk,
             patience=3600.0,
             known=lambda: [self.task],
         )
+        desk.on_slot = self.waits.turns.go_on
         self.task = asyncio.create_task(self.waits.until_ended(recorded))
-
-    async def _resume(self) -> None:
-        pass
 
     def hear(self, *ended: str) -> None:
         self.waits.settled(
