@@ -183,7 +183,7 @@ async def test_no_thread_for_plain_handlers(
         database_url=SecretStr("postgresql://nowhere/nothing"),
         poll_interval=timedelta(seconds=0.05),
         give_back_after=timedelta(seconds=0.05),
-        startup_policy="refuse",  # type: ignore[arg-type]
+        startup_policy="refuse",
     )
     conductor = Conductor(chosen)
     release = asyncio.Event()
