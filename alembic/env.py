@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from importlib.util import find_spec
 from logging.config import fileConfig
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from alembic import context
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pgconductor.domain.migrations import MigrationOutcome
-from pgconductor.models import SCHEMA, Base
+from pgconductor.models import SCHEMA, VERSION_TABLE, Base
 from pgconductor.schema import record_stamp, revisions
 from pgconductor.schema.authoring import needs_no_database, number_revision
+from pgconductor.schema.history import check_script, check_section
 from pgconductor.services.gate import GateLink
 from pgconductor.services.interrupts import terminable, terminable_here
 from pgconductor.services.migrating import Migration
@@ -36,18 +38,33 @@ wanted = config.attributes.get("configure_logger", True)
 if wanted and config.config_file_name is not None and config.file_config.has_section("loggers"):
     fileConfig(config.config_file_name, disable_existing_loggers=False)
 
+
+def compared(name: str | None, type_: str, parents: Mapping[str, str | None]) -> bool:
+    """Whether the comparison with the models looks at it."""
+    if type_ == "schema":
+        return name == SCHEMA
+    # An application's history, where somebody's search_path begins with our schema.
+    theirs = type_ == "table" and name == "alembic_version"
+    return parents.get("schema_name") == SCHEMA and not theirs
+
+
 OPTIONS: dict[str, Any] = {
     "target_metadata": Base.metadata,
     "include_schemas": True,
-    "include_name": lambda name, type_, parents: (
-        name == SCHEMA if type_ == "schema" else parents.get("schema_name") == SCHEMA
-    ),
+    "include_name": compared,
+    "version_table": VERSION_TABLE,
     "version_table_schema": SCHEMA,
     "transaction_per_migration": True,
     "on_version_apply": record_stamp,
     "process_revision_directives": number_revision,
     "compare_server_default": False,
 }
+if find_spec("alembic.ext") and find_spec("alembic.ext.checkconstraint_byname"):
+    # Since 1.19.2, and left out unless it is asked for: CHECK constraints, by their names alone.
+    OPTIONS["autogenerate_plugins"] = [
+        "alembic.autogenerate.*",
+        "alembic.ext.checkconstraint_byname",
+    ]
 # Alembic's own names of what it was asked to do.
 WAYS = {"upgrade": True, "downgrade": False}
 # Whoever calls Alembic from Python gets errors of their types; the command line, exit codes.
@@ -91,8 +108,9 @@ def run_on(connection: sa.Connection, settings: Settings) -> None:
     context.configure(connection=connection, **OPTIONS)
     opts = context.get_context().opts
     asked = opts.get("fn")
+    link = GateLink(connection, config.attributes.get("report") or told)
     migration = Migration(
-        GateLink(connection, config.attributes.get("report") or told),
+        link,
         config.attributes.get("migration_options") or settings.migration_options,
         revisions(Path(context.script.dir)),
         pooled=config.attributes.get("pooled", settings.pooled),
@@ -104,7 +122,7 @@ def run_on(connection: sa.Connection, settings: Settings) -> None:
         # `current` only reads, also on a database where nothing is installed.
         if not opts.get("dont_mutate"):
             migration.make_version_table()
-        with context.begin_transaction():
+        with link.plain_names(), context.begin_transaction():
             context.run_migrations()
         return
 
@@ -172,6 +190,8 @@ def run_online() -> None:
 
 
 def run() -> None:
+    check_section(config)
+    check_script(context.script)
     # Refuses to go on if any revision does not declare what it must.
     revisions(Path(context.script.dir))
     if needs_no_database(context):

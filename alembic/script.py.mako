@@ -1,3 +1,5 @@
+<%! from pgconductor.schema.authoring import only_in_a_checkout %>\
+${only_in_a_checkout(self.template.filename)}\
 """${message}
 
 Revision ID: ${up_revision}

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.orm import Session
 
 from pgconductor.connections import Connections
+from pgconductor.domain.events import Emitted
 from pgconductor.domain.limits import check_concurrency, check_id, check_queue
 from pgconductor.domain.retention import Keep
 from pgconductor.domain.retry import RetryPolicy
@@ -20,8 +21,9 @@ from pgconductor.events import EventRef
 from pgconductor.exceptions import ConfigurationError, UnknownQueue, UnknownTask
 from pgconductor.handles import ExecutionHandle
 from pgconductor.runtime.attempt import Runnable
+from pgconductor.runtime.codec import Codec
 from pgconductor.runtime.context_waits import checked_event
-from pgconductor.runtime.handler import Codec, Handler
+from pgconductor.runtime.handler import Handler
 from pgconductor.runtime.orchestrator import Orchestrator
 from pgconductor.services.backend import Backend
 from pgconductor.settings import Settings
@@ -119,7 +121,8 @@ class Conductor(Connections):
         """Declare a function as a task.
 
         The function takes a :class:`~pgconductor.TaskContext` and, if it wants one, a payload.
-        Their types come from its hints. A plain function is called in a thread.
+        Their types come from its hints. A plain function is called in a thread; if it returns
+        something that can be awaited, that is awaited.
 
         Args:
             name: The task's name; the default is the function's own.
@@ -143,7 +146,8 @@ class Conductor(Connections):
         """
 
         def declare(function: Callable[..., Any]) -> Task[Any, Any]:
-            own = getattr(function, "__name__", "") if not isinstance(name, str) else name
+            own = name if isinstance(name, str) else _own_name(function)
+            handler = Handler.of(function)
             kept = self.settings.retention.but(retain_completed, retain_failed)
             retrying = retry or RetryPolicy()
             options = TaskOptions(
@@ -151,7 +155,7 @@ class Conductor(Connections):
             )
             if own in self._tasks:
                 raise ConfigurationError(f"task {own!r} is declared twice; give one another name")
-            declared: Task[Any, Any] = Task(options, Handler.of(function), self)
+            declared: Task[Any, Any] = Task(options, handler, self)
             self._tasks[own] = declared
             return declared
 
@@ -229,7 +233,7 @@ class Conductor(Connections):
 
         Raises:
             InvalidName: It cannot name an event.
-            ConfigurationError: Pydantic cannot handle the type.
+            ConfigurationError: Pydantic cannot handle the type, or its values would not come back.
         """
         return EventRef(name, Codec.of(payload, f"event {name}, payload"), self)
 
@@ -239,7 +243,8 @@ class Conductor(Connections):
         payload: Any = None,
         *,
         session: AsyncSession | AsyncConnection | None = None,
-    ) -> UUID:
+        dedupe_key: str | None = None,
+    ) -> Emitted:
         """Emit an event: executions that wait for it, now or later, take it.
 
         Args:
@@ -247,32 +252,41 @@ class Conductor(Connections):
             payload: Of the event's type; plain JSON for a name.
             session: An ``AsyncSession`` or ``AsyncConnection``: it is emitted exactly if the
                 caller's transaction commits. None for a transaction of its own.
+            dedupe_key: What tells the event from others of its name, for what may come twice: while
+                an event of this name and key is kept (``retain_events``), it stands for this one,
+                and nothing is emitted.
 
         Returns:
-            Its id.
+            Its id, and whether it is new.
 
         Raises:
             InvalidInput: The name or the payload is not acceptable; nothing was written.
         """
-        return await self._event(event).emit(payload, session=session)
+        return await self._event(event).emit(payload, session=session, dedupe_key=dedupe_key)
 
     def emit_sync(
-        self, event: EventRef[Any] | str, payload: Any = None, *, session: Session
-    ) -> UUID:
+        self,
+        event: EventRef[Any] | str,
+        payload: Any = None,
+        *,
+        session: Session,
+        dedupe_key: str | None = None,
+    ) -> Emitted:
         """Emit an event in a sync ``Session``: exactly if that commits.
 
         Args:
             event: The event, or its name.
             payload: Of the event's type; plain JSON for a name.
             session: A sync session, on psycopg for instance.
+            dedupe_key: See :meth:`emit`.
 
         Returns:
-            Its id.
+            Its id, and whether it is new.
 
         Raises:
             InvalidInput: The name or the payload is not acceptable; nothing was written.
         """
-        return self._event(event).emit_sync(payload, session=session)
+        return self._event(event).emit_sync(payload, session=session, dedupe_key=dedupe_key)
 
     def _event(self, event: EventRef[Any] | str) -> EventRef[Any]:
         return self.event(event) if isinstance(event, str) else checked_event(event)
@@ -322,3 +336,21 @@ class Conductor(Connections):
             queues=served,
             concurrency=check_concurrency(concurrency, self.settings.concurrency),
         )
+
+
+def _own_name(function: object) -> str:
+    """The name of a function that was given none.
+
+    Raises:
+        ConfigurationError: It has none that could be a task's.
+    """
+    if isinstance(function, Task):
+        task: Task[Any, Any] = function
+        raise ConfigurationError(f"{task.name!r} is a task already; declare its handler once")
+    inner = function.__func__ if isinstance(function, staticmethod) else function
+    own = getattr(inner, "__name__", "")
+    if callable(function) and own in ("", "<lambda>"):
+        raise ConfigurationError(
+            f"{function!r} has no name of its own; give it one, as in conductor.task('name')(...)"
+        )
+    return own or repr(function)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Protocol, Self
-from uuid import UUID
 
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
+from pgconductor.domain.events import Emitted
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.exceptions import ConfigurationError
 from pgconductor.handles import FinishedWatch, Watch
-from pgconductor.services.engines import bound_engine, check_driver
+from pgconductor.services.engines import bound_engine, check_driver, check_transactions
 from pgconductor.services.executions import ExecutionService
+from pgconductor.services.forked import disown_engine, in_forked_child
 from pgconductor.services.invoking import InvocationWriter
 from pgconductor.services.orchestrators import OrchestratorService
 from pgconductor.services.pooling import OwnTransaction, Poolers, make_engine
@@ -62,12 +63,18 @@ class Route(Protocol):
         ...
 
     async def emit_text(
-        self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
-    ) -> UUID:
+        self,
+        name: str,
+        payload: str | None,
+        session: AsyncSession | AsyncConnection | None,
+        dedupe_key: str | None = None,
+    ) -> Emitted:
         """Emit an event whose payload is JSON text."""
         ...
 
-    def emit_text_sync(self, name: str, payload: str | None, session: Session) -> UUID:
+    def emit_text_sync(
+        self, name: str, payload: str | None, session: Session, dedupe_key: str | None = None
+    ) -> Emitted:
         """Emit an event in a sync session's transaction."""
         ...
 
@@ -108,8 +115,10 @@ class Connections:
         self.settings = settings or Settings()
         if sessionmaker is not None:
             engine = bound_engine(sessionmaker)
+            check_transactions(sessionmaker)
         if engine is not None:
             check_driver(engine)
+            check_transactions(engine)
         self._engine = engine
         self._owns_engine = engine is None
         self._sessionmaker = sessionmaker
@@ -125,6 +134,7 @@ class Connections:
             poolers=self._poolers,
             timeout=self.settings.command_timeout,
         )
+        in_forked_child(self, Connections._disown)
 
     @property
     def max_payload_bytes(self) -> int:
@@ -192,22 +202,28 @@ class Connections:
         return (self._route or self._writer).write_sync(invocations, session)
 
     async def emit_text(
-        self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
-    ) -> UUID:
+        self,
+        name: str,
+        payload: str | None,
+        session: AsyncSession | AsyncConnection | None,
+        dedupe_key: str | None = None,
+    ) -> Emitted:
         """Emit an event whose payload is JSON text.
 
         Raises:
             WrongSession: The session is a sync one, or bound to another database.
         """
-        return await (self._route or self._writer).emit_text(name, payload, session)
+        return await (self._route or self._writer).emit_text(name, payload, session, dedupe_key)
 
-    def emit_text_sync(self, name: str, payload: str | None, session: Session) -> UUID:
+    def emit_text_sync(
+        self, name: str, payload: str | None, session: Session, dedupe_key: str | None = None
+    ) -> Emitted:
         """Emit an event in a sync session's transaction.
 
         Raises:
             WrongSession: The session is an async one, or bound to another database.
         """
-        return (self._route or self._writer).emit_text_sync(name, payload, session)
+        return (self._route or self._writer).emit_text_sync(name, payload, session, dedupe_key)
 
     @contextmanager
     def rerouted(self, route: Route) -> Generator[None]:
@@ -240,6 +256,12 @@ class Connections:
             engine, self._engine, self._sessionmaker = self._engine, None, None
             self._executions = None
             await engine.dispose()
+
+    def _disown(self) -> list[object]:
+        """Give up what a forked child has inherited; it opens connections of its own."""
+        engines = [one for one in (self._engine, self._direct_engine) if one is not None]
+        watch, self._watch = self._watch, None
+        return [watch, self._writer.disown(), *(disown_engine(one) for one in engines)]
 
     async def __aenter__(self) -> Self:
         return self

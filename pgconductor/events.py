@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from typing import Any, Generic, Protocol, TypeVar
-from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
+from pgconductor.domain.events import Emitted
 from pgconductor.domain.limits import check_event
-from pgconductor.runtime.handler import Codec
+from pgconductor.runtime.codec import Codec
 
 __all__ = ["Emitter", "EventRef"]
 
@@ -25,12 +25,18 @@ class Emitter(Protocol):
         ...
 
     async def emit_text(
-        self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
-    ) -> UUID:
+        self,
+        name: str,
+        payload: str | None,
+        session: AsyncSession | AsyncConnection | None,
+        dedupe_key: str | None = None,
+    ) -> Emitted:
         """Emit an event, in the session's transaction or in one of its own."""
         ...
 
-    def emit_text_sync(self, name: str, payload: str | None, session: Session) -> UUID:
+    def emit_text_sync(
+        self, name: str, payload: str | None, session: Session, dedupe_key: str | None = None
+    ) -> Emitted:
         """Emit an event in a sync session's transaction."""
         ...
 
@@ -64,34 +70,44 @@ class EventRef(Generic[T]):
         return self.codec.encode(payload, max_bytes=self._emitter.max_payload_bytes)
 
     async def emit(
-        self, payload: T | None = None, *, session: AsyncSession | AsyncConnection | None = None
-    ) -> UUID:
+        self,
+        payload: T | None = None,
+        *,
+        session: AsyncSession | AsyncConnection | None = None,
+        dedupe_key: str | None = None,
+    ) -> Emitted:
         """Emit it: executions that wait for it, now or later, take it.
 
         Args:
             payload: Of the event's type.
             session: An ``AsyncSession`` or ``AsyncConnection``: it is emitted exactly if the
                 caller's transaction commits. None for a transaction of its own.
+            dedupe_key: While an event of this name and key is kept, it stands for this one, and
+                nothing is emitted.
 
         Returns:
-            Its id.
+            Its id, and whether it is new.
 
         Raises:
-            InvalidInput: The payload is not of the event's type; nothing was written.
+            InvalidInput: The payload is not of the event's type, or the key cannot be one; nothing
+                was written.
         """
-        return await self._emitter.emit_text(self.name, self.encode(payload), session)
+        return await self._emitter.emit_text(self.name, self.encode(payload), session, dedupe_key)
 
-    def emit_sync(self, payload: T | None = None, *, session: Session) -> UUID:
+    def emit_sync(
+        self, payload: T | None = None, *, session: Session, dedupe_key: str | None = None
+    ) -> Emitted:
         """Emit it in a sync ``Session``: exactly if that commits.
 
         Args:
             payload: Of the event's type.
             session: A sync session, on psycopg for instance.
+            dedupe_key: See :meth:`emit`.
 
         Returns:
-            Its id.
+            Its id, and whether it is new.
 
         Raises:
             InvalidInput: The payload is not of the event's type; nothing was written.
         """
-        return self._emitter.emit_text_sync(self.name, self.encode(payload), session)
+        return self._emitter.emit_text_sync(self.name, self.encode(payload), session, dedupe_key)

@@ -15,7 +15,7 @@ from pgconductor.domain.limits import check_delay
 from pgconductor.domain.snapshots import ExecutionSnapshot, Progress
 from pgconductor.exceptions import ExecutionCancelled, ExecutionFailed, ResultTimeout
 from pgconductor.repositories.errors import is_transient
-from pgconductor.runtime.handler import Codec
+from pgconductor.runtime.codec import Codec
 from pgconductor.services.executions import ExecutionService
 from pgconductor.services.listener import FINISHED, Listener
 from pgconductor.services.pinned import sibling_engine

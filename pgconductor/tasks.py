@@ -13,8 +13,9 @@ from pgconductor.domain.invocations import DedupeScope, Invocation, Invoked
 from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import InvalidInput, InvalidPayload
 from pgconductor.handles import ExecutionHandle, Waiter
+from pgconductor.runtime.codec import Codec
 from pgconductor.runtime.context_waits import TaskContext
-from pgconductor.runtime.handler import Codec, Handler
+from pgconductor.runtime.handler import Handler
 
 __all__ = [
     "AsyncHandler",
@@ -37,7 +38,7 @@ PlainHandlerAlone = Callable[[TaskContext], R]
 
 
 #: What ``invocation`` is called with where nothing is asked for.
-_NO_OPTIONS: Final = (None, None, 0, None, DedupeScope.UNFINISHED, None, None)
+_NO_OPTIONS: Final = (None, None, 0, None, DedupeScope.UNFINISHED, False, None, None)
 
 
 class Invoker(Waiter, Protocol):
@@ -128,6 +129,7 @@ class TaskRef(Generic[P, R]):
         priority: int = 0,
         dedupe_key: str | None = None,
         dedupe_scope: DedupeScope | str = DedupeScope.UNFINISHED,
+        dedupe_replace: bool = False,
         queue: str | None = None,
         max_attempts: int | None = None,
     ) -> Invocation:
@@ -140,20 +142,29 @@ class TaskRef(Generic[P, R]):
             priority: Higher is sooner, within what is due; -32767 to 32767.
             dedupe_key: While an execution of this task, queue and key is unfinished, it stands for
                 this invocation, and no new one is made.
-            dedupe_scope: ``"unfinished"``, or ``"retained"`` to count finished executions too.
+            dedupe_scope: ``"unfinished"``; ``"retained"`` to count finished executions too;
+                ``"unstarted"`` to count only those that no worker has fetched yet, and that were
+                invoked with this scope.
+            dedupe_replace: With ``"unstarted"``: the execution that is there gets this payload, the
+                earlier ``run_at`` of both, and the higher priority.
             queue: Another queue than the task's own.
             max_attempts: Another limit than the task's own.
 
         Raises:
             InvalidInput: Something is not acceptable; the message says what and why.
         """
-        given = (run_at, delay, priority, dedupe_key, dedupe_scope, queue, max_attempts)
-        if given == _NO_OPTIONS and type(priority) is int:
+        given = (
+            *(run_at, delay, priority, dedupe_key, dedupe_scope),
+            *(dedupe_replace, queue, max_attempts),
+        )
+        if given == _NO_OPTIONS and type(priority) is int and dedupe_replace is False:
             return self._plain().alike(self._encode(payload))
         try:
             scope = DedupeScope(dedupe_scope)
         except ValueError as error:
-            raise InvalidInput("dedupe_scope", "must be 'unfinished' or 'retained'") from error
+            raise InvalidInput(
+                "dedupe_scope", "must be 'unfinished', 'retained' or 'unstarted'"
+            ) from error
         return self._invocation(
             self._encode(payload),
             run_at=run_at,
@@ -161,6 +172,7 @@ class TaskRef(Generic[P, R]):
             priority=priority,
             dedupe_key=dedupe_key,
             dedupe_scope=scope,
+            dedupe_replace=dedupe_replace,
             queue=queue,
             max_attempts=max_attempts,
         )
@@ -204,6 +216,7 @@ class TaskRef(Generic[P, R]):
         priority: int = 0,
         dedupe_key: str | None = None,
         dedupe_scope: DedupeScope | str = DedupeScope.UNFINISHED,
+        dedupe_replace: bool = False,
         queue: str | None = None,
         max_attempts: int | None = None,
     ) -> ExecutionHandle[R]:
@@ -218,6 +231,7 @@ class TaskRef(Generic[P, R]):
             priority: –
             dedupe_key: –
             dedupe_scope: –
+            dedupe_replace: –
             queue: –
             max_attempts: –
 
@@ -235,6 +249,7 @@ class TaskRef(Generic[P, R]):
             priority=priority,
             dedupe_key=dedupe_key,
             dedupe_scope=dedupe_scope,
+            dedupe_replace=dedupe_replace,
             queue=queue,
             max_attempts=max_attempts,
         )
@@ -287,6 +302,7 @@ class TaskRef(Generic[P, R]):
         priority: int = 0,
         dedupe_key: str | None = None,
         dedupe_scope: DedupeScope | str = DedupeScope.UNFINISHED,
+        dedupe_replace: bool = False,
         queue: str | None = None,
         max_attempts: int | None = None,
     ) -> ExecutionHandle[R]:
@@ -300,6 +316,7 @@ class TaskRef(Generic[P, R]):
             priority: –
             dedupe_key: –
             dedupe_scope: –
+            dedupe_replace: –
             queue: –
             max_attempts: –
 
@@ -316,6 +333,7 @@ class TaskRef(Generic[P, R]):
             priority=priority,
             dedupe_key=dedupe_key,
             dedupe_scope=dedupe_scope,
+            dedupe_replace=dedupe_replace,
             queue=queue,
             max_attempts=max_attempts,
         )

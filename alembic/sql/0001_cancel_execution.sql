@@ -62,12 +62,12 @@ BEGIN
     LOOP
         v_done := true;
         IF v_row.locked_by IS NOT NULL THEN
-            PERFORM pg_notify('pgconductor_control', v_row.locked_by::text);
+            PERFORM pgconductor.notify('pgconductor_control', v_row.locked_by::text);
         ELSIF v_row.awaited THEN
-            PERFORM pg_notify('pgconductor_finished', v_row.id::text);
+            PERFORM pgconductor.notify('pgconductor_finished', v_row.id::text);
         END IF;
         IF v_row.parent_key IS NOT NULL THEN
-            PERFORM pg_notify('pgconductor_waits', '');
+            PERFORM pgconductor.notify('pgconductor_waits', '');
         END IF;
     END LOOP;
     RETURN v_done;

@@ -1,11 +1,19 @@
 -- Emit an event: executions that wait for it, now or later, take it once this has committed.
-CREATE FUNCTION pgconductor.emit_event(p_name text, p_payload jsonb DEFAULT NULL)
-RETURNS uuid
+--
+-- With a dedupe key that an event of the same name has, for as long as retention keeps that one,
+-- nothing is emitted: its id comes back. One that is being emitted is waited for.
+CREATE FUNCTION pgconductor.emit_event(
+    p_name text,
+    p_payload jsonb DEFAULT NULL,
+    p_dedupe_key text DEFAULT NULL
+) RETURNS TABLE (id uuid, created boolean)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_column
 DECLARE
     v_id constant uuid := pgconductor.uuidv7();
+    v_there uuid;
 BEGIN
     IF p_name IS NULL OR p_name !~ '^[A-Za-z_][A-Za-z0-9_.:/-]*$' OR octet_length(p_name) > 128 THEN
         RAISE EXCEPTION USING
@@ -13,9 +21,34 @@ BEGIN
             MESSAGE = format('%L cannot name an event', p_name),
             HINT = 'Use a letter or "_", then at most 127 of A-Z, a-z, 0-9, "_", ".", ":", "/" and "-".';
     END IF;
+    IF p_dedupe_key IS NOT NULL THEN
+        FOR v_try IN 1..101 LOOP
+            INSERT INTO pgconductor.events (id, name, payload, dedupe_key)
+            VALUES (v_id, p_name, nullif(p_payload, 'null'), p_dedupe_key)
+            ON CONFLICT (name, dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING;
+            EXIT WHEN FOUND;
+            SELECT e.id INTO v_there
+            FROM pgconductor.events e
+            WHERE e.name = p_name AND e.dedupe_key = p_dedupe_key;
+            IF FOUND THEN
+                RETURN QUERY SELECT v_there, false;
+                RETURN;
+            END IF;
+            -- Retention has removed it in between.
+            IF v_try > 100 THEN
+                RAISE EXCEPTION USING
+                    ERRCODE = 'serialization_failure',
+                    MESSAGE = 'events of the same dedupe key keep being removed',
+                    HINT = 'Try again.';
+            END IF;
+        END LOOP;
+        PERFORM pgconductor.notify('pgconductor_waits', '');
+        RETURN QUERY SELECT v_id, true;
+        RETURN;
+    END IF;
     INSERT INTO pgconductor.events (id, name, payload)
     VALUES (v_id, p_name, nullif(p_payload, 'null'));
-    PERFORM pg_notify('pgconductor_waits', '');
-    RETURN v_id;
+    PERFORM pgconductor.notify('pgconductor_waits', '');
+    RETURN QUERY SELECT v_id, true;
 END
 $$

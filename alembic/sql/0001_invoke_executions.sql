@@ -1,10 +1,14 @@
 -- The one place that makes executions: arrays of equal length, an element each. Every way to
 -- invoke, from Python or from SQL, ends here. Rows come back in no order; place says which is which.
 --
--- An invocation with a dedupe key that an unfinished execution has (or any retained one, where
--- p_dedupe_retained says so) returns that execution. The insert waits for a concurrent one of the
--- same key; what it ran into is then read by a statement of its own, which sees what was committed
+-- An invocation with a dedupe key that an unfinished execution has (or any retained one, where its
+-- scope is 'retained') returns that execution. The insert waits for a concurrent one of the same
+-- key; what it ran into is then read by a statement of its own, which sees what was committed
 -- meanwhile. That one may have finished in between, hence the loop.
+--
+-- With the scope 'unstarted' it returns one that nobody has fetched, and join_unstarted sees to it
+-- that nobody does until this transaction has ended. Keys of this scope are their own: they are not
+-- compared with what was invoked with another.
 CREATE FUNCTION pgconductor.invoke_executions(
     p_ids uuid[],
     p_task_keys text[],
@@ -14,7 +18,8 @@ CREATE FUNCTION pgconductor.invoke_executions(
     p_delays interval[],
     p_priorities integer[],
     p_dedupe_keys text[],
-    p_dedupe_retained boolean[],
+    p_dedupe_scopes text[],
+    p_dedupe_replaces boolean[],
     p_max_attempts integer[],
     p_max_crashes integer[]
 ) RETURNS TABLE (place integer, id uuid, created boolean)
@@ -23,7 +28,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    v_retained constant boolean := coalesce(true = ANY (p_dedupe_retained), false);
+    v_retained constant boolean := coalesce('retained' = ANY (p_dedupe_scopes), false);
+    v_unstarted constant boolean := coalesce('unstarted' = ANY (p_dedupe_scopes), false);
     v_all constant bigint[] := ARRAY(SELECT generate_series(1::bigint, cardinality(p_ids)));
     -- NULL for all of them: looking up each place in a long array would take quadratic time.
     v_open bigint[] := CASE WHEN v_retained THEN v_all END;
@@ -38,9 +44,9 @@ BEGIN
             FROM (
                 SELECT s.place,
                        pgconductor.retained_execution(s.task_key, s.queue, s.dedupe_key) AS found
-                FROM unnest(p_task_keys, p_queues, p_dedupe_keys, p_dedupe_retained)
-                    WITH ORDINALITY AS s (task_key, queue, dedupe_key, retained, place)
-                WHERE s.retained AND s.place = ANY (v_open)
+                FROM unnest(p_task_keys, p_queues, p_dedupe_keys, p_dedupe_scopes)
+                    WITH ORDINALITY AS s (task_key, queue, dedupe_key, scope, place)
+                WHERE s.scope = 'retained' AND s.place = ANY (v_open)
                   -- An unfinished one comes before any that has finished: the insert meets it.
                   AND NOT EXISTS (
                       SELECT 1
@@ -48,6 +54,7 @@ BEGIN
                       WHERE e.task_key = s.task_key
                         AND e.queue = s.queue
                         AND e.dedupe_key = s.dedupe_key
+                        AND e.dedupe_scope IS NULL
                         AND e.finished_at IS NULL
                   )
             ) AS r
@@ -59,32 +66,35 @@ BEGIN
         -- In the order of the keys, so that two batches never wait for one another in a circle.
         WITH inserted AS (
             INSERT INTO pgconductor.executions AS e (
-                id, task_key, queue, payload, run_at, priority, dedupe_key,
+                id, task_key, queue, payload, run_at, priority, dedupe_key, dedupe_scope,
                 max_attempts, max_crashes
             )
             SELECT
                 s.id, s.task_key, s.queue, s.payload,
                 coalesce(s.run_at, pgconductor.clock() + coalesce(s.delay, interval '0')),
                 s.priority, s.dedupe_key,
+                CASE WHEN s.dedupe_key IS NOT NULL AND s.scope = 'unstarted' THEN s.scope END,
                 coalesce(s.max_attempts, t.max_attempts, 3),
                 coalesce(s.max_crashes, t.max_crashes, 3)
             FROM unnest(
                 p_ids, p_task_keys, p_queues, p_payloads, p_run_ats, p_delays, p_priorities,
-                p_dedupe_keys, p_max_attempts, p_max_crashes
+                p_dedupe_keys, p_dedupe_scopes, p_max_attempts, p_max_crashes
             ) WITH ORDINALITY AS s (
                 id, task_key, queue, payload, run_at, delay, priority,
-                dedupe_key, max_attempts, max_crashes, place
+                dedupe_key, scope, max_attempts, max_crashes, place
             )
             LEFT JOIN pgconductor.tasks t ON t.key = s.task_key
             WHERE v_open IS NULL OR s.place = ANY (v_open)
             ORDER BY s.task_key, s.queue, s.dedupe_key, s.place
-            ON CONFLICT (task_key, queue, dedupe_key)
+            ON CONFLICT (
+                task_key, queue, dedupe_key, (nullif(coalesce(dedupe_scope, ''), 'started'))
+            )
                 WHERE dedupe_key IS NOT NULL AND finished_at IS NULL
                 DO NOTHING
             RETURNING e.id, e.queue, e.run_at
         ), told AS MATERIALIZED (
             -- Only what is due now wakes anybody.
-            SELECT pg_notify('pgconductor_available', due.queue)
+            SELECT pgconductor.notify('pgconductor_available', due.queue)
             FROM (
                 SELECT DISTINCT i.queue FROM inserted i WHERE i.run_at <= pgconductor.clock()
             ) AS due
@@ -108,9 +118,9 @@ BEGIN
             FROM (
                 SELECT s.place, s.id,
                        pgconductor.retained_execution(s.task_key, s.queue, s.dedupe_key) AS found
-                FROM unnest(p_ids, p_task_keys, p_queues, p_dedupe_keys, p_dedupe_retained)
-                    WITH ORDINALITY AS s (id, task_key, queue, dedupe_key, retained, place)
-                WHERE s.retained AND s.id = ANY (v_new)
+                FROM unnest(p_ids, p_task_keys, p_queues, p_dedupe_keys, p_dedupe_scopes)
+                    WITH ORDINALITY AS s (id, task_key, queue, dedupe_key, scope, place)
+                WHERE s.scope = 'retained' AND s.id = ANY (v_new)
             ) AS r
             WHERE r.found IS NOT NULL;
             DELETE FROM pgconductor.executions e WHERE e.id = ANY (v_mine);
@@ -128,12 +138,21 @@ BEGIN
         END IF;
 
         SELECT array_agg(s.place), array_agg(e.id) INTO v_places, v_found
-        FROM unnest(p_ids, p_task_keys, p_queues, p_dedupe_keys)
-            WITH ORDINALITY AS s (id, task_key, queue, dedupe_key, place)
+        FROM unnest(p_ids, p_task_keys, p_queues, p_dedupe_keys, p_dedupe_scopes)
+            WITH ORDINALITY AS s (id, task_key, queue, dedupe_key, scope, place)
         JOIN pgconductor.executions e
           ON e.task_key = s.task_key AND e.queue = s.queue AND e.dedupe_key = s.dedupe_key
-         AND e.finished_at IS NULL
-        WHERE s.place = ANY (v_open) AND s.id <> ALL (v_new);
+         AND e.dedupe_scope IS NULL AND e.finished_at IS NULL
+        WHERE s.place = ANY (v_open) AND s.id <> ALL (v_new)
+          AND s.scope IS DISTINCT FROM 'unstarted';
+        IF v_unstarted THEN
+            SELECT v_places || array_agg(j.place), v_found || array_agg(j.id)
+            INTO v_places, v_found
+            FROM pgconductor.join_unstarted(
+                v_open, v_new, p_ids, p_task_keys, p_queues, p_payloads, p_run_ats, p_delays,
+                p_priorities, p_dedupe_keys, p_dedupe_scopes, p_dedupe_replaces
+            ) AS j;
+        END IF;
         RETURN QUERY SELECT u.p::integer, u.f, false FROM unnest(v_places, v_found) AS u (p, f);
 
         v_open := ARRAY(

@@ -8,6 +8,7 @@ AS $$
     WHERE e.task_key = p_task_key
       AND e.queue = p_queue
       AND e.dedupe_key = p_dedupe_key
+      AND e.dedupe_scope IS NULL
       AND e.finished_at IS NOT NULL
     ORDER BY e.finished_at DESC
     LIMIT 1

@@ -149,7 +149,7 @@ BEGIN
         RETURNING e.id, e.state, e.queue, e.run_at, e.locked_by
     ),
     told AS MATERIALIZED (
-        SELECT pg_notify('pgconductor_available', due.queue)
+        SELECT pgconductor.notify('pgconductor_available', due.queue)
         FROM (
             SELECT w.queue FROM woken w WHERE w.state = 'available' AND w.run_at <= pgconductor.clock()
             UNION
@@ -159,7 +159,7 @@ BEGIN
             WHERE e.id = ANY (v_here) AND e.state = 'available' AND e.run_at <= pgconductor.clock()
         ) AS due
         UNION ALL
-        SELECT pg_notify('pgconductor_control', CAST(w.locked_by AS text))
+        SELECT pgconductor.notify('pgconductor_control', CAST(w.locked_by AS text))
         FROM woken w
         JOIN unnest(p_ids, p_seen) AS k (id, seen) ON k.id = w.id
         WHERE w.state = 'running' AND k.seen IS NULL

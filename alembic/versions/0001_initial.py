@@ -35,9 +35,10 @@ TABLES = (
     "schema_migrations",
     "retention_walk",
 )
-BEFORE_TABLES = ("clock", "wall_clock", "uuidv7", "execution_spec")
+BEFORE_TABLES = ("notify", "clock", "wall_clock", "uuidv7", "execution_spec")
 AFTER_TABLES = (
     "retained_execution",
+    "join_unstarted",
     "invoke_executions",
     "invoke_batch",
     "invoke",
@@ -81,7 +82,7 @@ def downgrade() -> None:
         for table in TABLES:
             op.drop_table(table, schema="pgconductor")
         op.execute("DROP TYPE pgconductor.execution_spec")
-        for function in ("uuidv7", "wall_clock", "clock"):
+        for function in ("uuidv7", "wall_clock", "clock", "notify"):
             op.execute(f"DROP FUNCTION pgconductor.{function}")
 
 
@@ -123,6 +124,7 @@ def create_executions() -> None:
         sa.Column("crashes", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("max_crashes", sa.Integer(), server_default=sa.text("3"), nullable=False),
         sa.Column("dedupe_key", sa.Text(), nullable=True),
+        sa.Column("dedupe_scope", sa.Text(), nullable=True),
         sa.Column("locked_by", sa.Uuid(), nullable=True),
         instant("locked_at"),
         sa.Column("claim_number", sa.BigInteger(), nullable=True),
@@ -159,6 +161,8 @@ def create_executions() -> None:
             " AND priority BETWEEN -32767 AND 32767"
             " AND isfinite(run_at)"
             " AND (dedupe_key IS NULL OR octet_length(dedupe_key) BETWEEN 1 AND 512)"
+            " AND (dedupe_scope IS NULL"
+            " OR dedupe_key IS NOT NULL AND dedupe_scope IN ('unstarted', 'started'))"
             " AND (payload IS NULL OR pg_column_size(payload) <= 8388608)",
             name=op.f("executions_input_check"),
         ),
@@ -181,7 +185,10 @@ def create_executions() -> None:
     index(
         "executions_dedupe_key",
         "executions",
-        ["task_key", "queue", "dedupe_key"],
+        [
+            *("task_key", "queue", "dedupe_key"),
+            sa.text("NULLIF(COALESCE(dedupe_scope, ''::text), 'started'::text)"),
+        ],
         where="dedupe_key IS NOT NULL AND finished_at IS NULL",
         unique=True,
     )
@@ -306,7 +313,7 @@ def create_steps() -> None:
         instant("created_at", default="pgconductor.clock()"),
         instant("ended_at"),
         sa.CheckConstraint(
-            "octet_length(key) BETWEEN 1 AND 512"
+            "octet_length(key) >= 1 AND octet_length(key) <= 512"
             " AND kind IN ('step', 'try', 'sleep', 'child', 'spawn', 'event', 'emit', 'patch')"
             " AND (NOT pending OR kind IN ('try', 'sleep', 'child', 'event'))"
             " AND (NOT pending OR (result IS NULL AND ended_at IS NULL AND event_id IS NULL))"
@@ -336,15 +343,24 @@ def create_events() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("payload", postgresql.JSONB(none_as_null=True), nullable=True),
         sa.Column("matched", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("dedupe_key", sa.Text(), nullable=True),
         instant("emitted_at", default="pgconductor.wall_clock()"),
         sa.CheckConstraint(
             "name ~ '^[A-Za-z_][A-Za-z0-9_.:/-]*$' AND octet_length(name) <= 128"
+            " AND (dedupe_key IS NULL OR octet_length(dedupe_key) BETWEEN 1 AND 512)"
             " AND (payload IS NULL OR pg_column_size(payload) <= 8388608)",
             name=op.f("events_input_check"),
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("events_pkey")),
         schema="pgconductor",
         postgresql_with=OFTEN_VACUUMED,
+    )
+    index(
+        "events_dedupe_key",
+        "events",
+        ["name", "dedupe_key"],
+        where="dedupe_key IS NOT NULL",
+        unique=True,
     )
     index("events_emitted_idx", "events", ["emitted_at"])
     index("events_name_idx", "events", ["name", "emitted_at", "id"])

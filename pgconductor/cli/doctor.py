@@ -46,7 +46,7 @@ def doctor_command(as_json: bool, database_url: str | None) -> ExitCode:
     """Look at the database's health, and say what to do.
 
     Reads only, and needs no privilege; what its role may not see is said to be unknown. Exit code
-    20 if something needs attention.
+    21 if something needs attention.
     """
     findings = with_conductor(database_url, _findings)
     needed = any(one.severity.needs_attention for one in findings)

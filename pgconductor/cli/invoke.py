@@ -37,6 +37,17 @@ __all__ = ["given_payload", "invoke_command"]
 @click.option("--delay", type=duration, help="Not before so long from now: 90, or PT1M30S.")
 @click.option("--priority", type=int, default=0, show_default=True, help="Higher is sooner.")
 @click.option("--dedupe-key", help="An unfinished execution of this key stands for this one.")
+@click.option(
+    "--dedupe-scope",
+    type=click.Choice(["unfinished", "retained", "unstarted"]),
+    help="Which executions of the key count: retained counts finished ones too, unstarted only "
+    "those that no worker has fetched yet.",
+)
+@click.option(
+    "--dedupe-replace",
+    is_flag=True,
+    help="With the scope unstarted: the execution that is there gets this payload.",
+)
 @click.option("--max-attempts", type=int, help="How often it may be tried.")
 @click.option("--wait", type=duration, help="Wait so long for the result, and print it.")
 @as_json
@@ -78,7 +89,7 @@ def invoke_command(
         return
     click.echo(str(invoked.id))
     if not invoked.created:
-        click.echo("not new: an unfinished execution has this dedupe key", err=True)
+        click.echo("not new: an execution that counts has this dedupe key", err=True)
     if wait is not None:
         print_json(result)
 

@@ -92,11 +92,16 @@ def print_json(value: Any) -> None:
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print aligned columns; on a terminal the last one is cut at its width."""
+    """Print aligned columns; on a terminal the last one is cut at its width.
+
+    Args:
+        heads: Of all columns.
+        rows: A row may end early.
+    """
     shown = [heads, *([one_line("" if cell is None else cell) for cell in row] for row in rows)]
-    widths = [max(len(row[place]) for row in shown) for place in range(len(heads))]
+    widths = [max(len(row[at]) for row in shown if at < len(row)) for at in range(len(heads))]
     print_lines(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
         for row in shown
     )
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -19,7 +19,7 @@ import click
 from pgconductor.cli.errors import CommandFailed
 from pgconductor.cli.exit_codes import ExitCode
 from pgconductor.cli.supervision import Restarts, Verdict, judge, meaning, said, worst
-from pgconductor.runtime.signals import HURRY, STOP
+from pgconductor.runtime.signals import HURRY, STOP, handled
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -229,15 +229,9 @@ class Supervisor:
 
     @contextmanager
     def _signals(self) -> Generator[None]:
-        loop = asyncio.get_running_loop()
-        watched = (signal.SIGTERM, signal.SIGINT)
-        try:
-            for one in watched:
-                loop.add_signal_handler(one, self._on_signal)
-        except NotImplementedError:
-            raise CommandFailed("--processes needs a POSIX system") from None
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(handled(self._on_signal))
+            except NotImplementedError:
+                raise CommandFailed("--processes needs a POSIX system") from None
             yield
-        finally:
-            for one in watched:
-                loop.remove_signal_handler(one)

@@ -119,7 +119,7 @@ _HOLDER_ADVICE: Final[Mapping[str, str]] = {
     "idle_in_transaction_session_timeout prevents it",
     "prepared transaction": "COMMIT PREPARED or ROLLBACK PREPARED '{name}', whichever its "
     "coordinator decided",
-    "replication slot": "bring its consumer back, or drop it: SELECT "
+    "replication slot": "bring its consumer back; if it is gone for good, and only then: SELECT "
     "pg_drop_replication_slot('{name}')",
 }
 
@@ -193,6 +193,19 @@ def storage_parameters(
             what = f"{one.name} has lost its storage parameters {', '.join(lost)}"
             options = ", ".join(f"{name} = {wanted[one.name][name]}" for name in lost)
             advice = f"ALTER TABLE pgconductor.{one.name} SET ({options})"
+            found.append(Finding(WARN, "autovacuum", what, advice))
+        changed = {
+            name: value
+            for name, value in wanted.get(one.name, {}).items()
+            if one.options.get(name, value) != value
+        }
+        if changed:
+            is_, should = (
+                ", ".join(f"{name} = {values[name]}" for name in changed)
+                for values in (one.options, changed)
+            )
+            what = f"{one.name} has other storage parameters than the schema: {is_}"
+            advice = f"unless it is meant: ALTER TABLE pgconductor.{one.name} SET ({should})"
             found.append(Finding(WARN, "autovacuum", what, advice))
     return summed_up(found, "autovacuum", "the tables are vacuumed as the schema says")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -12,7 +12,9 @@ __all__ = [
     "Finding",
     "Holder",
     "IndexReading",
+    "NotifyReading",
     "Overdue",
+    "PathReading",
     "PoolerReading",
     "ServerReading",
     "Severity",
@@ -159,6 +161,26 @@ class Overdue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NotifyReading:
+    """The server's queue of notifications, one for all databases.
+
+    Attributes:
+        usage: How much of it is taken, from 0 to 1.
+        pid: The session whose transaction has been open for longest; None if none is, or none may
+            be looked into. If it listens, nothing that was sent since is let go of.
+        application: Its ``application_name``, as far as it may be read.
+        state: ``idle in transaction`` and so on.
+        age: How long its transaction has been open.
+    """
+
+    usage: float
+    pid: int | None
+    application: str | None
+    state: str | None
+    age: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolerReading:
     """Whether something stands between us and the server.
 
@@ -181,3 +203,22 @@ class WalkReading:
 
     there: bool
     late: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathReading:
+    """Who can name what is in our schema without its name.
+
+    Attributes:
+        own: The ``search_path`` of this session.
+        own_first: Our schema is the first on it that is there.
+        own_names: It is on it at all, perhaps as ``"$user"``.
+        named: Settings of roles and of the database that have it, with whose they are.
+        foreign_table: A version table of Alembic's usual name lies in our schema.
+    """
+
+    own: str
+    own_first: bool
+    own_names: bool
+    named: Sequence[str]
+    foreign_table: bool

@@ -29,10 +29,13 @@ class DedupeScope(StrEnum):
     Attributes:
         UNFINISHED: Those that have not finished: afterwards the key makes a new execution.
         RETAINED: Finished ones too, for as long as retention keeps them.
+        UNSTARTED: Those that no worker has fetched yet: one more after the one at work. Only with
+            others that were invoked with this scope: its keys are its own.
     """
 
     UNFINISHED = "unfinished"
     RETAINED = "retained"
+    UNSTARTED = "unstarted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,9 @@ class Invocation:
         priority: Higher is sooner, within what is due.
         dedupe_key: While an execution of the same task, queue and key is unfinished, invoking
             returns that one.
-        dedupe_scope: Whether finished executions count as well.
+        dedupe_scope: Which executions count.
+        dedupe_replace: An execution that is there, and that nobody has started, gets this payload,
+            and is due no later and no less urgent than this would be.
         max_attempts: Overrides what the task declares; None leaves it to the task.
         max_crashes: Likewise.
         id: The execution's id, made here, so that it is known before the commit.
@@ -66,6 +71,7 @@ class Invocation:
     priority: int = 0
     dedupe_key: str | None = None
     dedupe_scope: DedupeScope = DedupeScope.UNFINISHED
+    dedupe_replace: bool = False
     max_attempts: int | None = None
     max_crashes: int | None = None
     id: UUID = field(default_factory=new_id)
@@ -88,6 +94,8 @@ class Invocation:
             if self.dedupe_scope not in tuple(DedupeScope):
                 raise InvalidInput("dedupe_scope", f"{self.dedupe_scope!r} is no DedupeScope")
             object.__setattr__(self, "dedupe_scope", DedupeScope(self.dedupe_scope))
+        if self.dedupe_replace is not False:
+            self._check_replace()
         if self.max_attempts is not None:
             check_count(self.max_attempts, "max_attempts")
         if self.max_crashes is not None:
@@ -103,6 +111,17 @@ class Invocation:
             self.max_crashes,
         )
         object.__setattr__(self, "kind", kind)
+
+    def _check_replace(self) -> None:
+        if self.dedupe_replace is not True:
+            raise InvalidInput(
+                "dedupe_replace", f"{self.dedupe_replace!r} is neither True nor False"
+            )
+        if self.dedupe_key is None or self.dedupe_scope is not DedupeScope.UNSTARTED:
+            raise InvalidInput(
+                "dedupe_replace",
+                "replaces what nobody has started: give a dedupe_key and dedupe_scope='unstarted'",
+            )
 
     def alike(self, payload: str | None) -> Invocation:
         """Another invocation that differs in id and payload only; it has no dedupe key.

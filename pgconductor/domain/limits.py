@@ -161,7 +161,8 @@ def check_recorded_key(key: object, field: str) -> str:
 
 
 def _check_key(key: object, field: str, why: str, most: int = MAX_KEY_BYTES) -> str:
-    text = check_text(key, field)
+    # Of an enumeration's member, the value: how it is formatted depends on its class.
+    text = str.__str__(check_text(key, field))
     if not text.strip():
         raise InvalidName(field, f"is empty; {why}")
     if len(text.encode()) > most:

@@ -185,6 +185,7 @@ class History:
         entries: How many the ledger holds.
         installed: What the gate says.
         floor: The highest breaking revision.
+        tables: Whether the tables are there; without them, only ``heads`` can say something.
     """
 
     heads: tuple[str, ...]
@@ -192,6 +193,7 @@ class History:
     entries: int
     installed: int
     floor: int
+    tables: bool = True
 
     @property
     def agrees(self) -> bool:

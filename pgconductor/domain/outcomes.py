@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from itertools import islice
-from typing import Final, cast
+from typing import Final
 from uuid import UUID
 
 from pgconductor.domain.claims import Claim
+from pgconductor.domain.failures import leaves, members, message_of, name_of, stack_of, storable
 from pgconductor.domain.limits import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS
 from pgconductor.types import ExecutionState
 
@@ -24,46 +23,12 @@ __all__ = [
     "Released",
     "Suspended",
     "Verdict",
-    "storable",
+    "unstorable",
 ]
 
 
 #: How many errors of a group are told of.
 _SHOWN: Final = 5
-
-
-def storable(text: str, limit: int) -> str:
-    """``text`` as Postgres can store it: no NUL, no lone surrogate, at most ``limit`` long."""
-    clean = _clean(text)
-    return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
-
-
-def _clean(text: str) -> str:
-    return text.replace("\x00", "\\0").encode(errors="backslashreplace").decode()
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as broken:  # noqa: BLE001 - a user's __str__ may raise anything
-        return f"<its message cannot be shown: {type(broken).__name__}>"
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for one in group.exceptions:
-        if isinstance(one, BaseExceptionGroup):
-            yield from _leaves(cast("BaseExceptionGroup[BaseException]", one))
-        else:
-            yield one
-
-
-def _stack(error: BaseException) -> str:
-    try:
-        lines = traceback.format_exception(error)
-    except Exception as broken:  # noqa: BLE001 - its notes or its fields may be anything
-        return f"<its stack cannot be shown: {type(broken).__name__}>"
-    # The end of a stack is the part that tells; an innocent head may be cut.
-    return _clean("".join(lines))[-MAX_TRACEBACK_CHARS:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +47,21 @@ class Failure:
 
     @classmethod
     def from_exception(cls, error: BaseException) -> Failure:
-        """Describe ``error``; text that Postgres cannot store is escaped, long text cut."""
-        kind, message, stack = type(error).__name__, _message(error), _stack(error)
-        if isinstance(error, BaseExceptionGroup):
+        """Describe ``error``; text that Postgres cannot store is escaped, long text cut.
+
+        It takes any error whatever, and raises none.
+        """
+        message = message_of(error)
+        if members(error) is not None:
             # Its own message says no more than how many there are.
-            group = cast("BaseExceptionGroup[BaseException]", error)
-            inside = islice(_leaves(group), _SHOWN)
-            message += ": " + "; ".join(f"{type(one).__name__}: {_message(one)}" for one in inside)
-        return cls(
-            storable(kind, 200),
-            storable(message, MAX_ERROR_CHARS),
-            stack,
-        )
+            inside = islice(leaves(error), _SHOWN)
+            message += ": " + "; ".join(f"{name_of(one)}: {message_of(one)}" for one in inside)
+        return cls(name_of(error), storable(message, MAX_ERROR_CHARS), stack_of(error))
+
+    def noted(self, note: str) -> Failure:
+        """The same, with a note below its stack."""
+        below = f"{self.traceback or ''}{storable(note, MAX_ERROR_CHARS)}\n"
+        return replace(self, traceback=below[-MAX_TRACEBACK_CHARS:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +99,17 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Given back: not started, or interrupted by a shutdown. It does not count as an attempt.
+    """Given back: not started, interrupted, or ended by others. It does not count as an attempt.
 
     Attributes:
         execution_id: Which execution.
         claim: The owner that reports.
+        after: Delay before the next attempt, by the database's clock; None for none.
     """
 
     execution_id: UUID
     claim: Claim
+    after: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +131,27 @@ class Suspended:
 
 
 Outcome = Completed | Failed | Released | Suspended
+
+
+def unstorable(outcome: Outcome, why: str) -> Failure | None:
+    """What to store instead of an outcome that the database can never store.
+
+    Args:
+        outcome: The outcome.
+        why: What the database says.
+
+    Returns:
+        An error, smaller than the outcome; None if nothing smaller is left.
+    """
+    if isinstance(outcome, Completed):
+        return Failure("ResultEncodeError", f"the database refused the result: {why}"[:2000])
+    if isinstance(outcome, Failed) and outcome.retry_after is not None:
+        # The delay is what may be out of its range, for instance one of a RetryAfter.
+        message = f"{outcome.failure.message}\n(no retry after {outcome.retry_after!r}: {why})"
+        return Failure(outcome.failure.type, message[:8000], outcome.failure.traceback)
+    if isinstance(outcome, Failed) and outcome.failure.traceback is not None:
+        return Failure(outcome.failure.type, f"its error cannot be stored: {why}"[:2000])
+    return None
 
 
 class Disposition(StrEnum):

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any, Final, cast
 
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from pgconductor.exceptions import InvalidPayload, PayloadDecodeError
 
@@ -24,9 +24,13 @@ DEFAULT_MAX_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
 # No float has more digits before its point, and jsonb writes them all out.
 _MANY_DIGITS: Final = re.compile(r"\d{309}", re.ASCII)
-#: NUL, what stands for a number that was not finite or for half a surrogate pair, and as many
-#: digits as the largest integer of 64 bits has, wherever.
-_DOUBTFUL: Final = re.compile(rb"\\u0000|null|NaN|Infinity|\xef\xbf\xbd|[0-9]{19}")
+#: As many digits as the largest integer of 64 bits has, wherever: all digits taken for zeros.
+_LARGE: Final = b"0" * 19
+_AS_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
+#: All but brackets and quotes.
+_OTHERS: Final = bytes(set(range(256)) - set(b'[]{}"'))
+_STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_BRACKETS: Final = re.compile(rb"[\[\]{}]")
 _Container = dict[Any, Any] | list[Any] | tuple[Any, ...]
 
 #: How a field gets a type.
@@ -52,8 +56,10 @@ def encode(value: object, *, max_bytes: int = DEFAULT_MAX_BYTES, field: str = "p
             NUL, lone surrogate, NaN, infinity, integer beyond 64 bits, nested deeper than 64,
             or larger than ``max_bytes``. The message gives the path to it.
     """
-    _check(value, field)
-    encoded = to_json(value)
+    encoded = _at_a_glance(value)
+    if encoded is None:
+        _check(value, field)
+        encoded = to_json(value)
     if len(encoded) > max_bytes:
         raise InvalidPayload(
             f"is {len(encoded)} bytes as JSON, the limit is {max_bytes}; store the data elsewhere "
@@ -61,6 +67,21 @@ def encode(value: object, *, max_bytes: int = DEFAULT_MAX_BYTES, field: str = "p
             field,
         )
     return encoded.decode()
+
+
+def _at_a_glance(value: object) -> bytes | None:
+    """The JSON of a value that is read from it again; None where only the walk can tell.
+
+    Where both are the same, nothing in it was a set, a number that is not finite, a key that is not
+    a string, or anything else that pydantic writes as something that it is not.
+    """
+    try:
+        encoded = to_json(value, inf_nan_mode="constants")
+        if _is_unstorable(encoded) or _is_deep(encoded):
+            return None
+        return encoded if from_json(encoded, allow_inf_nan=False) == value else None
+    except (PydanticSerializationError, ValueError, RecursionError):
+        return None  # The walk says where.
 
 
 def refuse_lone_surrogates(root: object, field: str) -> None:
@@ -95,12 +116,41 @@ def encoded_strictly(encoded: bytes, *, max_bytes: int) -> str | None:
         The text, or None where only :func:`encode` can tell.
     """
     size = len(encoded)
-    if size > max_bytes or _DOUBTFUL.search(encoded) is not None:
+    if size > max_bytes or _is_unstorable(encoded):
         return None
-    # Each level opens and closes.
-    if size > 2 * MAX_DEPTH and encoded.count(b"[") + encoded.count(b"{") > MAX_DEPTH:
+    # What stands for numbers that are not finite.
+    if b"null" in encoded or b"NaN" in encoded or b"Infinity" in encoded:
         return None
-    return encoded.decode()
+    return None if _is_deep(encoded) else encoded.decode()
+
+
+def _is_unstorable(encoded: bytes) -> bool:
+    """Whether there may be a NUL, half of a surrogate pair, or an integer beyond 64 bits."""
+    return (
+        b"\\u0000" in encoded
+        or b"\xef\xbf\xbd" in encoded
+        or (len(encoded) >= len(_LARGE) and _LARGE in encoded.translate(_AS_ZEROS))
+    )
+
+
+def _is_deep(encoded: bytes) -> bool:
+    """Whether JSON is nested deeper than it may be."""
+    # Each level opens and closes, and most values have fewer brackets than there may be levels.
+    if len(encoded) <= 2 * MAX_DEPTH or encoded.count(b"[") + encoded.count(b"{") <= MAX_DEPTH:
+        return False
+    left = encoded.translate(None, _OTHERS).replace(b'""', b"")
+    if b"\\" not in encoded and b'"' not in left:
+        # No bracket is in a string: each round takes away the innermost level.
+        for _ in range(MAX_DEPTH):
+            left = left.replace(b"[]", b"").replace(b"{}", b"")
+            if not left:
+                return False
+        return True
+    depth = deepest = 0
+    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", encoded)):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest > MAX_DEPTH
 
 
 def decode(text: str | None) -> Any:

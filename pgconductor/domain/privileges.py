@@ -98,10 +98,12 @@ def _on(privilege: str, *columns: str) -> str:
 
 # Who calls one that calls others needs all of them.
 _CALLABLE: Final = (
+    "notify",
     "clock",
     "wall_clock",
     "uuidv7",
     "retained_execution",
+    "join_unstarted",
     "invoke_executions",
     "invoke_batch",
     "invoke",
@@ -112,7 +114,7 @@ _READING: Final = Needs(
     tables={"*": ("SELECT",)}, functions=("clock", "wall_clock"), later_tables=("SELECT",)
 )
 
-_EMITTING: Final = _on("INSERT", "id", "name", "payload")
+_EMITTING: Final = _on("INSERT", "id", "name", "payload", "dedupe_key")
 
 #: What each kind needs beside USAGE of the schema; an owner needs none of it.
 NEEDS: Final[Mapping[RoleKind, Needs]] = {
@@ -147,23 +149,27 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
                 _on(
                     "SELECT",
                     *("id", "task_key", "queue", "state", "run_at", "dedupe_key", "finished_at"),
+                    *("dedupe_scope", "priority"),
                     *("awaited", "locked_by", "cancel_requested_at", "cancel_reason"),
                     *("result", "last_error", "last_error_type", "parent_id", "parent_key"),
                 ),
                 _on(
                     "INSERT",
                     *("id", "task_key", "queue", "payload", "run_at", "priority", "dedupe_key"),
-                    *("max_attempts", "max_crashes"),
+                    *("dedupe_scope", "max_attempts", "max_crashes"),
                 ),
                 _on(
                     "UPDATE",
                     *("state", "finished_at", "cancel_requested_at", "cancel_reason", "awaited"),
+                    # For dedupe_replace.
+                    *("payload", "run_at", "priority"),
                 ),
                 # invoke_executions takes back what it inserted, for dedupe_scope="retained".
                 "DELETE",
             ),
             "tasks": (_on("SELECT", "key", "max_attempts", "max_crashes"),),
-            "events": (_EMITTING,),
+            # One of the same dedupe key is looked for.
+            "events": (_EMITTING, _on("SELECT", "id", "name", "dedupe_key")),
         },
         functions=_CALLABLE,
     ),
@@ -175,6 +181,7 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
                 _on(
                     "UPDATE",
                     *("state", "run_at", "attempts", "crashes", "awaited", "parent_key"),
+                    "dedupe_scope",
                     *("cancel_requested_at", "cancel_reason"),
                     *("finished_at", "finished_by", "finished_claim"),
                 ),
@@ -197,7 +204,7 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
             ),
             "events": (_EMITTING,),
         },
-        functions=(*_READING.functions, "uuidv7", "cancel_execution", "emit_event"),
+        functions=(*_READING.functions, "notify", "uuidv7", "cancel_execution", "emit_event"),
         later_tables=_READING.later_tables,
     ),
 }

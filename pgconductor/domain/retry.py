@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import cast
 
+from pgconductor.domain.failures import leaves
 from pgconductor.domain.limits import MAX_DELAY, check_duration
 from pgconductor.exceptions import DoNotRetry, InvalidInput, RetryAfter
 
@@ -72,16 +71,25 @@ class RetryPolicy:
         A group, as a ``TaskGroup`` raises, is retried if all that is in it is, unless a policy
         names it itself.
         """
+        own = self.delay(attempt)
+        longest = timedelta(0)
+        for one in leaves(error, self._is_judged_whole):
+            delay = self._decide_one(one, own)
+            if delay is None:
+                return None
+            longest = max(longest, delay)
+        return longest
+
+    def _is_judged_whole(self, group: BaseException) -> bool:
+        return isinstance(group, (DoNotRetry, *self.fatal)) or self._names(group)
+
+    def _decide_one(self, error: BaseException, own: timedelta) -> timedelta | None:
         if isinstance(error, (DoNotRetry, *self.fatal)):
             return None
-        if isinstance(error, BaseExceptionGroup):
-            group = cast("BaseExceptionGroup[BaseException]", error)
-            if not self._names(group):
-                return self._decide_all(group.exceptions, attempt)
         if isinstance(error, RetryAfter):
             asked = _bounded(error.delay)
-            return self.delay(attempt) if asked is None else asked
-        return self.delay(attempt) if isinstance(error, self.retryable) else None
+            return own if asked is None else asked
+        return own if isinstance(error, self.retryable) else None
 
     def _names(self, group: BaseException) -> bool:
         return any(
@@ -89,15 +97,6 @@ class RetryPolicy:
             for kind in self.retryable
             if issubclass(kind, BaseExceptionGroup)
         )
-
-    def _decide_all(self, errors: Sequence[BaseException], attempt: int) -> timedelta | None:
-        longest = timedelta(0)
-        for error in errors:
-            delay = self.decide(error, attempt)
-            if delay is None:
-                return None
-            longest = max(longest, delay)
-        return longest
 
 
 def _bounded(delay: object) -> timedelta | None:

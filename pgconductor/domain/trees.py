@@ -20,7 +20,6 @@ __all__ = [
     "ExecutionTree",
     "Relative",
     "StepSnapshot",
-    "Waiting",
 ]
 
 #: How many generations of children a tree may show.
@@ -169,35 +168,6 @@ class ExecutionTree:
             children=children,
             hidden=max(counted - len(children), 0),
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """A wait that an execution is suspended for.
-
-    Attributes:
-        execution_id: The execution.
-        task_key: Its task.
-        queue: Its queue.
-        key: The name of the wait.
-        kind: What is waited for.
-        detail: The child's task, or the event's name.
-        match: What the event's payload must contain; None for any payload.
-        child_id: The child.
-        since: When it began.
-        until: When it ends at the latest; None if it may last for ever.
-    """
-
-    execution_id: UUID
-    task_key: str
-    queue: str
-    key: str
-    kind: StepKind
-    detail: str | None
-    match: Any
-    child_id: UUID | None
-    since: datetime
-    until: datetime | None
 
 
 def _grouped(family: Iterable[Relative]) -> Mapping[UUID, list[Relative]]:

@@ -8,7 +8,7 @@
     │   ├── InvalidName               task, queue, step or dedupe key outside its alphabet
     │   ├── InvalidPayload            not of the task's type, or not strict JSON
     │   ├── NaiveDatetime             a datetime without a time zone
-    │   ├── WrongSession              sync where async is due, or bound to another database
+    │   ├── WrongSession              sync where async is due, another database, autocommit
     │   └── NotSupported              asked for something that this release does not have
     ├── UnknownTask                   no task of that name in this conductor
     ├── UnknownQueue                  strict queues are on and no task declares that queue

@@ -167,6 +167,9 @@ class TransactionMisused(DoNotRetry):
     """A transactional step has ended its transaction itself, so nothing ties its writes to it.
 
     Or it has caught an error by which its transaction was aborted, so nothing is written.
+
+    Attributes:
+        aborted: Whether it is the latter.
     """
 
     def __init__(self, *, aborted: bool = False) -> None:
@@ -179,18 +182,29 @@ class TransactionMisused(DoNotRetry):
             "what it wrote is not tied to its record, which was not written. Leave that to ctx; "
             "session.begin_nested() is for a part that may fail"
         )
+        self.aborted = aborted
 
 
 class TransactionConflict(StepError):
-    """The transaction of a block ended in a conflict; the attempt is tried again.
+    """A transactional step ended in a conflict with others; the attempt is tried again.
+
+    A block cannot be executed again, so the attempt is. A function given to ``ctx.transact()`` is
+    called again in place, ten times, before it comes to this.
 
     Attributes:
-        key: The block.
+        key: The step.
+        by_others: Whether nothing that the handler does has to do with it: a migration altered a
+            table meanwhile, or a statement of pgconductor's met a lock. The attempt is given back
+            then, and does not count.
     """
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, *, by_others: bool = False) -> None:
         super().__init__(
-            f"transaction {key!r} ended in a conflict with another one; a block cannot be executed "
-            "again, so the attempt is. Give a function to ctx.transact() to retry in place"
+            f"transaction {key!r} was ended by the server, through no doing of the handler's; the "
+            "attempt is tried again, and not counted"
+            if by_others
+            else f"transaction {key!r} ended in a conflict with another one; a block cannot be "
+            "executed again, so the attempt is. Give a function to ctx.transact() to retry in place"
         )
         self.key = key
+        self.by_others = by_others

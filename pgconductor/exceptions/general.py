@@ -77,7 +77,7 @@ class NaiveDatetime(InvalidInput):
 
 
 class WrongSession(InvalidInput):
-    """A session of the wrong kind, or one that is bound to another database."""
+    """A session of the wrong kind, of another database, or one that commits each statement."""
 
     def __init__(self, message: str) -> None:
         super().__init__("session", message)

@@ -1,9 +1,10 @@
 """Declarative models of the schema ``pgconductor``, for reading and joining.
 
-They mirror the tables that the Alembic revisions make; ``alembic check`` holds the two equal.
+They mirror the tables that the Alembic revisions make. Tests compare the catalogs of the two:
+``alembic check`` sees no defaults, no storage parameters and no definitions of constraints.
 """
 
-from pgconductor.models.base import SCHEMA, Base
+from pgconductor.models.base import SCHEMA, VERSION_TABLE, Base
 from pgconductor.models.catalog import Queue, TaskDefinition
 from pgconductor.models.event import Event
 from pgconductor.models.execution import Execution
@@ -14,6 +15,7 @@ from pgconductor.models.step import Step
 
 __all__ = [
     "SCHEMA",
+    "VERSION_TABLE",
     "Base",
     "Event",
     "Execution",

@@ -12,10 +12,13 @@ from sqlalchemy import DateTime, MetaData, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase
 
-__all__ = ["CLOCK", "OFTEN_VACUUMED", "SCHEMA", "Base"]
+__all__ = ["CLOCK", "OFTEN_VACUUMED", "SCHEMA", "VERSION_TABLE", "Base"]
 
 #: The schema that holds everything of ours.
 SCHEMA = "pgconductor"
+#: Alembic's version table there. An application's own Alembic would find its usual name, too, where
+#: a ``search_path`` names our schema; see ``docs/decisions/0040-own-version-table.md``.
+VERSION_TABLE = "pgconductor_version"
 #: The database's clock; tests may set it, see ``pgconductor.testing``.
 CLOCK = f"{SCHEMA}.clock()"
 #: Storage parameters of tables that grow large and change fast: vacuum comes at a hundredth of dead

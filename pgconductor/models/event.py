@@ -22,8 +22,17 @@ class Event(Base):
     __table_args__ = (
         CheckConstraint(
             "name ~ '^[A-Za-z_][A-Za-z0-9_.:/-]*$' AND octet_length(name) <= 128"
+            " AND (dedupe_key IS NULL OR octet_length(dedupe_key) BETWEEN 1 AND 512)"
             " AND (payload IS NULL OR pg_column_size(payload) <= 8388608)",
             name="input",
+        ),
+        # One event of a dedupe key, for as long as it is kept.
+        Index(
+            "events_dedupe_key",
+            "name",
+            "dedupe_key",
+            unique=True,
+            postgresql_where=text("dedupe_key IS NOT NULL"),
         ),
         Index("events_name_idx", "name", "emitted_at", "id"),
         # Those that nobody has looked at.
@@ -37,4 +46,5 @@ class Event(Base):
     name: Mapped[str]
     payload: Mapped[Any | None] = mapped_column(JSONB(none_as_null=True))
     matched: Mapped[bool] = mapped_column(server_default=text("false"))
+    dedupe_key: Mapped[str | None]
     emitted_at: Mapped[datetime] = mapped_column(server_default=text("pgconductor.wall_clock()"))

@@ -43,6 +43,8 @@ _INPUT = (
     " AND priority BETWEEN -32767 AND 32767"
     " AND isfinite(run_at)"
     " AND (dedupe_key IS NULL OR octet_length(dedupe_key) BETWEEN 1 AND 512)"
+    " AND (dedupe_scope IS NULL"
+    " OR dedupe_key IS NOT NULL AND dedupe_scope IN ('unstarted', 'started'))"
     " AND (payload IS NULL OR pg_column_size(payload) <= 8388608)"
 )
 
@@ -69,12 +71,15 @@ class Execution(Base):
             "id",
             postgresql_where=text("state = 'available'"),
         ),
-        # At most one unfinished execution of a dedupe key.
+        # At most one unfinished execution of a dedupe key; and, of those that were invoked with the
+        # scope "unstarted", at most one that nobody has fetched yet. Those that somebody has are
+        # no rivals of anybody: null is equal to nothing.
         Index(
             "executions_dedupe_key",
             "task_key",
             "queue",
             "dedupe_key",
+            text("NULLIF(COALESCE(dedupe_scope, ''::text), 'started'::text)"),
             unique=True,
             postgresql_where=text("dedupe_key IS NOT NULL AND finished_at IS NULL"),
         ),
@@ -133,6 +138,7 @@ class Execution(Base):
     crashes: Mapped[int] = mapped_column(server_default=text("0"))
     max_crashes: Mapped[int] = mapped_column(server_default=text("3"))
     dedupe_key: Mapped[str | None]
+    dedupe_scope: Mapped[str | None]
     locked_by: Mapped[UUID | None]
     locked_at: Mapped[datetime | None]
     claim_number: Mapped[int | None] = mapped_column(BigInteger)

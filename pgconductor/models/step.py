@@ -26,7 +26,7 @@ class Step(Base):
     __tablename__ = "steps"
     __table_args__ = (
         CheckConstraint(
-            "octet_length(key) BETWEEN 1 AND 512"
+            "octet_length(key) >= 1 AND octet_length(key) <= 512"
             f" AND kind IN ({_KINDS})"
             f" AND (NOT pending OR kind IN ({_WAITING}))"
             " AND (NOT pending OR (result IS NULL AND ended_at IS NULL AND event_id IS NULL))"

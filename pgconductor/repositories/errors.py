@@ -1,11 +1,14 @@
-"""What a database error means, by its SQLSTATE; its text only tells whose object is missing."""
+"""What a database error means, by its SQLSTATE; its text only tells whose object is missing.
+
+The table is :mod:`pgconductor.domain.sqlstates`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from asyncpg.exceptions import (
     IntegrityConstraintViolationError,
@@ -17,12 +20,14 @@ from asyncpg.exceptions import InterfaceError as DriverInterfaceError
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from pgconductor.domain.sqlstates import Cause, cause_of
 from pgconductor.exceptions import SchemaMissing
 
 __all__ = [
     "as_sqlalchemy",
-    "is_data_error",
+    "cause",
     "is_lost",
+    "is_queue_full",
     "is_transient",
     "is_undefined",
     "sqlstate",
@@ -33,23 +38,8 @@ __all__ = [
 _MISSING: Final = frozenset({"42P01", "3F000", "42883"})
 # However the server words it, in whatever language: the name stands in it as it is.
 _OURS: Final = re.compile(r"(?<![\w.])pgconductor(?!\w)")
-# Conflicts, a server that stops, starts or is full, a statement that took too long, a server that
-# has become a read-only standby: another try may succeed, on another connection if need be.
-_TRANSIENT: Final = frozenset(
-    {
-        "40001",
-        "40P01",
-        "55P03",
-        "57P01",
-        "57P02",
-        "57P03",
-        "57P05",
-        "57014",
-        "53300",
-        "53400",
-        "25006",
-    }
-)
+#: Lock not available, query canceled; memory that is short is not over soon.
+_SOON: Final = frozenset({"55P03", "57014"})
 
 
 def sqlstate(error: BaseException) -> str | None:
@@ -59,15 +49,29 @@ def sqlstate(error: BaseException) -> str | None:
     return code if isinstance(code, str) else None
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether the same statement may succeed later: a conflict, or the database out of reach."""
+def _source(error: BaseException) -> str | None:
+    """The file of the server's source that an error comes from."""
+    origin: Any = error.orig if isinstance(error, DBAPIError) else error
+    for one in (origin, getattr(origin, "__cause__", None)):
+        found = getattr(one, "server_source_filename", None) or getattr(
+            getattr(one, "diag", None), "source_file", None
+        )
+        if isinstance(found, str):
+            return found
+    return None
+
+
+def cause(error: BaseException) -> Cause | None:
+    """Why a statement was refused; None for an error that is not the database's."""
     code = sqlstate(error)
     if code is not None:
-        return code in _TRANSIENT or code.startswith("08")
+        return cause_of(code, _source(error))
+    if isinstance(error, SchemaMissing):
+        return Cause.SCHEMA
     if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
+        return Cause.AWAY
     # A driver whose connection breaks raises its own errors, without a SQLSTATE.
-    return isinstance(
+    broken = isinstance(
         error,
         OSError
         | TimeoutError
@@ -77,6 +81,19 @@ def is_transient(error: BaseException) -> bool:
         | DriverInterfaceError
         | InternalClientError,
     )
+    return Cause.AWAY if broken else None
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same statement may succeed later: a conflict, or the database out of reach."""
+    if sqlstate(error) in _SOON:
+        return True
+    return cause(error) in {Cause.CONFLICT, Cause.AWAY} or is_queue_full(error)
+
+
+def is_queue_full(error: BaseException) -> bool:
+    """Whether the server's queue of notifications is full: without one, it would have passed."""
+    return sqlstate(error) == "54000" and cause(error) is Cause.FULL
 
 
 def is_lost(error: BaseException) -> bool:
@@ -90,13 +107,6 @@ def is_lost(error: BaseException) -> bool:
 def is_undefined(error: BaseException) -> bool:
     """Whether a statement names what is not there: a column, a table or a function."""
     return sqlstate(error) in {"42703", "42P01", "42883"}
-
-
-def is_data_error(error: BaseException) -> bool:
-    """Whether some value in the statement is at fault, so that the rest would pass without it."""
-    code = sqlstate(error)
-    # P0: raised by a trigger of the user's on our table.
-    return code is not None and code[:2] in {"22", "23", "54", "P0"}
 
 
 def as_sqlalchemy(error: Exception) -> Exception:

@@ -331,7 +331,8 @@ def _outcome_parameters(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
         completed = one if isinstance(one, Completed) else None
         kinds.append(_KINDS[type(one)])
         results.append(completed.result if completed else None)
-        delays.append(failed.retry_after if failed else None)
+        released = one if isinstance(one, Released) else None
+        delays.append(failed.retry_after if failed else released.after if released else None)
         failure = failed.failure if failed else None
         failures.append(
             (failure.type, failure.message, failure.traceback) if failure else (None, None, None)

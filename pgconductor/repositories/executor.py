@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Executable
+from sqlalchemy import Executable, Result
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from pgconductor.repositories.autocommit import refuse_autocommit_of_async
 from pgconductor.repositories.blocking import BlockingExecutor
 from pgconductor.repositories.driver import DriverExecutor
 from pgconductor.repositories.errors import translated
@@ -21,7 +22,8 @@ class SqlRepository:
     """Base of the SQL repositories: statements on the caller's session, never a commit.
 
     Args:
-        session: An ``AsyncSession``, an ``AsyncConnection``, or the driver's own connection.
+        session: An ``AsyncSession``, an ``AsyncConnection``, or the driver's own connection. The
+            first two are refused in autocommit mode, by each statement.
     """
 
     def __init__(self, session: Executor) -> None:
@@ -34,8 +36,7 @@ class SqlRepository:
         with translated():
             if isinstance(self._session, DriverExecutor):
                 return await self._session.rows(statement, parameters)
-            result = await self._session.execute(statement, parameters)
-            return result.all()
+            return (await self._executed(self._session, statement, parameters)).all()
 
     async def _write(
         self, statement: Executable, parameters: Mapping[str, Any] | None = None
@@ -44,4 +45,14 @@ class SqlRepository:
             if isinstance(self._session, DriverExecutor):
                 await self._session.rows(statement, parameters)
             else:
-                await self._session.execute(statement, parameters)
+                await self._executed(self._session, statement, parameters)
+
+    @staticmethod
+    async def _executed(
+        session: AsyncSession | AsyncConnection | BlockingExecutor,
+        statement: Executable,
+        parameters: Mapping[str, Any] | None,
+    ) -> Result[Any]:
+        if not isinstance(session, BlockingExecutor):
+            await refuse_autocommit_of_async(session, statement)
+        return await session.execute(statement, parameters)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from pgconductor import sql
@@ -33,16 +35,21 @@ class SqlGateRepository(SqlRepository):
         )
 
     async def history(self) -> History:
-        """What version table, ledger and gate say."""
+        """What version table, ledger and gate say, as far as they are there.
+
+        These are several questions. Ask them in one snapshot: between two others, somebody may
+        install or go back.
+        """
+        server = await self.server()
+        if not server.has_gate:
+            there = server.has_version_table
+            heads: Sequence[Any] = await self._rows(sql.VERSION_HEADS) if there else ()
+            return History(tuple(row.head for row in heads), 0, 0, 0, 0, tables=False)
         rows = await self._rows(sql.SCHEMA_HISTORY)
         if not rows:
             return History((), 0, 0, 0, 0)
         (row,) = rows
         return History(tuple(row.heads), row.recorded or 0, row.entries, row.installed, row.floor)
-
-    async def version_heads(self) -> tuple[str, ...]:
-        """What the version table says; it must be there."""
-        return tuple(row.head for row in await self._rows(sql.VERSION_HEADS))
 
     async def lock_installation(self) -> bool:
         """Be the only one who makes the schema, in this transaction.

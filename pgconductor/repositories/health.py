@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Table, TextClause, func, select
+from sqlalchemy import Table, TextClause, func, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.schema import CreateIndex
@@ -15,16 +15,24 @@ from pgconductor import sql
 from pgconductor.domain.health import (
     Holder,
     IndexReading,
+    NotifyReading,
     Overdue,
+    PathReading,
     ServerReading,
     StuckReading,
     TableReading,
     WalkReading,
 )
+from pgconductor.domain.migrations import History
 from pgconductor.models import Base
 from pgconductor.repositories.errors import translated
 
 __all__ = ["SqlHealthRepository", "is_pooled", "wanted_indexes", "wanted_parameters"]
+
+
+_NO_SEARCH_PATH: Final = text(
+    "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)"
+)
 
 
 class SqlHealthRepository:
@@ -53,6 +61,11 @@ class SqlHealthRepository:
         """What keeps vacuum from its work."""
         return [Holder(**row) for row in await self._read(sql.HEALTH_HOLDERS)]
 
+    async def notifications(self) -> NotifyReading:
+        """The server's queue of notifications."""
+        (row,) = await self._read(sql.HEALTH_NOTIFICATIONS)
+        return NotifyReading(**row)
+
     async def hidden(self) -> int:
         """How many sessions may not be looked into."""
         return int((await self._read(sql.HEALTH_HIDDEN))[0]["hidden"])
@@ -64,6 +77,26 @@ class SqlHealthRepository:
     async def indexes(self) -> list[IndexReading]:
         """Our indexes."""
         return [IndexReading(**row) for row in await self._read(sql.HEALTH_INDEXES)]
+
+    async def catalog(self) -> dict[str, str]:
+        """What makes up our schema: definitions by kind and name, alike on every server.
+
+        The transaction's ``search_path`` is set, for Postgres writes names by it.
+        """
+        await self._read(_NO_SEARCH_PATH)
+        rows = await self._read(sql.HEALTH_CATALOG)
+        return {f"{row['kind']} {row['name']}": str(row["definition"]) for row in rows}
+
+    async def search_path(self) -> PathReading:
+        """Who can name our schema's tables without it."""
+        (row,) = await self._read(sql.HEALTH_SEARCH_PATH)
+        return PathReading(**row)
+
+    async def history(self) -> History:
+        """What version table, ledger and gate say; the tables must be there."""
+        (row,) = await self._read(sql.SCHEMA_HISTORY)
+        heads, recorded = tuple(row["heads"]), row["recorded"] or 0
+        return History(heads, recorded, row["entries"], row["installed"], row["floor"])
 
     async def stuck(self, *, stale_after: timedelta, patience: timedelta) -> StuckReading:
         """What is held and should not be.
@@ -107,8 +140,9 @@ def wanted_indexes() -> dict[str, str]:
     for table in Base.metadata.sorted_tables:
         found[f"{table.name}_pkey"] = _primary_key(table)
         for index in table.indexes:
-            statement = str(CreateIndex(index).compile(dialect=dialect))
-            found[str(index.name)] = " ".join(statement.split())
+            statement = " ".join(str(CreateIndex(index).compile(dialect=dialect)).split())
+            # By hand and on tables in use: nobody is to wait for it.
+            found[str(index.name)] = statement.replace(" INDEX ", " INDEX CONCURRENTLY ", 1)
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import TextClause
 
 from pgconductor import sql
-from pgconductor.domain.invocations import DedupeScope, Invocation, Invoked
+from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.exceptions import InvalidInput
 from pgconductor.repositories.errors import sqlstate
 
@@ -101,7 +101,8 @@ def _listed(invocations: Sequence[Invocation]) -> dict[str, list[Any]]:
         "delays": [one.delay for one in invocations],
         "priorities": [one.priority for one in invocations],
         "dedupe_keys": [one.dedupe_key for one in invocations],
-        "dedupe_retained": [one.dedupe_scope is DedupeScope.RETAINED for one in invocations],
+        "dedupe_scopes": [one.dedupe_scope.value for one in invocations],
+        "dedupe_replaces": [one.dedupe_replace for one in invocations],
         "max_attempts": [one.max_attempts for one in invocations],
         "max_crashes": [one.max_crashes for one in invocations],
     }

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Final, Protocol
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Text, Uuid, any_, cast, literal, literal_column, select, true
+from sqlalchemy import ARRAY, Text, Uuid, any_, cast, literal, select
 
 from pgconductor import sql
 from pgconductor.domain.payloads import decode
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot, Page, Progress
 from pgconductor.domain.steps import StepKind
-from pgconductor.domain.trees import MAX_FAMILY, Relative, StepSnapshot, Waiting
+from pgconductor.domain.trees import MAX_FAMILY, Relative, StepSnapshot
+from pgconductor.domain.waiting import Waiting, WaitingExecution, WaitingPage, WaitingPlace
 from pgconductor.exceptions import PayloadDecodeError, StepNotFound
-from pgconductor.models import Execution, Step
+from pgconductor.models import Step
 from pgconductor.repositories.executor import SqlRepository
 from pgconductor.types import ExecutionState
 
@@ -29,6 +31,9 @@ _STEP_COLUMNS: Final = (
     cast(Step.result, Text).label("result"),
     cast(Step.match, Text).label("match"),
 )
+#: As many waits are looked at first to find an execution, and so much further when that is too few.
+_WAITS_FOR_EACH: Final = 4
+_FURTHER: Final = 8
 _RELATIVE: Final = tuple(name for name in Relative.__dataclass_fields__ if name != "state")
 
 
@@ -144,14 +149,22 @@ class OperatedExecutions(Protocol):
         ...
 
     async def waiting(
-        self, *, queue: str | None = None, task_key: str | None = None, limit: int
-    ) -> Sequence[Waiting]:
-        """What suspended executions wait for, those first that have waited longest.
+        self,
+        *,
+        queue: str | None = None,
+        task_key: str | None = None,
+        limit: int,
+        waits: int,
+        after: WaitingPlace | None = None,
+    ) -> WaitingPage:
+        """A page of suspended executions, those first that have waited longest.
 
         Args:
             queue: Only of this queue.
             task_key: Only of this task.
             limit: At most so many.
+            waits: At most so many waits of each, those first that began first.
+            after: Only behind this place.
         """
         ...
 
@@ -205,42 +218,53 @@ class SqlOperatedExecutions(SqlRepository):
         ]
 
     async def waiting(
-        self, *, queue: str | None = None, task_key: str | None = None, limit: int
-    ) -> Sequence[Waiting]:
+        self,
+        *,
+        queue: str | None = None,
+        task_key: str | None = None,
+        limit: int,
+        waits: int,
+        after: WaitingPlace | None = None,
+    ) -> WaitingPage:
         """See the protocol."""
-        # One by one, until there are enough. The planner does not know that what is pending is of
-        # what waits, and would rather read all executions: OFFSET keeps it from that.
-        of = (
-            select(Execution.task_key, Execution.queue, Execution.state)
-            .where(Execution.id == Step.execution_id)
-            .offset(literal_column("0"))
-            .lateral("of")
+        parameters = {
+            "queue": queue,
+            "task_key": task_key,
+            "limit": limit + 1,
+            "few": waits,
+            "since": None if after is None else after.since,
+            "after": None if after is None else after.execution_id,
+        }
+        looked_at = _WAITS_FOR_EACH * (limit + 1)
+        while True:
+            rows = await self._rows(sql.WAITING, {**parameters, "most": looked_at})
+            grouped = groupby(rows, key=lambda row: row.execution_id)
+            found = [_waiting(list(own)) for one, own in grouped if one is not None]
+            if len(found) > limit or rows[0].walked < looked_at:
+                return WaitingPage.of(found, limit)
+            # Those of few executions, or of others than were asked for: a fan-out, above all.
+            looked_at *= _FURTHER
+
+
+def _waiting(rows: Sequence[Any]) -> WaitingExecution:
+    of = rows[0]
+    waits = [
+        Waiting(
+            key=row.key,
+            kind=StepKind(row.kind),
+            detail=row.detail,
+            match=readable(row.match),
+            child_id=row.child_id,
+            since=row.since,
+            until=row.until,
         )
-        query = (
-            select(
-                *(Step.execution_id, of.c.task_key, of.c.queue),
-                *(Step.key, Step.kind, Step.detail, cast(Step.match, Text).label("match")),
-                Step.child_id,
-                Step.created_at.label("since"),
-                Step.wake_at.label("until"),
-            )
-            .join(of, true())
-            # As in the predicate of steps_pending_idx: always true of what is pending.
-            .where(Step.pending, Step.kind != literal_column("'step'"))
-            .where(of.c.state == literal_column("'waiting'"))
-        )
-        if queue is not None:
-            query = query.where(of.c.queue == queue)
-        if task_key is not None:
-            query = query.where(of.c.task_key == task_key)
-        rows = await self._rows(query.order_by(Step.created_at).limit(limit))
-        return [_waiting(row) for row in rows]
-
-
-_WAITING: Final = tuple(Waiting.__dataclass_fields__)
-
-
-def _waiting(row: Any) -> Waiting:
-    values: dict[str, Any] = dict(zip(_WAITING, row, strict=True))
-    values["kind"], values["match"] = StepKind(row.kind), readable(row.match)
-    return Waiting(**values)
+        for row in rows
+    ]
+    return WaitingExecution(
+        execution_id=of.execution_id,
+        task_key=of.task_key,
+        queue=of.queue,
+        since=of.waiting_since,
+        count=of.waits,
+        waits=waits,
+    )

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from pgconductor.domain.events import Emitted
 from pgconductor.domain.steps import (
     Due,
     History,
@@ -89,14 +90,15 @@ class StepRepository(Protocol):
         """All that waited for these events have been settled."""
         ...
 
-    async def emit(self, name: str, payload: str | None) -> UUID:
+    async def emit(self, name: str, payload: str | None, dedupe_key: str | None = None) -> Emitted:
         """Emit an event.
 
         Args:
             name: Its name.
             payload: JSON text, or None.
+            dedupe_key: While an event of this name and key is kept, it stands for this one.
 
         Returns:
-            Its id.
+            Its id, and whether it is new.
         """
         ...

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Text, cast, func, select
 
 from pgconductor import sql
+from pgconductor.domain.events import Emitted
 from pgconductor.domain.steps import (
     Due,
     History,
@@ -152,11 +153,11 @@ class SqlStepRepository(SqlRepository):
         """See the protocol."""
         await self._write(sql.MARK_MATCHED, {"ids": list(event_ids)})
 
-    async def emit(self, name: str, payload: str | None) -> UUID:
+    async def emit(self, name: str, payload: str | None, dedupe_key: str | None = None) -> Emitted:
         """See the protocol."""
-        (row,) = await self._rows(sql.EMIT, {"name": name, "payload": payload})
-        made: UUID = row.id
-        return made
+        event = {"name": name, "payload": payload, "dedupe_key": dedupe_key}
+        (row,) = await self._rows(sql.EMIT, event)
+        return Emitted(row.id, row.created)
 
 
 def _start_parameters(starts: Sequence[StepStart]) -> dict[str, Any]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 from functools import partial
 from typing import Any, Final
 
 from pgconductor.domain.claims import Fetched
+from pgconductor.domain.failures import is_modest, shown
 from pgconductor.domain.outcomes import Completed, Failed, Failure, Outcome, Released, Suspended
-from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import (
     ChildError,
     CompletionNotCommitted,
@@ -29,13 +29,15 @@ from pgconductor.exceptions import (
 from pgconductor.runtime.context import Tools, logger_fields
 from pgconductor.runtime.context_waits import TaskContext
 from pgconductor.runtime.durable import Durable
-from pgconductor.runtime.handler import Handler
 from pgconductor.runtime.leftovers import watch_leftovers
 from pgconductor.runtime.mishaps import mishap
+from pgconductor.runtime.reasons import INSISTENT, TIMED_OUT, Stop
 from pgconductor.runtime.record import Memory, Record
+from pgconductor.runtime.runnable import Runnable
 from pgconductor.runtime.slots import AttemptDesk
 from pgconductor.runtime.steps import Steps
 from pgconductor.runtime.suspension import Ending, Interrupted, consists_of, holds
+from pgconductor.runtime.telling import given_back, is_of_others, tell_failure
 from pgconductor.runtime.threads import Threads
 from pgconductor.runtime.waits import Sentry, Waits
 
@@ -47,19 +49,6 @@ logger = logging.getLogger("pgconductor.executions")
 _FINAL: Final = (PayloadDecodeError, ResultEncodeError, StepFailed, ChildError, WaitTimeout)
 #: Seconds that a cancelled handler has to clean up before it is cancelled again.
 _PATIENCE: Final = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Runnable:
-    """A task that this process can execute.
-
-    Attributes:
-        options: What it declares.
-        handler: What is called.
-    """
-
-    options: TaskOptions
-    handler: Handler
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +68,8 @@ class Durability:
     max_payload_bytes: int
 
 
-class Stop(StrEnum):
-    """Why an attempt is ended from outside.
-
-    Attributes:
-        CANCELLED: Somebody cancelled the execution.
-        INTERRUPTED: The process stops, or has lost the database for too long; it is given back.
-        LOST: The execution belongs to somebody else; nothing is reported.
-    """
-
-    CANCELLED = "cancelled"
-    INTERRUPTED = "interrupted"
-    LOST = "lost"
+#: How a handler ends that was told to.
+_TOLD: Final = (asyncio.CancelledError, Interrupted)
 
 
 class Attempt:
@@ -116,7 +95,7 @@ class Attempt:
         durability: Durability | None = None,
     ) -> None:
         self.fetched = fetched
-        self.context = TaskContext(fetched, self._make_tools)
+        self.context = TaskContext(fetched, self._make_tools, self._why)
         #: Whether its handler is called in a thread.
         self.plain = not runnable.handler.is_async
         #: Its slot.
@@ -136,14 +115,17 @@ class Attempt:
         self._told_at: float | None = None
         self._task: asyncio.Task[None] | None = None
         self._thread: asyncio.Future[Any] | None = None
+        # Whether the handler goes on in the event loop, and not in a thread.
+        self._in_loop = runnable.handler.is_async
+        # Why there is no other try, if its policy has failed.
+        self._note: str | None = None
 
     def _make_tools(self) -> Tools:
         durability, task = self._durability, self._task
         if durability is None or task is None:
             raise ConfigurationError("there is no database to record steps in")
-        handler = self._runnable.handler
-        main = task if handler.is_async else None
-        record = Record(self.fetched, durability.memory, main, self._give_up)
+        main = task if self._in_loop else None
+        record = Record(self.fetched, durability.memory, main, self._give_up, self._why)
         waits = Waits(
             self.fetched.id,
             durability.sentry,
@@ -178,6 +160,16 @@ class Attempt:
     def _encode_result(self, result: Any) -> str | None:
         handler = self._runnable.handler
         return handler.encode_result(result, max_bytes=self._max_result_bytes)
+
+    @property
+    def _timed_out(self) -> bool:
+        return self.desk.limit is not None and self.desk.limit.expired()
+
+    def _why(self) -> str | None:
+        """Why nothing can be recorded any more; None if it can."""
+        if self._stop is not None:
+            return self._stop.why
+        return TIMED_OUT if self._timed_out else None
 
     @property
     def stopped(self) -> bool:
@@ -238,7 +230,9 @@ class Attempt:
         )
         if not self._reported:
             key = tools.waits.suspended_by
-            self._say(self._judged(Interrupted() if key is None else SuspensionSwallowed(key)))
+            self._say(
+                self._judged(Interrupted(INSISTENT) if key is None else SuspensionSwallowed(key))
+            )
         self._end()
         if self._task is not None:
             self._task.cancel()
@@ -307,12 +301,22 @@ class Attempt:
         return self._in_thread(arguments)
 
     async def _in_thread(self, arguments: tuple[Any, ...]) -> Any:
-        call = partial(
-            copy_context().run, self._runnable.handler.function, self.context, *arguments
-        )
+        function = self._runnable.handler.function
+        call = partial(copy_context().run, function, self.context, *arguments)
         threads = self._threads.handlers
         self._thread = asyncio.get_running_loop().run_in_executor(threads, call)
-        return await asyncio.shield(self._thread)
+        result = await asyncio.shield(self._thread)
+        if not inspect.isawaitable(result):
+            return result
+        # A wrapper, or a lambda, does not tell before that there is an async function in it.
+        self._thread, self._in_loop = None, True
+        if self._stop is not None:
+            if inspect.iscoroutine(result):
+                result.close()
+            raise asyncio.CancelledError
+        if self._tools is not None:
+            self._tools.record.go_on_in(asyncio.current_task())
+        return await result
 
     async def _end_of_thread(self, thread: asyncio.Future[Any]) -> None:
         """A thread cannot be ended from outside: its slot is taken until it ends by itself."""
@@ -322,8 +326,8 @@ class Attempt:
         await asyncio.wait([thread])
         if not thread.cancelled() and (error := thread.exception()) is not None:
             logger.info(
-                "a plain handler raised after its attempt had ended: %r",
-                error,
+                "a plain handler raised after its attempt had ended: %s",
+                shown(error),
                 extra=logger_fields(self.fetched),
             )
 
@@ -339,9 +343,18 @@ class Attempt:
         try:
             return self._runnable.options.retry.decide(error, self.fetched.attempt)
         except Exception as broken:
-            logger.exception("the retry policy failed", extra=logger_fields(self.fetched))
-            error.add_note(f"No retry: its retry policy raised {broken!r}")
+            logger.error(
+                "the retry policy failed: %s",
+                shown(broken),
+                exc_info=broken if is_modest(broken) else None,
+                extra=logger_fields(self.fetched),
+            )
+            self._note = f"No retry: its retry policy raised {shown(broken)}"
             return None
+
+    def _told(self, error: BaseException) -> Failure:
+        failure = Failure.from_exception(error)
+        return failure.noted(self._note) if self._note else failure
 
     def _failure(self, error: BaseException) -> Outcome:
         """What an error means: a stop that was asked for, or a failure, to be retried or not."""
@@ -356,19 +369,22 @@ class Attempt:
                 swallowed = SuspensionSwallowed(waits.suspended_by)
                 swallowed.__cause__ = error
                 error = swallowed
+        if self._stop is None and self._timed_out and consists_of(error, _TOLD):
+            error = TimeoutError()  # It was told while it cleaned up.
         refusal = self._tools.record.refusal if self._tools is not None else None
         if refusal is not None and self._stop is None and consists_of(error, Interrupted):
             error = refusal
         stopped = self._stop is not None or consists_of(error, Interrupted)
-        if stopped and consists_of(error, (asyncio.CancelledError, Interrupted)):
+        if stopped and consists_of(error, _TOLD):
             return Released(fetched.id, fetched.claim)
-        limited = self.desk.limit
-        if isinstance(error, TimeoutError) and limited is not None and limited.expired():
+        if isinstance(error, TimeoutError) and self._timed_out:
             self.context.tell_cancelled()
             limit = self._runnable.options.timeout
             error = TimeoutError(f"the attempt took longer than {limit}").with_traceback(
                 error.__traceback__
             )
+        if is_of_others(error):
+            return given_back(fetched, error)
         if holds(error, _FINAL):
             retry_after = None
         elif isinstance(error, Exception):
@@ -377,21 +393,6 @@ class Attempt:
             # SystemExit, KeyboardInterrupt and the like end the attempt, never the process. They
             # are no Exception, so the policy's default would not retry them.
             retry_after = self._runnable.options.retry.delay(fetched.attempt)
-        self._log_failure(error, retry_after)
-        return Failed(fetched.id, fetched.claim, Failure.from_exception(error), retry_after)
-
-    def _log_failure(self, error: BaseException, retry_after: timedelta | None) -> None:
-        fetched = self.fetched
-        if self._tools is not None and self._tools.record.committed:
-            # Completed, unless a failover has lost that: then it is to be tried again.
-            logger.debug("completed in a transaction", extra=logger_fields(fetched))
-            return
-        last = retry_after is None or fetched.attempt >= fetched.max_attempts
-        logger.log(
-            logging.WARNING if last else logging.INFO,
-            "failed: %r (%s)",
-            error,
-            "no retry" if last else f"retry in {retry_after}",
-            exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
-            extra=logger_fields(fetched),
-        )
+        committed = self._tools is not None and self._tools.record.committed
+        tell_failure(fetched, error, retry_after, committed=committed)
+        return Failed(fetched.id, fetched.claim, self._told(error), retry_after)

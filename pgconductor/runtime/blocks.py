@@ -11,9 +11,8 @@ from pgconductor.exceptions import (
     ConfigurationError,
     ResultEncodeError,
     StepFailed,
-    TransactionConflict,
 )
-from pgconductor.runtime.handler import Codec
+from pgconductor.runtime.codec import Codec
 from pgconductor.runtime.record import Record, decoded
 from pgconductor.runtime.steps import Steps
 from pgconductor.runtime.suspension import consists_of
@@ -178,7 +177,7 @@ class Transaction(Generic[R]):
         if error is not None:
             self._record.astray()
             await transaction.roll_back()
-            self._explain(error)
+            self._explain(transaction, error)
             return
         try:
             try:
@@ -199,7 +198,7 @@ class Transaction(Generic[R]):
                 )
         except BaseException as failed:
             self._record.astray()
-            self._explain(failed)
+            self._explain(transaction, failed)
             raise
         self._record.committed = self._record.completed
         if self._record.completed:
@@ -220,6 +219,8 @@ class Transaction(Generic[R]):
                 f"{error.__cause__}"
             ) from None
 
-    def _explain(self, error: BaseException) -> None:
-        if self._record.memory.is_conflict(error):
-            raise TransactionConflict(self._key) from error
+    @staticmethod
+    def _explain(transaction: OpenTransaction, error: BaseException) -> None:
+        conflict = transaction.conflict(error)
+        if conflict is not None and conflict is not error:
+            raise conflict from error

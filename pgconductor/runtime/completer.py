@@ -10,7 +10,15 @@ from typing import Final
 from uuid import UUID
 
 from pgconductor.domain.backoff import Backoff
-from pgconductor.domain.outcomes import Completed, Disposition, Failed, Failure, Outcome, Verdict
+from pgconductor.domain.outcomes import (
+    Completed,
+    Disposition,
+    Failed,
+    Outcome,
+    Verdict,
+    unstorable,
+)
+from pgconductor.domain.sqlstates import Cause
 from pgconductor.runtime.wording import describe
 from pgconductor.services.backend import Backend
 
@@ -18,6 +26,11 @@ __all__ = ["Completer"]
 
 _MAX_BATCH: Final = 1_000
 _MAX_BYTES: Final = 8 * 1024 * 1024
+#: Bytes of results that may be waiting before nothing more is fetched.
+_MOST_WAITING: Final = 64 * 1024 * 1024
+#: If more outcomes are refused, of one batch and of all, it is none of theirs.
+_FEW: Final = 3
+_MOST_APART: Final = 20
 
 logger = logging.getLogger("pgconductor.completer")
 
@@ -26,7 +39,9 @@ logger = logging.getLogger("pgconductor.completer")
 class Completer:
     """Writes outcomes in batches, clocked by the writing itself; no timer is involved.
 
-    An outcome is kept until the database has answered for it, however long it is out of reach.
+    An outcome is kept until the database has answered for it, however long it is out of reach, and
+    whatever it says meanwhile that is not about this very outcome. One that is refused alone, while
+    others are taken, is tried again apart from them.
 
     Attributes:
         backend: The database.
@@ -41,6 +56,9 @@ class Completer:
     capacity: int = 5_000
     _pending: dict[UUID, Outcome] = field(default_factory=dict[UUID, Outcome])
     _writing: dict[UUID, Outcome] = field(default_factory=dict[UUID, Outcome])
+    _apart: dict[UUID, asyncio.Task[None]] = field(default_factory=dict[UUID, asyncio.Task[None]])
+    _refused: int = 0
+    _bytes: int = 0
     _limit: int = _MAX_BATCH
     _more: asyncio.Event = field(default_factory=asyncio.Event)
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
@@ -53,16 +71,19 @@ class Completer:
         if not self._pending:
             self._idle.clear()
             self._more.set()
+        before = self._pending.get(outcome.execution_id)
         self._pending[outcome.execution_id] = outcome
+        self._bytes += _size(outcome) - (0 if before is None else _size(before))
 
     @property
     def full(self) -> bool:
         """Whether so much is waiting that nothing more should be fetched."""
-        return len(self._pending) >= self.capacity
+        waiting = len(self._pending) + len(self._apart)
+        return waiting >= self.capacity or self._bytes >= _MOST_WAITING
 
     def knows(self, execution_id: UUID) -> bool:
         """Whether an outcome of this execution is on its way."""
-        return execution_id in self._pending or execution_id in self._writing
+        return any(execution_id in some for some in (self._pending, self._writing, self._apart))
 
     @property
     def idle(self) -> bool:
@@ -75,45 +96,61 @@ class Completer:
 
     def discard(self) -> int:
         """Drop what is waiting, because its owner is no more; returns how many outcomes."""
-        dropped = len(self._pending)
+        dropped = len(self._pending) + len(self._apart)
+        self._bytes -= sum(map(_size, self._pending.values()))
         self._pending.clear()
+        for task in self._apart.values():
+            task.cancel()
         return dropped
 
     async def run(self) -> None:
         """Write until cancelled."""
         backoff = Backoff()
-        while True:
-            if not self._pending:
-                self._idle.set()
-                self._more.clear()
-                await self._more.wait()
-            self._writing = self._take()
-            try:
-                await self._write(list(self._writing.values()))
-                backoff.reset()
-            except Exception as error:
-                self.on_error(error)
-                if isinstance(error, TimeoutError):
-                    self._limit = max(1, len(self._writing) // 2)
-                # Nothing is lost: what may have been written is recognised when it comes again.
-                for outcome in self._writing.values():
-                    self._pending.setdefault(outcome.execution_id, outcome)
-                if self.backend.is_transient(error):
-                    logger.warning(
-                        "completing is delayed, the database is out of reach: %s", describe(error)
-                    )
-                else:
-                    logger.exception("completing failed; it will be tried again")
-                self._writing = {}
-                await asyncio.sleep(backoff.next())
+        try:
+            while True:
+                await self._write_next(backoff)
+        finally:
+            for task in self._apart.values():
+                task.cancel()
+
+    async def _write_next(self, backoff: Backoff) -> None:
+        if not self._pending:
+            self._look_if_idle()
+            self._more.clear()
+            await self._more.wait()
+        self._writing = self._take()
+        self._refused = 0
+        try:
+            await self._write(list(self._writing.values()))
+            backoff.reset()
+        except Exception as error:
+            self.on_error(error)
+            if isinstance(error, TimeoutError):
+                self._limit = max(1, len(self._writing) // 2)
+            # Nothing is lost: what may have been written is recognised when it comes again.
+            for outcome in self._writing.values():
+                if self._pending.setdefault(outcome.execution_id, outcome) is not outcome:
+                    self._bytes -= _size(outcome)
+            if self.backend.is_transient(error):
+                logger.warning("completing is delayed: %s", describe(error))
+            else:
+                logger.exception("completing failed; it will be tried again")
             self._writing = {}
+            await asyncio.sleep(backoff.next())
+        else:
+            self._bytes -= sum(map(_size, self._writing.values()))
+        self._writing = {}
+
+    def _look_if_idle(self) -> None:
+        if not (self._pending or self._writing or self._apart):
+            self._idle.set()
 
     def _take(self) -> dict[UUID, Outcome]:
         batch: dict[UUID, Outcome] = {}
         size = 0
         for execution_id, outcome in self._pending.items():
             batch[execution_id] = outcome
-            size += len(outcome.result or "") if isinstance(outcome, Completed) else 0
+            size += _size(outcome)
             if len(batch) >= self._limit or size >= _MAX_BYTES:
                 break
         for execution_id in batch:
@@ -124,12 +161,15 @@ class Completer:
         try:
             verdicts = await self.backend.completing.complete(batch)
         except Exception as error:
-            # Only what is wrong with an outcome, or with the size of the batch, is mended by
-            # halving. A full disk or a missing privilege is not: the results are kept.
-            too_large = self.backend.is_transient(error) and not self.backend.is_lost(error)
-            if not (self.backend.is_data_error(error) or (too_large and len(batch) > 1)):
+            # What may be about one of them, or about the size of the batch, is found by halving. A
+            # database that is out of reach, or full, is so for all of them.
+            cause = self.backend.cause(error)
+            if cause is None or not cause.of_some:
                 raise
-            await self._write_halves(batch, error)
+            if len(batch) > 1:
+                await self._write_halves(batch)
+            else:
+                await self._write_alone(batch[0], error, cause)
             return
         self._limit = min(self._limit * 2, _MAX_BATCH)
         for verdict in verdicts:
@@ -140,16 +180,26 @@ class Completer:
                 )
         self.on_written(verdicts)
 
-    async def _write_halves(self, batch: list[Outcome], error: Exception) -> None:
-        """One outcome that the database cannot store must not hold up the others."""
-        if len(batch) > 1:
-            self._limit = max(1, len(batch) // 2)
-            middle = len(batch) // 2
-            await self._write(batch[:middle])
-            await self._write(batch[middle:])
+    async def _write_halves(self, batch: list[Outcome]) -> None:
+        """One outcome that the database does not take must not hold up the others."""
+        self._limit = max(1, len(batch) // 2)
+        middle = len(batch) // 2
+        await self._write(batch[:middle])
+        await self._write(batch[middle:])
+
+    async def _write_alone(self, outcome: Outcome, error: Exception, cause: Cause) -> None:
+        """What the database does not take, though it was alone: it fails, or is kept."""
+        if cause is not Cause.VALUE:
+            self._refused += 1
+            many = self._refused > _FEW or len(self._apart) >= _MOST_APART
+            if many or outcome.execution_id in self._apart:
+                raise error
+            self._writing.pop(outcome.execution_id, None)
+            self._apart[outcome.execution_id] = asyncio.create_task(
+                self._write_apart(outcome, error), name="pgconductor-complete-apart"
+            )
             return
-        (outcome,) = batch
-        failure = _unstorable(outcome, error)
+        failure = unstorable(outcome, describe(error))
         if failure is None:
             # Nothing smaller can be said of it: its owner's end gives it back.
             logger.error("the database refuses to take an execution back: %s", describe(error))
@@ -162,15 +212,31 @@ class Completer:
         )
         await self._write([Failed(outcome.execution_id, outcome.claim, failure)])
 
+    async def _write_apart(self, outcome: Outcome, error: Exception) -> None:
+        """Try again with one outcome, which something that is not its own fault keeps back."""
+        backoff = Backoff(0.25, 60.0)
+        execution_id = outcome.execution_id
+        try:
+            while True:
+                self.on_error(error)
+                logger.error(
+                    "the outcome of an execution is not taken, and kept: %s",
+                    describe(error),
+                    extra={"execution_id": str(execution_id)},
+                )
+                await asyncio.sleep(backoff.next())
+                try:
+                    await self._write([outcome])
+                except Exception as again:  # noqa: BLE001 - it is kept, whatever comes
+                    error = again
+                else:
+                    return
+        finally:
+            if self._apart.get(execution_id) is asyncio.current_task():
+                del self._apart[execution_id]
+            self._bytes -= _size(outcome)
+            self._look_if_idle()
 
-def _unstorable(outcome: Outcome, error: Exception) -> Failure | None:
-    """What to store instead of an outcome that the database refuses; None if nothing is left."""
-    if isinstance(outcome, Completed):
-        return Failure("ResultEncodeError", f"the database refused the result: {error}"[:2000])
-    if isinstance(outcome, Failed) and outcome.retry_after is not None:
-        # The delay is what may be out of its range, for instance one of a RetryAfter.
-        message = f"{outcome.failure.message}\n(no retry after {outcome.retry_after!r}: {error})"
-        return Failure(outcome.failure.type, message[:8000], outcome.failure.traceback)
-    if isinstance(outcome, Failed) and outcome.failure.traceback is not None:
-        return Failure(outcome.failure.type, f"its error cannot be stored: {error}"[:2000])
-    return None
+
+def _size(outcome: Outcome) -> int:
+    return len(outcome.result or "") if isinstance(outcome, Completed) else 0

@@ -12,6 +12,7 @@ from uuid import UUID
 from pgconductor.domain.claims import Fetched
 from pgconductor.exceptions import ConfigurationError
 from pgconductor.runtime.durable import Durable
+from pgconductor.runtime.reasons import CANCELLED, INSISTENT, STOPPING
 from pgconductor.runtime.record import Record
 from pgconductor.runtime.steps import Steps
 from pgconductor.runtime.suspension import Interrupted
@@ -71,6 +72,7 @@ class AttemptContext:
         fetched: The execution.
         make_tools: Makes what steps and waits need, when the first is begun; None where nothing can
             be recorded.
+        why: Says why nothing can be recorded any more; None if it can.
     """
 
     __slots__ = (
@@ -81,11 +83,18 @@ class AttemptContext:
         "_make_tools",
         "_refusals",
         "_tools",
+        "_why",
     )
 
-    def __init__(self, fetched: Fetched, make_tools: Callable[[], Tools] | None = None) -> None:
+    def __init__(
+        self,
+        fetched: Fetched,
+        make_tools: Callable[[], Tools] | None = None,
+        why: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._fetched = fetched
         self._make_tools = make_tools
+        self._why = why
         self._tools: Tools | None = None
         # Plain handlers look at them from their thread; nobody waits for them.
         self._cancelled = False
@@ -139,7 +148,7 @@ class AttemptContext:
 
         An async handler is told by ``asyncio.CancelledError`` as well; a plain one has only this.
         """
-        return self._cancelled
+        return self._cancelled or self._why() is not None
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -167,8 +176,9 @@ class AttemptContext:
         """The same as :meth:`checkpoint`, for plain handlers."""
         if self._tools is not None:
             self._tools.record.check_open()
-        if self._interrupt or self._cancelled:
-            raise Interrupted
+        why = self._why()
+        if why is not None or self._cancelled or self._interrupt:
+            raise Interrupted(why or (CANCELLED if self._cancelled else STOPPING))
 
     def _durable(self) -> Tools:
         """What steps and waits need; a boundary."""
@@ -198,7 +208,7 @@ class AttemptContext:
         if self._refusals > _HOPELESS:
             self._made().record.hopeless = True
         elif self._refusals > _INSISTENT and isinstance(error, Exception):
-            raise Interrupted from error
+            raise Interrupted(INSISTENT) from error
 
     def tell_cancelled(self) -> None:
         """Have ``cancelled`` read True from now on; the engine calls it."""

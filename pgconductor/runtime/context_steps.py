@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, overload
 
+from pgconductor.domain.limits import check_step_key
 from pgconductor.domain.retry import RetryPolicy
 from pgconductor.exceptions import ConfigurationError
 from pgconductor.runtime.blocks import Transaction
+from pgconductor.runtime.codec import Codec
 from pgconductor.runtime.context import AttemptContext, Tools
-from pgconductor.runtime.handler import Codec
 from pgconductor.runtime.steps import StepOptions
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Stepper:
         """
         if function is not None:
             return self._take(key, function, *args, **kwargs)
+        check_step_key(key)
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
             @functools.wraps(function)
@@ -144,7 +146,8 @@ class StepContext(AttemptContext):
             InvalidName: The key is empty, too long, or holds control characters.
             DuplicateStep: The key was taken already in this attempt.
             ReplayMismatch: Something else is on record: the handler was changed.
-            ResultEncodeError: The result cannot be stored, or not be read back.
+            ConfigurationError: Values of its return hint would not come back; it was not called.
+            ResultEncodeError: The result cannot be stored, or would not come back as it is.
             OwnershipLost: The execution is held by somebody else by now; nothing was recorded.
         """
         if function is None:
@@ -238,10 +241,12 @@ class StepContext(AttemptContext):
             result: The type of the value; plain JSON by default.
 
         Raises:
+            InvalidName: The key cannot name a step.
             TransactionConflict: A serialization failure or a deadlock, at the end of the block.
             OwnershipLost: The execution is held by somebody else by now; everything is rolled back.
         """
         tools = self._durable()
+        check_step_key(key)
         codec = Codec.of(result, f"transaction {key!r}, result")
         return Transaction(key, codec, tools.record, tools.waits, tools.steps)
 

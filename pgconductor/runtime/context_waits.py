@@ -8,8 +8,8 @@ from uuid import UUID
 
 from pgconductor.domain.payloads import encode
 from pgconductor.exceptions import InvalidInput
+from pgconductor.runtime.codec import Codec
 from pgconductor.runtime.context_steps import StepContext
-from pgconductor.runtime.handler import Codec
 
 if TYPE_CHECKING:
     from pgconductor.events import EventRef

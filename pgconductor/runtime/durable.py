@@ -19,7 +19,8 @@ from pgconductor.exceptions import (
     ResultEncodeError,
     WaitTimeout,
 )
-from pgconductor.runtime.handler import Codec
+from pgconductor.runtime.codec import Codec
+from pgconductor.runtime.reasons import CANCELLED
 from pgconductor.runtime.record import Record, decoded
 from pgconductor.runtime.suspension import Interrupted
 from pgconductor.runtime.waits import Waits
@@ -96,7 +97,7 @@ class Durable:
         """Invoke an execution that is not waited for."""
         spawned = await self._begun(key, StepKind.SPAWN, task, make=make)
         if spawned.child_id is None:
-            raise Interrupted
+            raise Interrupted(CANCELLED)
         return spawned.child_id
 
     async def event(
@@ -147,7 +148,7 @@ class Durable:
         outcome = Completed(fetched.id, fetched.claim, text)
         with self._waits.at_work(), self._record.unbroken():
             if not await self._record.memory.complete_in(session, outcome):
-                raise Interrupted
+                raise Interrupted(CANCELLED)
         self._record.completed = True
 
     def _encoded(self, value: Any, field: str) -> str:
@@ -191,7 +192,7 @@ class Durable:
                 raise
             if started.recorded is None:
                 # The execution is to be cancelled: no child is invoked for it any more.
-                raise Interrupted
+                raise Interrupted(CANCELLED)
             return started.recorded
 
     async def _waited(self, begun: Recorded) -> Recorded:

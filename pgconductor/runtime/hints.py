@@ -8,7 +8,7 @@ from functools import partial
 from types import FunctionType
 from typing import Any, Final, Self, cast, get_args, get_origin, get_type_hints
 
-__all__ = ["bare", "hints_of", "is_async", "result_hint", "telling"]
+__all__ = ["awaited", "bare", "hints_of", "is_async", "result_hint", "telling"]
 
 _AWAITED: Final = (Awaitable, Coroutine)
 
@@ -61,7 +61,8 @@ def telling(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def is_async(function: Callable[..., Any]) -> bool:
     """Whether calling a function gives a coroutine for certain."""
-    return inspect.iscoroutinefunction(bare(function))
+    # Both may be marked: the object, and the function that it is called by.
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(bare(function))
 
 
 def result_hint(function: Callable[..., Any]) -> Any:
@@ -72,5 +73,9 @@ def result_hint(function: Callable[..., Any]) -> Any:
     """
     if isinstance(function, type):
         return function
-    hint = hints_of(function, ["return"]).get("return", Any)
+    return awaited(hints_of(function, ["return"]).get("return", Any))
+
+
+def awaited(hint: Any) -> Any:
+    """What is awaited of what a hint stands for; the hint itself if nothing is."""
     return get_args(hint)[-1] if get_origin(hint) in _AWAITED and get_args(hint) else hint

@@ -11,11 +11,12 @@ from uuid import UUID
 
 from pgconductor.domain.backoff import Backoff
 from pgconductor.domain.outcomes import Completed
+from pgconductor.domain.sqlstates import Cause
 from pgconductor.domain.steps import History, Recorded, Started, StepRecord, StepStart
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.runtime.wording import describe
 from pgconductor.services.backend import Backend
-from pgconductor.services.transactions import CommitUnknown, OpenTransaction, is_conflict
+from pgconductor.services.transactions import CommitUnknown, OpenTransaction
 
 __all__ = ["Journal"]
 
@@ -23,6 +24,9 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 _MOST: Final = 500
+#: If more of one batch are refused, and more of all, it is none of theirs.
+_FEW: Final = 3
+_MOST_APART: Final = 20
 
 logger = logging.getLogger("pgconductor.journal")
 
@@ -47,17 +51,16 @@ class _Lane(Generic[T, A]):
 
     Args:
         send: Sends a batch, and returns an answer or an error for each.
-        is_lost: Whether an error means that the database is out of reach.
+        backend: Knows what an error means.
     """
 
     def __init__(
-        self,
-        send: Callable[[list[T]], Awaitable[Sequence[A | Exception]]],
-        is_lost: Callable[[Exception], bool],
+        self, send: Callable[[list[T]], Awaitable[Sequence[A | Exception]]], backend: Backend
     ) -> None:
         self._send = send
-        self._is_lost = is_lost
+        self._backend = backend
         self._waiting: list[_Request[T, A]] = []
+        self._apart: set[asyncio.Task[None]] = set()
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -72,7 +75,7 @@ class _Lane(Generic[T, A]):
         """Send what waits, as one batch.
 
         Raises:
-            Exception: The database is out of reach; nothing is lost.
+            Exception: The database takes none of it, for now; nothing is lost.
         """
         # Whoever has gone meanwhile is left out.
         there = [one for one in self._waiting if not one.answer.done()]
@@ -84,38 +87,96 @@ class _Lane(Generic[T, A]):
             _forget(batch)
             raise
         except Exception as error:
-            if not self._is_lost(error):
+            if self._backend.cause(error) is None:
                 # A mistake of ours: nobody may wait for ever because of it.
                 logger.exception("steps could not be recorded or read")
                 _refuse(batch, error)
                 return
             # What may have been written is recognised when it comes again.
-            self._waiting[:0] = batch
+            self._waiting[:0] = [one for one in batch if not one.answer.done()]
             raise
 
     async def _answer(self, batch: list[_Request[T, A]]) -> None:
         try:
             answers = await self._send([one.about for one in batch])
         except Exception as error:
-            if self._is_lost(error):
+            cause = self._backend.cause(error)
+            if cause is not None and not cause.of_some:
                 raise
-            if len(batch) == 1:
-                _refuse(batch, error)
-                return
-            # One that the database cannot store must not hold up the others.
-            for one in batch:
-                await self._answer([one])
+            if len(batch) > 1:
+                await self._answer_each(batch)
+            elif self._keeps(batch[0], error, cause):
+                self._set_apart([(batch[0], error)])
             return
         for one, answer in zip(batch, answers, strict=True):
-            if one.answer.done():
-                continue
-            if isinstance(answer, Exception):
-                one.answer.set_exception(answer)
-            else:
-                one.answer.set_result(answer)
+            _give(one, answer)
+
+    async def _answer_each(self, batch: list[_Request[T, A]]) -> None:
+        """One that the database does not take must not hold up the others."""
+        kept: list[tuple[_Request[T, A], Exception]] = []
+        for one in batch:
+            error = await self._answer_alone(one)
+            if error is not None:
+                kept.append((one, error))
+            if len(kept) > _FEW:
+                raise kept[0][1]
+        self._set_apart(kept)
+
+    async def _answer_alone(self, one: _Request[T, A]) -> Exception | None:
+        """Ask for one; returns what keeps it back, if that is not its own fault.
+
+        Raises:
+            Exception: The database is out of reach.
+        """
+        try:
+            (answer,) = await self._send([one.about])
+        except Exception as error:
+            cause = self._backend.cause(error)
+            if cause is not None and not cause.of_some:
+                raise
+            return error if self._keeps(one, error, cause) else None
+        _give(one, answer)
+        return None
+
+    @staticmethod
+    def _keeps(one: _Request[T, A], error: Exception, cause: Cause | None) -> bool:
+        """Whether one that was refused alone is tried again; else its owner is told the error."""
+        if cause not in {None, Cause.VALUE}:
+            return True
+        if cause is None:
+            logger.error("a step could not be recorded or read", exc_info=error)
+        _refuse([one], error)
+        return False
+
+    def _set_apart(self, kept: list[tuple[_Request[T, A], Exception]]) -> None:
+        if kept and len(self._apart) + len(kept) > _MOST_APART:
+            raise kept[0][1]
+        for one, error in kept:
+            task = asyncio.create_task(self._ask_apart(one, error), name="pgconductor-step-apart")
+            self._apart.add(task)
+            task.add_done_callback(self._apart.discard)
+
+    async def _ask_apart(self, one: _Request[T, A], error: Exception) -> None:
+        """Try again with one that something keeps back which is not its own fault."""
+        backoff = Backoff(0.25, 60.0)
+        try:
+            while not one.answer.done():
+                logger.error("a step is not taken, and kept: %s", describe(error))
+                await asyncio.sleep(backoff.next())
+                try:
+                    left = await self._answer_alone(one)
+                except Exception as away:  # noqa: BLE001 - it is kept, whatever comes
+                    left = away
+                if left is None:
+                    return
+                error = left
+        finally:
+            one.answer.cancel()  # Where this was cancelled: nobody may wait for ever.
 
     def forget(self) -> None:
         """Cancel whoever waits."""
+        for task in self._apart:
+            task.cancel()
         _forget(self._waiting)
 
 
@@ -131,9 +192,9 @@ class Journal:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._records: _Lane[StepRecord, Recorded] = _Lane(self._record, backend.is_lost)
-        self._starts: _Lane[StepStart, Started] = _Lane(self._start, backend.is_lost)
-        self._loads: _Lane[UUID, History] = _Lane(self._load, backend.is_lost)
+        self._records: _Lane[StepRecord, Recorded] = _Lane(self._record, backend)
+        self._starts: _Lane[StepStart, Started] = _Lane(self._start, backend)
+        self._loads: _Lane[UUID, History] = _Lane(self._load, backend)
         self._lanes: Final = (self._records, self._starts, self._loads)
         self._working: asyncio.Task[None] | None = None
 
@@ -237,11 +298,6 @@ class Journal:
             return history.records[step.key].result
         raise unknown.error from None
 
-    @staticmethod
-    def is_conflict(error: BaseException) -> bool:
-        """Whether the same transaction may succeed if it is made again."""
-        return is_conflict(error)
-
     async def complete_in(self, session: Any, outcome: Completed) -> bool:
         """Complete an execution in a transaction of the application's.
 
@@ -268,9 +324,9 @@ class Journal:
                     child_id, reason="it did not end in time", parent_id=parent_id
                 )
             except Exception as error:
-                if not self._backend.is_transient(error):
+                if self._backend.cause(error) in {None, Cause.VALUE}:
                     raise
-                logger.warning("cancelling a child is delayed, no database: %s", describe(error))
+                logger.warning("cancelling a child is delayed: %s", describe(error))
             else:
                 return
             await asyncio.sleep(backoff.next())
@@ -296,9 +352,10 @@ class Journal:
                         await lane.send()
                 backoff.reset()
             except Exception as error:
-                if not self._backend.is_lost(error):
-                    raise
-                logger.warning("steps are delayed, no database: %s", describe(error))
+                if self._backend.is_transient(error):
+                    logger.warning("steps are delayed: %s", describe(error))
+                else:
+                    logger.exception("steps are delayed; they will be tried again")
                 await asyncio.sleep(backoff.next())
 
     async def _record(self, batch: list[StepRecord]) -> Sequence[Recorded | Exception]:
@@ -319,6 +376,15 @@ class Journal:
 def _forget(batch: list[_Request[T, A]]) -> None:
     for one in batch:
         one.answer.cancel()
+
+
+def _give(one: _Request[T, A], answer: A | Exception) -> None:
+    if one.answer.done():
+        return
+    if isinstance(answer, Exception):
+        one.answer.set_exception(answer)
+    else:
+        one.answer.set_result(answer)
 
 
 def _refuse(batch: list[_Request[T, A]], error: Exception) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 from weakref import WeakSet
 
+from pgconductor.domain.failures import is_modest, shown
 from pgconductor.domain.outcomes import Completed, Outcome
 from pgconductor.runtime.context import logger_fields
 from pgconductor.runtime.record import Record
@@ -57,8 +58,9 @@ def _told(record: Record, key: str, *, returned: bool) -> Callable[[asyncio.Task
             )
         elif unseen:
             logger.error(
-                "a branch raised after its handler had ended",
-                exc_info=error,
+                "a branch raised after its handler had ended: %s",
+                shown(error),
+                exc_info=error if is_modest(error) else None,
                 extra=logger_fields(fetched),
             )
 

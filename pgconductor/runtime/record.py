@@ -11,6 +11,7 @@ from uuid import UUID
 from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
 
 from pgconductor.domain.claims import Fetched
+from pgconductor.domain.failures import message_of
 from pgconductor.domain.limits import check_step_key
 from pgconductor.domain.outcomes import Completed
 from pgconductor.domain.steps import (
@@ -29,8 +30,9 @@ from pgconductor.exceptions import (
     ReplayMismatch,
     StepError,
 )
-from pgconductor.runtime.handler import Codec
-from pgconductor.runtime.suspension import LATE, Interrupted, Suspension
+from pgconductor.runtime.codec import Codec
+from pgconductor.runtime.reasons import LATE
+from pgconductor.runtime.suspension import Interrupted, Suspension
 from pgconductor.runtime.waits import Waits
 from pgconductor.services.transactions import OpenTransaction
 
@@ -82,10 +84,6 @@ class Memory(Protocol):
         """Record a step in an open transaction, and commit both; without a step, only commit."""
         ...
 
-    def is_conflict(self, error: BaseException) -> bool:
-        """Whether the same transaction may succeed if it is made again."""
-        ...
-
     async def complete_in(self, session: Any, outcome: Completed) -> bool:
         """Complete an execution in a transaction of the application's; False if cancelled."""
         ...
@@ -109,6 +107,7 @@ class Record:
         memory: Where steps are recorded.
         main: The handler's own task; None for a plain handler, in whose thread all happens in turn.
         give_up: Called when the handler is not to be waited for any more.
+        why: Says why nothing can be recorded any more; None if it can.
     """
 
     def __init__(
@@ -117,6 +116,7 @@ class Record:
         memory: Memory,
         main: asyncio.Task[Any] | None,
         give_up: Callable[[], None],
+        why: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.fetched = fetched
         self.memory = memory
@@ -131,6 +131,7 @@ class Record:
         self.hopeless = False
         self._main = main
         self._give_up = give_up
+        self._why = why
         self._keys: set[str] = set()
         # How far keys are numbered, and where: in the handler itself, a branch, or a step.
         self._numbers: dict[str, tuple[object, int]] = {}
@@ -152,6 +153,14 @@ class Record:
         """The asyncio tasks of the handler that are known."""
         return list(self._tasks)
 
+    def go_on_in(self, task: asyncio.Task[Any] | None) -> None:
+        """What was called in a thread has given a coroutine, with which the handler goes on."""
+        if task is None:
+            return
+        self._main = task
+        self._tasks[task] = ""
+        self._own.add(task)
+
     def leftovers(self) -> dict[asyncio.Task[Any], str]:
         """The tasks that are at work though the handler has ended, with what each began last.
 
@@ -171,13 +180,14 @@ class Record:
         Raises:
             DuplicateStep: Another branch numbers it as well: a later attempt may mix them up.
         """
-        check_step_key(key)
+        key = check_step_key(key)
         where = self._step or self._branch
         there, number = self._numbers.get(key, (where, 0))
         if there != where:
             raise DuplicateStep(self.fetched.id, key, branches=True)
+        numbered = check_step_key(f"{key}#{number + 1}")
         self._numbers[key] = where, number + 1
-        return f"{key}#{number + 1}"
+        return numbered
 
     @property
     def _step(self) -> str | None:
@@ -208,7 +218,7 @@ class Record:
 
         Raises:
             Suspension: It is.
-            Interrupted: It has.
+            Interrupted: It has, or is to end, and why.
             OwnershipLost: It was lost before: whoever caught that must not undo what is another's.
             ReplayMismatch: Likewise, the record did not match.
             ConfigurationError: The execution was completed by its handler.
@@ -217,8 +227,8 @@ class Record:
             raise self.broken
         if self.waits is not None and self.waits.suspended_by is not None:
             raise Suspension
-        if self.ended:
-            raise Interrupted(LATE)
+        if (why := self._why()) is not None or self.ended:
+            raise Interrupted(why or LATE)
         if self.completed:
             # No Interrupted: the attempt would be given back, and tried again for ever.
             raise _completed()
@@ -254,7 +264,8 @@ class Record:
         """
         await self.never_if_hopeless()
         self.check_open()
-        if check_step_key(key) in self._keys:
+        key = check_step_key(key)
+        if key in self._keys:
             raise DuplicateStep(self.fetched.id, key)
         self._keys.add(key)
         place = self._next_place(key, kind)
@@ -302,7 +313,7 @@ class Record:
         except SystemExit as error:
             if asyncio.current_task() is self._main:
                 raise
-            raise StepError(f"step {key!r} raised SystemExit: {error}") from error
+            raise StepError(f"step {key!r} raised SystemExit: {message_of(error)}") from error
 
     def astray(self) -> None:
         """An error that is not on record was raised: the handler may go another way from here."""

@@ -7,8 +7,9 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from pgconductor.exceptions import ConfigurationError, InvalidInput
-from pgconductor.runtime.handler import Codec
+from pgconductor.runtime.codec import Codec
 from pgconductor.runtime.hints import result_hint, telling
+from pgconductor.runtime.signatures import generates
 
 __all__ = ["codec_of"]
 
@@ -20,12 +21,16 @@ def codec_of(function: Callable[..., Any]) -> Codec:
     """The codec of what a function returns, by its hint; without one, plain JSON.
 
     Raises:
-        InvalidInput: It is nothing that can be called.
+        InvalidInput: It is nothing that can be called, or a generator.
         ConfigurationError: The hint cannot be resolved, or pydantic cannot handle it.
     """
     if not callable(function):
         raise InvalidInput(
             "fn", f"{function!r} cannot be called: give the function and its arguments, one by one"
+        )
+    if generates(function):
+        raise InvalidInput(
+            "fn", f"{function!r} is a generator; a step's function returns its result"
         )
     return _codec_of(telling(function))
 
@@ -45,7 +50,8 @@ def _made(function: Callable[..., Any]) -> Codec:
     name = getattr(function, "__qualname__", repr(function))
     try:
         hint = result_hint(function)
-    except NameError as error:
+    except Exception as error:
+        # What is written in a hint may raise anything as it is evaluated.
         raise ConfigurationError(
             f"step {name}: a type hint cannot be resolved ({error}); the type of a step's result "
             "must be importable where the function is defined"

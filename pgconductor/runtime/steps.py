@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
+from pgconductor.domain.failures import message_of
 from pgconductor.domain.limits import check_count, check_duration
 from pgconductor.domain.outcomes import Failure
 from pgconductor.domain.retry import RetryPolicy
@@ -18,11 +19,12 @@ from pgconductor.exceptions import (
     ConfigurationError,
     InvalidInput,
     OwnershipLost,
+    PayloadDecodeError,
     ResultEncodeError,
     StepFailed,
     StepTimeout,
 )
-from pgconductor.runtime.handler import Codec
+from pgconductor.runtime.codec import Codec
 from pgconductor.runtime.hints import is_async
 from pgconductor.runtime.record import Record, decoded
 from pgconductor.runtime.results import codec_of
@@ -118,8 +120,8 @@ class Steps:
     ) -> Any:
         """Execute a step, or return what it is remembered by."""
         with self._waits.at_work():
-            place, found = await self._record.begin(key, StepKind.STEP)
             codec = codec_of(function)
+            place, found = await self._record.begin(key, StepKind.STEP)
             if found is not None:
                 return self._known(codec, found)
             await self._waits.active()
@@ -252,8 +254,9 @@ class Steps:
         try:
             with self._record.inside(key):
                 result = function(*args, **kwargs)
-            if inspect.iscoroutine(result):
-                result.close()  # A lambda does not tell before that it gives one.
+            if inspect.isawaitable(result):  # A lambda does not tell before that it gives one.
+                if inspect.iscoroutine(result):
+                    result.close()
                 raise _not_plain(function)
         except BaseException:
             self._record.astray()
@@ -282,8 +285,8 @@ class Steps:
     ) -> Any:
         """Execute a transactional step, or return what it is remembered by."""
         with self._waits.at_work():
-            place, found = await self._record.begin(key, StepKind.STEP)
             codec = codec_of(function)
+            place, found = await self._record.begin(key, StepKind.STEP)
             if found is not None:
                 return self._known(codec, found)
             await self._waits.active()
@@ -353,20 +356,20 @@ class Steps:
         Raises:
             ResultEncodeError: It cannot be stored, or not be read back.
         """
-        what = "cannot be stored"
         try:
             text = codec.encode(result, max_bytes=self._max_bytes, field="result")
-            what = "cannot be read back"
-            codec.check(text)
         except Exception as error:
-            # A validator of the type's own may raise anything as it reads.
+            # A validator of the type's own may raise anything.
             self._record.astray()
+            what = "cannot be stored"
+            if isinstance(error.__cause__, PayloadDecodeError):
+                what, error = "cannot be read back", error.__cause__
             done = (
                 f"nothing was written by step {key!r}, for"
                 if undone
                 else f"the effects of step {key!r} have happened,"
             )
-            raise ResultEncodeError(f"{done} its result {what}: {error}") from error
+            raise ResultEncodeError(f"{done} its result {what}: {message_of(error)}") from error
         return text
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future
@@ -9,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
 __all__ = ["Call", "DaemonThreads", "Threads", "current_call", "in_thread"]
 
@@ -17,6 +19,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _Work = Callable[[], None]
+
+logger = logging.getLogger("pgconductor.worker")
 
 #: How many calls that nobody waits for any more have threads beside the others.
 _MOST_LEFT: Final = 100
@@ -253,7 +257,7 @@ def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
     if not future.set_running_or_notify_cancel():
         return
     try:
-        result = call()
+        result = _called(call)
     except StopIteration as error:
         # asyncio cannot hand it on: whoever awaits the call would wait for ever.
         wrapped = RuntimeError("the handler raised StopIteration")
@@ -263,3 +267,29 @@ def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
         future.set_exception(error)
     else:
         future.set_result(result)
+
+
+def _called(call: Callable[[], T]) -> T:
+    """What a call returns, in the process that it was made in."""
+    process = os.getpid()
+    try:
+        result = call()
+    except BaseException as error:
+        if os.getpid() != process:
+            _end_child(error)
+        raise
+    if os.getpid() != process:
+        _end_child(None)
+    return result
+
+
+def _end_child(error: BaseException | None) -> NoReturn:
+    """End a child process that a handler has forked; what called the handler is its parent's."""
+    code = error.code if isinstance(error, SystemExit) else 1
+    if not isinstance(error, SystemExit):
+        logger.error(
+            "a child process that a handler has forked goes on in the handler: it is ended here; "
+            "have it end by os._exit(), or use multiprocessing or subprocess",
+            exc_info=error,
+        )
+    os._exit(code if isinstance(code, int) else code is not None)

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from pgconductor.runtime.suspension import LATE, Interrupted
+from pgconductor.runtime.reasons import LATE
+from pgconductor.runtime.suspension import Interrupted
 
 __all__ = ["Desk", "Turns"]
 

@@ -12,7 +12,8 @@ from uuid import UUID
 
 from pgconductor.domain.steps import Recorded, Settled, StepKind
 from pgconductor.runtime.branches import Joints, goes_on_by_itself, joints, look_at_ends
-from pgconductor.runtime.suspension import LATE, Interrupted, Suspension
+from pgconductor.runtime.reasons import LATE
+from pgconductor.runtime.suspension import Interrupted, Suspension
 from pgconductor.runtime.threads import Call
 from pgconductor.runtime.turns import Desk, Turns
 

@@ -7,6 +7,7 @@ What a user's own Alembic needs is here too: :func:`include_name`, :func:`script
 from pgconductor.models import SCHEMA
 from pgconductor.schema.applying import applying, record_stamp, reverting
 from pgconductor.schema.locations import alembic_config, include_name, script_location, sql_file
+from pgconductor.schema.locking import lock_tables
 from pgconductor.schema.metadata import Revision, revisions
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "alembic_config",
     "applying",
     "include_name",
+    "lock_tables",
     "record_stamp",
     "reverting",
     "revisions",

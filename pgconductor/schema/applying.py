@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import sqlalchemy as sa
 
 from pgconductor.schema.guard import guard_downgrade, guard_upgrade, refusals
+from pgconductor.schema.history import check_context
 from pgconductor.schema.ledger import recorded, stamped, struck_out
 from pgconductor.schema.metadata import Revision, revisions
 
@@ -24,6 +25,10 @@ class Operations(Protocol):
 
     def execute(self, sqltext: sa.Executable | str, /) -> None:
         """Execute a statement, or write it into the script."""
+        ...
+
+    def get_context(self) -> MigrationContext:
+        """Alembic's migration context."""
         ...
 
 
@@ -41,11 +46,13 @@ def applying(op: Operations, revision: str, *, name: str, breaking: bool | None)
         breaking: As :class:`Revision` says; None is refused.
 
     Raises:
+        ConfigurationError: It is applied as part of somebody else's history.
         RevisionMetadataError: The revision does not declare what it must.
         NotDrained: It is breaking, and orchestrators that do not know it are registered.
         LeaseLost: Another migration is at work.
         HistoryMismatch: The revision before it is not what the database holds.
     """
+    check_context(op.get_context())
     declared = Revision.read(revision, name, breaking)
     with refusals():
         op.execute(guard_upgrade(declared))
@@ -68,11 +75,13 @@ def reverting(
         breaking: As :class:`Revision` says; None is refused.
 
     Raises:
+        ConfigurationError: It is taken back as part of somebody else's history.
         RevisionMetadataError: The revision does not declare what it must.
         NotDrained: Orchestrators are registered that cannot work without it.
         LeaseLost: Another migration is at work.
         HistoryMismatch: The revision is not the last one that the database holds.
     """
+    check_context(op.get_context())
     declared = Revision.read(revision, name, breaking)
     with refusals():
         op.execute(guard_downgrade(declared))

@@ -1,25 +1,31 @@
-"""What ``alembic revision`` in a checkout is told: which number is next.
+"""What ``alembic revision`` is told: which number is next, and that it belongs into a checkout.
 
 Our ids are numbers, and Alembic's own are random.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from pgconductor.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.operations import MigrationScript
     from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
 
-__all__ = ["needs_no_database", "number_revision"]
+__all__ = ["check_checkout", "needs_no_database", "number_revision", "only_in_a_checkout"]
 
 
 class Environment(Protocol):
     """``alembic.context``, as an environment sees it."""
 
     config: Config
+    script: ScriptDirectory
 
     def configure(self, **options: Any) -> None:
         """Make a migration context."""
@@ -32,6 +38,42 @@ class Environment(Protocol):
     def run_migrations(self, **arguments: Any) -> None:
         """Do what Alembic's command wants done."""
         ...
+
+
+def check_checkout(location: Path) -> None:
+    """Refuse to write a revision into an installed package, where it would stop the installation.
+
+    Args:
+        location: The folder of the environment.
+
+    Raises:
+        ConfigurationError: It is a part of a package.
+    """
+    if (location.parent / "__init__.py").exists():
+        raise ConfigurationError(
+            f"no new revision was written: {location} is part of the installed package. Revisions "
+            "of your own belong to your own history: `alembic revision` without -n pgconductor. "
+            "Those of pgconductor are written in a checkout"
+        )
+
+
+def only_in_a_checkout(template: str) -> str:
+    """The same, for the template of a revision: Alembic calls no environment for most of them.
+
+    Alembic shows nothing of what a template raises, so the reason is printed.
+
+    Args:
+        template: The path of the template.
+
+    Raises:
+        ConfigurationError: It is in an installed package.
+    """
+    try:
+        check_checkout(Path(template).resolve().parent)
+    except ConfigurationError as error:
+        print(f"pgconductor: {error}", file=sys.stderr, flush=True)  # noqa: T201 - Alembic tells nothing
+        raise
+    return ""
 
 
 def number_revision(
@@ -62,9 +104,15 @@ def needs_no_database(context: Environment) -> bool:
 
     Returns:
         Whether it was so; then there is nothing else to do.
+
+    Raises:
+        ConfigurationError: A new revision is asked for outside of a checkout.
     """
     context.configure(dialect_name="postgresql")
+    # Of `check` it is the same as of `revision --autogenerate`.
     writes = _asked(context.get_context()).get("autogenerate") is False
+    if writes or _command(context.config) == "revision":
+        check_checkout(Path(context.script.dir).resolve())
     if not writes and not _lists_only(context.config):
         return False
     # As for a script: that needs no connection, and nothing is written into this one.
@@ -78,9 +126,14 @@ def needs_no_database(context: Environment) -> bool:
 def _lists_only(config: Config) -> bool:
     """Whether it is ``alembic history`` and need not know where the database is."""
     given = vars(config.cmd_opts) if config.cmd_opts else {}
-    command = given.get("cmd", (None,))[0]
     asks = given.get("indicate_current") or "current" in (given.get("rev_range") or "")
-    return getattr(command, "__name__", "") == "history" and not asks
+    return _command(config) == "history" and not asks
+
+
+def _command(config: Config) -> str:
+    """The name of the command, if it was called by the command line."""
+    given = vars(config.cmd_opts) if config.cmd_opts else {}
+    return getattr(given.get("cmd", (None,))[0], "__name__", "")
 
 
 def _asked(context: MigrationContext) -> dict[str, Any]:

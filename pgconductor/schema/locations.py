@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from alembic import context
 from alembic.config import Config
 
+from pgconductor.exceptions import ConfigurationError
 from pgconductor.models import SCHEMA
 
 __all__ = ["alembic_config", "include_name", "script_location", "sql_file"]
@@ -52,10 +54,31 @@ def include_name(name: str | None, type_: str, parent_names: Any) -> bool:
 
     Returns:
         False for what is ours.
+
+    Raises:
+        ConfigurationError: The connection's ``search_path`` begins with our schema, so that Alembic
+            takes our tables for those of the application.
     """
     if type_ == "schema":
+        if name is None and _default_schema() == SCHEMA:
+            raise ConfigurationError(
+                f"the search_path of this connection begins with {SCHEMA}: Alembic would take its "
+                "tables for yours, propose to drop them, and make yours among them. Give the "
+                'engine of your env.py a search_path of its own: connect_args={"options": '
+                '"-c search_path=public"} for psycopg, {"server_settings": {"search_path": '
+                '"public"}} for asyncpg'
+            )
         return name != SCHEMA
     return bool(parent_names.get("schema_name") != SCHEMA)
+
+
+def _default_schema() -> str | None:
+    """The schema that the environment at work means by no name; None if none is at work."""
+    try:
+        return context.get_context().dialect.default_schema_name
+    except NameError:
+        # Alembic's way to say so: its proxy stands for nothing yet.
+        return None
 
 
 def sql_file(name: str) -> sa.TextClause:

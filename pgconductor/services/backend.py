@@ -12,8 +12,9 @@ from pgconductor.domain.claims import Registration
 from pgconductor.domain.migrations import MigrationOutcome
 from pgconductor.domain.orchestrators import Heartbeat
 from pgconductor.domain.outcomes import Completed, Disposition
+from pgconductor.domain.sqlstates import Cause
 from pgconductor.exceptions import OwnershipLost, SchemaMissing
-from pgconductor.repositories.errors import is_data_error, is_lost, is_transient, is_undefined
+from pgconductor.repositories.errors import cause, is_transient, is_undefined
 from pgconductor.services.executions import ExecutionService
 from pgconductor.services.listener import AVAILABLE, CONTROL, FINISHED, WAITS, Listener
 from pgconductor.services.orchestrators import OrchestratorService
@@ -157,14 +158,9 @@ class Backend:
         return is_transient(error)
 
     @staticmethod
-    def is_lost(error: BaseException) -> bool:
-        """Whether the connection or the server is gone, whatever was sent."""
-        return is_lost(error)
-
-    @staticmethod
-    def is_data_error(error: BaseException) -> bool:
-        """Whether one value among those sent is at fault."""
-        return is_data_error(error)
+    def cause(error: BaseException) -> Cause | None:
+        """Why the database has refused a statement; None for an error that is not its own."""
+        return cause(error)
 
     async def aclose(self) -> None:
         """Close all connections."""

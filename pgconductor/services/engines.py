@@ -6,8 +6,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.orm import Session
 
 from pgconductor.exceptions import ConfigurationError, WrongSession
+from pgconductor.repositories.autocommit import asks_for_autocommit
 
-__all__ = ["bound_engine", "check_async_session", "check_driver", "check_sync_session"]
+__all__ = [
+    "bound_engine",
+    "check_async_session",
+    "check_driver",
+    "check_sync_session",
+    "check_transactions",
+]
 
 
 def bound_engine(sessionmaker: async_sessionmaker[AsyncSession]) -> AsyncEngine:
@@ -36,6 +43,16 @@ def check_driver(engine: object) -> None:
         raise ConfigurationError(
             f"the engine must be on asyncpg (postgresql+asyncpg://), not {engine.dialect.driver}"
         )
+
+
+def check_transactions(bind: AsyncEngine | async_sessionmaker[AsyncSession]) -> None:
+    """Refuse whatever says that it commits each statement by itself.
+
+    Raises:
+        ConfigurationError: It does.
+    """
+    if (reason := asks_for_autocommit(bind)) is not None:
+        raise ConfigurationError(reason)
 
 
 def check_async_session(session: object, sync_method: str) -> None:

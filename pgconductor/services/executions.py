@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from pgconductor.domain.claims import Claim, Fetched, Position, Registration
+from pgconductor.domain.events import Emitted
 from pgconductor.domain.invocations import DedupeScope, Invocation, Invoked
 from pgconductor.domain.limits import (
     MAX_BATCH,
     check_count,
+    check_dedupe_key,
     check_event,
     check_queue,
 )
@@ -53,6 +55,7 @@ class ExecutionService(OperatedExecutions):
         priority: int = 0,
         dedupe_key: str | None = None,
         dedupe_scope: DedupeScope = DedupeScope.UNFINISHED,
+        dedupe_replace: bool = False,
         max_attempts: int | None = None,
         max_crashes: int | None = None,
     ) -> Invoked:
@@ -67,7 +70,9 @@ class ExecutionService(OperatedExecutions):
             priority: Higher is sooner.
             dedupe_key: While an execution of this task, queue and key is unfinished, it stands for
                 this invocation.
-            dedupe_scope: Whether finished executions count as well.
+            dedupe_scope: Which executions count.
+            dedupe_replace: With the scope ``UNSTARTED``: the execution that is there gets this
+                payload, the earlier ``run_at`` of both, and the higher priority.
             max_attempts: How often it may be tried; the default is what the task declares, or 3.
             max_crashes: How often it may take its process down; likewise.
 
@@ -87,6 +92,7 @@ class ExecutionService(OperatedExecutions):
             priority=priority,
             dedupe_key=dedupe_key,
             dedupe_scope=dedupe_scope,
+            dedupe_replace=dedupe_replace,
             max_attempts=max_attempts,
             max_crashes=max_crashes,
         )
@@ -192,22 +198,27 @@ class ExecutionService(OperatedExecutions):
             second = {one.execution_id: one for one in again}
             return [second.get(one.execution_id, one) for one in verdicts]
 
-    async def emit_text(self, name: str, payload: str | None = None) -> UUID:
+    async def emit_text(
+        self, name: str, payload: str | None = None, dedupe_key: str | None = None
+    ) -> Emitted:
         """Emit an event whose payload is JSON text already; see :class:`EventService`.
 
         Args:
             name: Its name.
             payload: JSON text, or None.
+            dedupe_key: While an event of this name and key is kept, it stands for this one.
 
         Returns:
-            Its id.
+            Its id, and whether it is new.
 
         Raises:
-            InvalidName: It cannot name an event.
+            InvalidName: It cannot name an event, or the key cannot be one.
         """
         check_event(name)
+        if dedupe_key is not None:
+            check_dedupe_key(dedupe_key)
         async with self._work.begin() as repositories:
-            return await repositories.steps.emit(name, payload)
+            return await repositories.steps.emit(name, payload, dedupe_key)
 
     async def get(self, execution_id: UUID) -> ExecutionSnapshot:
         """One execution as it is now.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -13,7 +13,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only
 
-from pgconductor.models import SCHEMA
+from pgconductor.domain.migrations import History
+from pgconductor.models import SCHEMA, VERSION_TABLE
 from pgconductor.repositories import (
     BlockingExecutor,
     Repositories,
@@ -33,8 +34,13 @@ T = TypeVar("T")
 APPLICATION_NAME: Final = "pgconductor-migrate"
 
 READ_COMMITTED: Final = "READ COMMITTED"
+# Ours are qualified throughout. A path that names our schema would have Postgres, and with it
+# SQLAlchemy, write the names without it, and Alembic take the schema for the default one.
+_NO_SEARCH_PATH: Final = "pg_catalog, pg_temp"
+_ONE_SNAPSHOT: Final = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
 # undefined_object, invalid_parameter_value
 _NOT_THERE: Final = frozenset({"42704", "22023"})
+_UNDEFINED_TABLE: Final = "42P01"
 _GET: Final = text("SELECT current_setting(CAST(:name AS text), true)")
 _SET: Final = text("SELECT set_config(CAST(:name AS text), CAST(:value AS text), false)")
 
@@ -62,6 +68,40 @@ class GateLink:
         """Ask the gate in a transaction of its own."""
         with self.connection.begin():
             return at_once(call(SqlGateRepository(BlockingExecutor(self.connection))))
+
+    def history(self) -> History:
+        """Where the database is, as of one moment: nobody installs between two of the questions."""
+        try:
+            return self._history()
+        except DBAPIError as error:
+            # The tables went with another's downgrade: a snapshot does not keep them.
+            if sqlstate(error) != _UNDEFINED_TABLE:
+                raise
+            return self._history()
+
+    def _history(self) -> History:
+        with self.connection.begin():
+            self.connection.execute(_ONE_SNAPSHOT)
+            return at_once(SqlGateRepository(BlockingExecutor(self.connection)).history())
+
+    @contextmanager
+    def plain_names(self) -> Generator[None]:
+        """Have names of our schema be read alike, whatever the ``search_path``.
+
+        For a comparison with the models; a migration has it by :meth:`set_up`.
+        """
+        dialect = self.connection.dialect
+        default = dialect.default_schema_name
+        self._set("search_path", _NO_SEARCH_PATH)
+        if default == SCHEMA:
+            dialect.default_schema_name = "pg_catalog"
+        try:
+            yield
+        finally:
+            dialect.default_schema_name = default
+            self.settle()
+            if not self.connection.invalidated:
+                self.take_down()
 
     def call(self, call: Callable[[OrchestratorService], Coroutine[Any, Any, T]]) -> T:
         """Use the service of orchestrators, with its own transactions."""
@@ -123,6 +163,7 @@ class GateLink:
             "lock_timeout": f"{milliseconds}ms",
             "application_name": f"{APPLICATION_NAME}/{lease}",
             LEASE: lease,
+            "search_path": _NO_SEARCH_PATH,
             # What limits an application's statements is not meant for a revision.
             "statement_timeout": "0",
             "idle_in_transaction_session_timeout": "0",
@@ -175,8 +216,8 @@ class GateLink:
             # As Alembic makes it, which would not do so under a lock.
             self.connection.execute(
                 text(
-                    f"CREATE TABLE IF NOT EXISTS {SCHEMA}.alembic_version (version_num"
-                    " VARCHAR(32) NOT NULL CONSTRAINT alembic_version_pkc PRIMARY KEY)"
+                    f"CREATE TABLE IF NOT EXISTS {SCHEMA}.{VERSION_TABLE} (version_num"
+                    f" VARCHAR(32) NOT NULL CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY)"
                 )
             )
             return True

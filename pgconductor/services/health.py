@@ -11,10 +11,11 @@ from typing import Final, TypeVar
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from pgconductor.domain import diagnosis, diagnosis_executions
+from pgconductor.domain import diagnosis, diagnosis_executions, diagnosis_schema
 from pgconductor.domain.diagnosis_executions import PATIENCE
+from pgconductor.domain.diagnosis_notifications import notifications
 from pgconductor.domain.health import Finding, PoolerReading, Severity
-from pgconductor.domain.revisions import SchemaStatus
+from pgconductor.domain.revisions import KNOWN_REVISION, SchemaStatus
 from pgconductor.exceptions import SchemaMissing
 from pgconductor.repositories import SqlSchemaRepository
 from pgconductor.repositories.errors import sqlstate
@@ -24,6 +25,7 @@ from pgconductor.repositories.health import (
     wanted_indexes,
     wanted_parameters,
 )
+from pgconductor.schema.catalog import wanted_catalog
 
 __all__ = ["HealthService"]
 
@@ -67,6 +69,8 @@ class HealthService:
         found = await self._looked("server", self._server)
         found += await self._looked("pooler", self._pooler)
         found += await self._looked("oldest transaction", self._holders)
+        found += await self._looked("search path", self._search_path)
+        found += await self._looked("notifications", self._notifications)
         try:
             status = await self._read(lambda all_: all_.schema())
         except SchemaMissing:
@@ -75,6 +79,9 @@ class HealthService:
             found += [_unread("schema", error)]
         else:
             found += diagnosis.schema(status)
+            if status.installed == KNOWN_REVISION:
+                found += await self._looked("definitions", self._definitions)
+            found += await self._looked("version table", self._history)
         for check, look in (
             ("indexes", self._indexes),
             ("dead rows", self._tables),
@@ -108,6 +115,19 @@ class HealthService:
     async def _holders(self) -> list[Finding]:
         seen = await self._read(lambda all_: all_.holders())
         return diagnosis.holders(seen, await self._read(lambda all_: all_.hidden()))
+
+    async def _search_path(self) -> list[Finding]:
+        return diagnosis_schema.search_path(await self._read(lambda all_: all_.search_path()))
+
+    async def _definitions(self) -> list[Finding]:
+        seen = await self._read(lambda all_: all_.catalog())
+        return diagnosis_schema.definitions(seen, wanted_catalog())
+
+    async def _history(self) -> list[Finding]:
+        return diagnosis_schema.history(await self._read(lambda all_: all_.history()))
+
+    async def _notifications(self) -> list[Finding]:
+        return notifications(await self._read(lambda all_: all_.notifications()))
 
     async def _indexes(self) -> list[Finding]:
         seen = await self._read(lambda all_: all_.indexes())

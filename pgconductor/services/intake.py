@@ -12,14 +12,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.domain.limits import MAX_BATCH
+from pgconductor.domain.sqlstates import Cause
 from pgconductor.exceptions import InvalidInput
-from pgconductor.repositories.errors import as_sqlalchemy, is_data_error, is_lost
+from pgconductor.repositories.errors import as_sqlalchemy, cause, is_lost, is_queue_full
 from pgconductor.services.crier import Crier
 from pgconductor.services.pinned import PinnedUnitOfWork, sibling_engine
 from pgconductor.services.unit_of_work import UnitOfWork
 
 __all__ = ["Intake"]
 
+#: What may be about some of a batch only: one of them is at fault, the others must not pay for it.
+_OF_SOME: Final = frozenset({Cause.VALUE, Cause.RULE, Cause.SLOW})
 #: More than these in one call go another way, so that nobody waits behind them.
 _FEW: Final = 20
 _MOST_GATHERED: Final = 1_000
@@ -118,8 +121,7 @@ class _Lane:
         try:
             invoked = await self._add([it for one in batch for it in one.invocations])
         except Exception as error:  # noqa: BLE001 - it is the callers', whatever it is
-            if len(batch) > 1 and (is_data_error(error) or isinstance(error, InvalidInput)):
-                # One of them is at fault, the others must not pay for it.
+            if len(batch) > 1 and (cause(error) in _OF_SOME or isinstance(error, InvalidInput)):
                 for one in batch:
                     await self._settle([one])
                 return
@@ -141,6 +143,9 @@ class _Lane:
         except Exception as error:
             if not is_lost(error):
                 raise
+            if is_queue_full(error):
+                # Nothing was written. Workers find it at their next poll.
+                return await self._send(invocations, silently=True)
         # The kept connection may have died long ago, so once more on another one. What was sent may
         # have been written all the same, or be so just now; the ids tell.
         for tries_left in (1, 0):
@@ -156,10 +161,12 @@ class _Lane:
                     raise
         return [Invoked(one.id, True) for one in invocations]
 
-    async def _send(self, invocations: Sequence[Invocation]) -> list[Invoked]:
+    async def _send(
+        self, invocations: Sequence[Invocation], *, silently: bool = False
+    ) -> list[Invoked]:
         queue = invocations[0].queue
-        # A mixture is written by a statement that always announces.
-        announce = self._crier.may_cry(queue)
+        # A mixture is written by a statement that announces, unless the queue is nearly full.
+        announce = not silently and self._crier.may_cry(queue)
         try:
             async with self._work.begin() as repositories:
                 invoked = await repositories.executions.add_many(invocations, announce=announce)

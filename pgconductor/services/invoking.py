@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
-from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from pgconductor import sql
+from pgconductor.domain.events import Emitted
 from pgconductor.domain.invocations import Invocation, Invoked
+from pgconductor.domain.limits import check_dedupe_key, check_event
+from pgconductor.repositories.autocommit import refuse_autocommit_of
 from pgconductor.repositories.errors import translated
 from pgconductor.repositories.invoking import Invoke
 from pgconductor.services.engines import check_async_session, check_sync_session
@@ -58,7 +60,7 @@ class InvocationWriter:
         """Write invocations, in the session's transaction or in one of their own.
 
         Raises:
-            WrongSession: The session is a sync one, or bound to another database.
+            WrongSession: The session is a sync one, of another database, or in autocommit mode.
             ConfigurationError: A pooler is between, and the engine is not made for it.
         """
         if session is None:
@@ -71,21 +73,25 @@ class InvocationWriter:
         return await service.invoke_many(invocations)
 
     async def emit_text(
-        self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
-    ) -> UUID:
+        self,
+        name: str,
+        payload: str | None,
+        session: AsyncSession | AsyncConnection | None,
+        dedupe_key: str | None = None,
+    ) -> Emitted:
         """Emit an event, in the session's transaction or in one of its own.
 
         Raises:
-            WrongSession: The session is a sync one, or bound to another database.
+            WrongSession: The session is a sync one, of another database, or in autocommit mode.
             ConfigurationError: A pooler is between, and the engine is not made for it.
         """
         if session is None:
-            return await self._executions().emit_text(name, payload)
+            return await self._executions().emit_text(name, payload, dedupe_key)
         check_async_session(session, "emit_sync")
         await self._poolers.behind(session)
         if self._has_database():
             await self._identity.check(self._engine(), session)
-        return await ExecutionService(session).emit_text(name, payload)
+        return await ExecutionService(session).emit_text(name, payload, dedupe_key)
 
     async def _write_alone(self, invocations: list[Invocation]) -> list[Invoked]:
         # Whoever has no pool wants no connection kept.
@@ -102,7 +108,7 @@ class InvocationWriter:
         """Write invocations in a sync session's transaction.
 
         Raises:
-            WrongSession: The session is an async one, or bound to another database.
+            WrongSession: The session is an async one, of another database, or in autocommit mode.
         """
         check_sync_session(session, "invoke_sync", "invoke")
         if self._has_database():
@@ -110,25 +116,37 @@ class InvocationWriter:
         if not invocations:
             return []
         invoke = Invoke.of(invocations)
+        refuse_autocommit_of(session, invoke.statement)
         with translated():
             return invoke.answers(session.execute(invoke.statement, invoke.parameters).all())
 
-    def emit_text_sync(self, name: str, payload: str | None, session: Session) -> UUID:
+    def emit_text_sync(
+        self, name: str, payload: str | None, session: Session, dedupe_key: str | None = None
+    ) -> Emitted:
         """Emit an event in a sync session's transaction.
 
         Raises:
-            WrongSession: The session is an async one, or bound to another database.
+            WrongSession: The session is an async one, of another database, or in autocommit mode.
         """
         check_sync_session(session, "emit_sync", "emit")
         if self._has_database():
             self._identity.check_sync(self._engine().url, session)
+        check_event(name)
+        if dedupe_key is not None:
+            check_dedupe_key(dedupe_key)
+        refuse_autocommit_of(session, sql.EMIT)
+        event = {"name": name, "payload": payload, "dedupe_key": dedupe_key}
         with translated():
-            answer = session.execute(sql.EMIT, {"name": name, "payload": payload})
-            made: UUID = answer.scalar_one()
-        return made
+            row = session.execute(sql.EMIT, event).one()
+        return Emitted(row.id, row.created)
 
     async def aclose(self) -> None:
         """Give the kept connections up; a later call opens others."""
         if self._intake is not None:
             intake, self._intake = self._intake, None
             await intake.aclose()
+
+    def disown(self) -> object:
+        """Forget the kept connections, neither used nor closed, and return them."""
+        intake, self._intake = self._intake, None
+        return intake

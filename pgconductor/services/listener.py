@@ -31,6 +31,10 @@ _PROBE: Final = "pgconductor_probe"
 logger = logging.getLogger("pgconductor.listener")
 
 
+#: As pgconductor.notify() has it: above, nobody is notified.
+_NEARLY_FULL: Final = 0.9
+
+
 class _PooledError(Exception):
     """Nothing can be heard on this connection."""
 
@@ -69,6 +73,7 @@ class Listener:
         self._timeout = timeout
         self._probe = ""
         self._warned = False
+        self._full = False
         self._answered = asyncio.Event()
         self._lost = asyncio.Event()
         #: Whether the last probe was answered, so that waiting for a notification makes sense.
@@ -111,8 +116,9 @@ class Listener:
                 raise _PooledError
             driver = await self._subscribe(connection)
             while not self._lost.is_set():
-                await self._check(driver)
-                if not self.healthy.is_set():
+                if not await self._check(driver):
+                    self.healthy.clear()
+                elif not self.healthy.is_set():
                     self.healthy.set()
                     backoff.reset()
                     self._warned = False
@@ -133,12 +139,33 @@ class Listener:
                 await driver.add_listener(channel, self._receive)
         return driver
 
-    async def _check(self, driver: Any) -> None:
+    async def _check(self, driver: Any) -> bool:
+        """Whether notifications come; not while the server's queue of them is nearly full.
+
+        Raises:
+            TimeoutError: None came, and the queue is not why.
+        """
         self._probe = str(new_id())
         self._answered.clear()
         async with asyncio.timeout(self._timeout):
+            usage = await driver.fetchval("SELECT pg_catalog.pg_notification_queue_usage()")
+            if usage >= _NEARLY_FULL:
+                self._tell_full(usage)
+                return False
             await driver.execute("SELECT pg_catalog.pg_notify($1, $2)", _PROBE, self._probe)
             await self._answered.wait()
+        self._full = False
+        return True
+
+    def _tell_full(self, usage: float) -> None:
+        if not self._full:
+            self._full = True
+            logger.error(
+                "the server's queue of notifications is %.0f%% full: nobody is notified, polling "
+                "goes on. Some session listens and does not end its transaction; the server's log "
+                "names it, pgconductor doctor may: pg_terminate_backend() ends it",
+                usage * 100,
+            )
 
     def _end(self, _connection: object) -> None:
         self._lost.set()

@@ -18,7 +18,6 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from pgconductor.domain.backoff import Backoff
 from pgconductor.domain.migrations import (
-    History,
     MigrationOptions,
     MigrationOutcome,
     MigrationResult,
@@ -41,7 +40,7 @@ from pgconductor.schema import Revision
 from pgconductor.services.drain import Drain, ShutOut
 from pgconductor.services.gate import GateLink
 from pgconductor.services.lease import Lease
-from pgconductor.services.preflight import check_history, check_server, check_stamped
+from pgconductor.services.preflight import check_history, check_server
 from pgconductor.services.retries import Retries, failed, said
 
 __all__ = ["Migration"]
@@ -215,29 +214,20 @@ class Migration:
 
     def _fits(self, *, upgrade: bool) -> bool:
         """Compare the database with the revisions at hand; False if there is nothing to do."""
-        history, known = self._history(), max(self._revisions)
-        if history is None:
-            check_stamped(self._link.ask(lambda gate: gate.version_heads()))
-        else:
-            self.too_new = check_history(history, known, upgrade=upgrade)
-        self._to = history.installed if history else 0
+        history, known = self._link.history(), max(self._revisions)
+        self.too_new = check_history(history, known, upgrade=upgrade)
+        self._to = history.installed
         if self._to > known:
             logger.info("the database is at %04d, ahead of this release", self._to)
         return self._to <= known
-
-    def _history(self) -> History | None:
-        """What the database says of its revisions; None if none were applied."""
-        if not self._link.ask(lambda gate: gate.server()).has_gate:
-            return None
-        return self._link.ask(lambda gate: gate.history())
 
     def _overtaken(self) -> bool:
         """Whether a guard refused because another one was quicker, where there was no lease yet."""
         if self._current is None:
             return False
         self._link.settle()
-        history = self._history()
-        return history is not None and history.agrees and history.installed != self._to
+        history = self._link.history()
+        return history.agrees and history.installed != self._to
 
     def _before(self, step: Any) -> None:
         revision = self._revisions[_number(step)]
@@ -270,16 +260,14 @@ class Migration:
             still_needed=lambda installed: installed == expected
         ):
             raise _StartOver
-        installed = self._link.ask(lambda gate: gate.history()).installed
-        if installed != expected:
+        if self._link.history().installed != expected:
             raise _StartOver
 
     def _applied(self) -> None:
         self._current = None
         self._retries.done()
         self._link.settle()
-        history = self._history()
-        self._to = history.installed if history else 0
+        self._to = self._link.history().installed
 
     # After.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from uuid import UUID
 
 from pgconductor.domain.limits import (
@@ -13,7 +12,8 @@ from pgconductor.domain.limits import (
     check_text,
 )
 from pgconductor.domain.snapshots import Page
-from pgconductor.domain.trees import MAX_DEPTH, MAX_STEPS, ExecutionTree, Waiting
+from pgconductor.domain.trees import MAX_DEPTH, MAX_STEPS, ExecutionTree
+from pgconductor.domain.waiting import MAX_WAITS, WaitingPage, WaitingPlace
 from pgconductor.exceptions import ExecutionNotFound, InvalidInput
 from pgconductor.services.unit_of_work import UnitOfWork
 
@@ -142,24 +142,36 @@ class OperatedExecutions:
         return ExecutionTree.of(found, steps, family, waits)
 
     async def waiting(
-        self, *, queue: str | None = None, task_key: str | None = None, limit: int = 50
-    ) -> Sequence[Waiting]:
-        """What suspended executions wait for, those first that have waited longest.
+        self,
+        *,
+        queue: str | None = None,
+        task_key: str | None = None,
+        limit: int = 50,
+        waits: int = 3,
+        after: WaitingPlace | None = None,
+    ) -> WaitingPage:
+        """Suspended executions and what they wait for, those first that have waited longest.
 
         Args:
             queue: Only of this queue.
             task_key: Only of this task.
-            limit: At most so many, up to 1,000.
+            limit: At most so many executions, up to 1,000.
+            waits: At most so many waits of each, up to 1,000; all are counted.
+            after: ``next`` of the page before. What has come meanwhile is left out; nobody is
+                listed twice whose waits are the same.
 
         Raises:
-            InvalidInput: The limit is out of range, or a name is none.
+            InvalidInput: A number is out of range, or a name or the place is none.
         """
         Page.check_size(limit)
+        check_count(waits, "waits", most=MAX_WAITS)
         if queue is not None:
             check_queue(queue)
         if task_key is not None:
             check_task_key(task_key, "task_key")
+        if not isinstance(after, WaitingPlace | None):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers need not be typed
+            raise InvalidInput("after", f"a WaitingPlace is due, not {type(after).__name__}")
         async with self._work.begin() as repositories:
             return await repositories.executions.waiting(
-                queue=queue, task_key=task_key, limit=limit
+                queue=queue, task_key=task_key, limit=limit, waits=waits, after=after
             )

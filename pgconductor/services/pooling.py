@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from pgconductor.domain.ids import new_id
 from pgconductor.exceptions import ConfigurationError
 from pgconductor.repositories import Repositories, sql_repositories
+from pgconductor.repositories.autocommit import OWN
 from pgconductor.repositories.errors import sqlstate
 
 if TYPE_CHECKING:
@@ -306,7 +307,8 @@ class OwnTransaction:
     def __init__(self, engine: AsyncEngine, poolers: Poolers, *, level: str) -> None:
         self._engine = engine
         self._poolers = poolers
-        self._plain = engine.execution_options(isolation_level=level)
+        # It is meant here: no other statement of a transaction can be undone.
+        self._plain = engine.execution_options(isolation_level=level, **{OWN: True})
         self._pooled = engine.execution_options(isolation_level="READ COMMITTED")
 
     @asynccontextmanager

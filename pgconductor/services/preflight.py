@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Final
 
 from pgconductor.domain.migrations import History, Server
 from pgconductor.exceptions import (
@@ -12,9 +12,20 @@ from pgconductor.exceptions import (
     PrivilegeMissing,
     SchemaTooNew,
 )
-from pgconductor.models import SCHEMA
+from pgconductor.models import SCHEMA, VERSION_TABLE
 
-__all__ = ["check_history", "check_server", "check_stamped"]
+__all__ = ["check_history", "check_server"]
+
+# Both do nothing that is wrong wherever and whenever somebody follows the advice.
+_FORGET: Final = (
+    f"DELETE FROM {SCHEMA}.{VERSION_TABLE} "  # noqa: S608 - names of ours
+    f"WHERE pg_catalog.to_regclass('{SCHEMA}.schema_gate') IS NULL"
+)
+_FOLLOW: Final = (
+    f"BEGIN; DELETE FROM {SCHEMA}.{VERSION_TABLE}; "  # noqa: S608 - names of ours
+    f"INSERT INTO {SCHEMA}.{VERSION_TABLE} "
+    f"SELECT lpad(CAST(installed AS text), 4, '0') FROM {SCHEMA}.schema_gate; COMMIT"
+)
 
 
 def check_server(server: Server, *, driver_pid: int | None, pooled: bool | None) -> None:
@@ -70,22 +81,6 @@ def _check_privileges(server: Server) -> None:
         )
 
 
-def check_stamped(heads: Sequence[str]) -> None:
-    """Refuse a version table that tells of revisions where none were applied.
-
-    Args:
-        heads: What it says.
-
-    Raises:
-        HistoryMismatch: It says something.
-    """
-    if heads:
-        raise HistoryMismatch(
-            f"the version table says {', '.join(heads)}, and the tables of pgconductor are not "
-            "there; `alembic stamp base` makes it forget"
-        )
-
-
 def check_history(history: History, known: int, *, upgrade: bool) -> SchemaTooNew | None:
     """Compare the database with the revisions at hand.
 
@@ -102,10 +97,7 @@ def check_history(history: History, known: int, *, upgrade: bool) -> SchemaTooNe
             have to take back and does not know.
     """
     if not history.agrees:
-        raise HistoryMismatch(
-            f"{history}; somebody has changed one of them by hand: `alembic stamp` with the "
-            "revision that is right has the others follow"
-        )
+        raise HistoryMismatch(f"{history}; {_what_to_do(history)}")
     if history.installed <= known:
         return None
     if not upgrade:
@@ -116,3 +108,22 @@ def check_history(history: History, known: int, *, upgrade: bool) -> SchemaTooNe
     if history.floor > known:
         return SchemaTooNew(history.installed, known, history.floor)
     return None
+
+
+def _what_to_do(history: History) -> str:
+    """Advice that destroys nothing, whoever follows it and whenever."""
+    if not history.tables:
+        return (
+            "bring them back from a backup. Where there never were any, this makes the version "
+            f"table forget: {_FORGET}"
+        )
+    if history.recorded == history.entries == history.installed > 0:
+        return (
+            "ledger and gate agree, so that the version table was changed by hand, or the "
+            f"revisions were applied with another one. This has it say what they say: {_FOLLOW}"
+        )
+    return (
+        "somebody has changed one of them by hand. `pgconductor doctor` says whether the tables "
+        "are those of the gate's revision. Orchestrators go by the gate and stop if it is set "
+        "back: have the others follow it, unless it is the one that is wrong"
+    )

@@ -7,36 +7,31 @@ from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Final
 
-from sqlalchemy import event, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import Connection, event, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction
 
 from pgconductor.domain.backoff import Backoff
 from pgconductor.domain.steps import StepRecord
-from pgconductor.exceptions import ConfigurationError, TransactionMisused
-from pgconductor.repositories.errors import sqlstate
+from pgconductor.exceptions import (
+    ConfigurationError,
+    TransactionConflict,
+    TransactionMisused,
+    WrongSession,
+)
+from pgconductor.repositories.autocommit import refuse_autocommit
 from pgconductor.repositories.steps import SqlStepRepository
+from pgconductor.services.conflicts import Conflicts, is_aborted, is_conflict, is_flush_failed
 
 __all__ = [
     "CommitUnknown",
     "OpenTransaction",
     "TransactionService",
-    "is_conflict",
     "told_if_aborted",
 ]
 
-# serialization_failure, deadlock_detected: the same work may succeed in another transaction.
-_CONFLICTS: Final = frozenset({"40001", "40P01"})
 _TRIES: Final = 10
-_ABORTED: Final = "25P02"
-#: SQLAlchemy's own code for a session whose flush has failed.
-_FLUSH_FAILED: Final = "7s2a"
-
-
-def is_conflict(error: BaseException) -> bool:
-    """Whether the same work may succeed in another transaction."""
-    return isinstance(error, DBAPIError) and sqlstate(error) in _CONFLICTS
 
 
 @contextmanager
@@ -49,10 +44,10 @@ def told_if_aborted() -> Generator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        if error.code == _FLUSH_FAILED:
-            raise TransactionMisused(aborted=True) from error  # It quotes the one that was caught.
-        if sqlstate(error) == _ABORTED:
-            raise TransactionMisused(aborted=True) from None
+        if is_aborted(error):
+            # A failed flush quotes the one that was caught; the server knows of none.
+            quoted = error if is_flush_failed(error) else None
+            raise TransactionMisused(aborted=True) from quoted
         raise
 
 
@@ -82,18 +77,41 @@ class OpenTransaction:
         self._key = key
         self._final = final
         self._begun: AsyncSessionTransaction | None = None
+        self._refused: WrongSession | None = None
+        self._conflicts: Conflicts | None = None
+        self._by_us = False
 
     async def begin(self) -> AsyncSession:
-        """Begin, and give the session."""
+        """Begin, and give the session.
+
+        Whichever connections it uses are refused, before anything is written, if they commit each
+        statement: what a failed attempt has written would stay.
+        """
+        event.listen(self.session.sync_session, "after_begin", self._check_connection)
+        self._conflicts = Conflicts(self.session.sync_session)
         self._begun = await self.session.begin()
         return self.session
+
+    def _check_connection(
+        self, _session: Session, _begun: SessionTransaction, made: Connection
+    ) -> None:
+        try:
+            refuse_autocommit(made)
+        except WrongSession as error:
+            self._refused = error
+            # Who catches this must not be able to go on with it.
+            made.invalidate()
+            raise
 
     def check_begun(self) -> None:
         """It must be the transaction still that was begun.
 
         Raises:
             TransactionMisused: It was ended by who was given the session.
+            WrongSession: It uses a connection that commits each statement.
         """
+        if self._refused is not None:
+            raise self._refused
         if self._begun is not None:
             there = self.session.sync_session.get_transaction()
             if there is None or there is not self._begun.sync_transaction:
@@ -119,6 +137,7 @@ class OpenTransaction:
             self.check_begun()
             with told_if_aborted():
                 await self.session.flush()
+                self._by_us = True
                 if step is not None:
                     recorded = await SqlStepRepository(self.session).record(step)
                 else:
@@ -135,13 +154,42 @@ class OpenTransaction:
             await self.session.close()
         return recorded
 
+    def conflict(self, error: BaseException) -> TransactionConflict | None:
+        """The conflict that an error comes from: the same work may succeed in another transaction.
+
+        Args:
+            error: What the work, or the commit, has raised.
+
+        Returns:
+            None if it comes from none.
+        """
+        if isinstance(error, CommitUnknown):
+            return None
+        if isinstance(error, TransactionConflict):
+            return error
+        by_others = Conflicts.met(error, by_us=self._by_us)
+        hidden = error.aborted if isinstance(error, TransactionMisused) else is_aborted(error)
+        if hidden and self._conflicts is not None:
+            by_others = self._conflicts.caught()
+        return None if by_others is None else TransactionConflict(self._key, by_others=by_others)
+
     async def roll_back(self) -> None:
-        """Undo everything, and end."""
+        """Undo everything, and end.
+
+        Raises:
+            WrongSession: It has used a connection that commits each statement; whatever is raised
+                already has come of that.
+        """
         self.retire()
         await self.session.close()
+        if self._refused is not None:
+            raise self._refused
 
     def retire(self) -> None:
         """From now on the session begins no other transaction, which nobody would commit."""
+        session = self.session.sync_session
+        if event.contains(session, "after_begin", self._check_connection):
+            event.remove(session, "after_begin", self._check_connection)
         if not self._final:
             return
         message = (
@@ -194,6 +242,7 @@ class TransactionService:
 
         Raises:
             OwnershipLost: The execution is held by somebody else; nothing was written.
+            TransactionConflict: Each of ten tries has ended in a conflict.
             CommitUnknown: The answer to the commit was lost.
         """
         backoff = Backoff(0.01, 1.0)
@@ -207,7 +256,10 @@ class TransactionService:
                     raise
                 return await transaction.commit(step)
             except Exception as error:
-                if not is_conflict(error) or not tries_left:
+                conflict = transaction.conflict(error)
+                if conflict is None:
                     raise
+                if not tries_left:
+                    raise conflict from error
             await asyncio.sleep(backoff.next())
         raise AssertionError("the last try has returned or raised")

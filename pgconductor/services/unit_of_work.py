@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from pgconductor.exceptions import WrongSession
 from pgconductor.repositories import Executor, Repositories, sql_repositories
+from pgconductor.repositories.autocommit import asks_for_autocommit
 
 __all__ = ["Bind", "EngineUnitOfWork", "JoinedUnitOfWork", "UnitOfWork", "unit_of_work"]
 
@@ -48,8 +49,7 @@ class EngineUnitOfWork:
     """A transaction of its own for each use.
 
     Args:
-        engine: Where connections come from. If its isolation level is ``AUTOCOMMIT``, each
-            statement commits by itself and costs a single round trip.
+        engine: Where connections come from.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
@@ -90,8 +90,11 @@ def unit_of_work(bind: Bind) -> UnitOfWork:
             sessionmaker or another unit of work, for a transaction of its own for each call.
 
     Raises:
-        WrongSession: It is none of these, for instance a sync ``Session``.
+        WrongSession: It is none of these, for instance a sync ``Session``; or it says that it
+            commits each statement.
     """
+    if (reason := asks_for_autocommit(bind)) is not None:
+        raise WrongSession(reason)
     if isinstance(bind, AsyncSession | AsyncConnection):
         return JoinedUnitOfWork(bind)
     if isinstance(bind, AsyncEngine):

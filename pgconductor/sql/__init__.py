@@ -24,10 +24,13 @@ __all__ = [
     "FETCH_AFTER",
     "FLEET",
     "FORK",
+    "HEALTH_CATALOG",
     "HEALTH_HIDDEN",
     "HEALTH_HOLDERS",
     "HEALTH_INDEXES",
+    "HEALTH_NOTIFICATIONS",
     "HEALTH_OVERDUE",
+    "HEALTH_SEARCH_PATH",
     "HEALTH_SERVER",
     "HEALTH_STUCK",
     "HEALTH_TABLES",
@@ -67,6 +70,7 @@ __all__ = [
     "TAKE_BACK",
     "VERSION_HEADS",
     "WAITED_FOR",
+    "WAITING",
 ]
 
 
@@ -96,10 +100,13 @@ FETCH: Final = _load("fetch")
 FETCH_AFTER: Final = _load_fetch_after()
 FLEET: Final = _load("fleet")
 FORK: Final = _load("fork")
+HEALTH_CATALOG: Final = _load("health_catalog")
 HEALTH_HIDDEN: Final = _load("health_hidden")
 HEALTH_HOLDERS: Final = _load("health_holders")
 HEALTH_INDEXES: Final = _load("health_indexes")
+HEALTH_NOTIFICATIONS: Final = _load("health_notifications")
 HEALTH_OVERDUE: Final = _load("health_overdue")
+HEALTH_SEARCH_PATH: Final = _load("health_search_path")
 HEALTH_SERVER: Final = _load("health_server")
 HEALTH_STUCK: Final = _load("health_stuck")
 HEALTH_TABLES: Final = _load("health_tables")
@@ -139,3 +146,4 @@ START_STEPS: Final = _load("start_steps")
 TAKE_BACK: Final = _load("take_back")
 VERSION_HEADS: Final = _load("version_heads")
 WAITED_FOR: Final = _load("waited_for")
+WAITING: Final = _load("waiting")

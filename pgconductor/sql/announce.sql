@@ -1,3 +1,3 @@
 -- Wake the workers of queues.
-SELECT pg_notify('pgconductor_available', q.name)
+SELECT pgconductor.notify('pgconductor_available', q.name)
 FROM unnest(CAST(:queues AS text[])) AS q (name)

@@ -59,7 +59,7 @@ changed AS (
             ELSE e.attempts
         END,
         run_at = CASE
-            WHEN h.kind = 'failed' AND h.state = 'available' THEN pgconductor.clock() + h.delay
+            WHEN h.state = 'available' AND h.delay IS NOT NULL THEN pgconductor.clock() + h.delay
             ELSE e.run_at
         END,
         locked_by = NULL,
@@ -74,14 +74,14 @@ changed AS (
     RETURNING e.id, e.state, e.queue, e.run_at, e.awaited
 ),
 told AS MATERIALIZED (
-    SELECT pg_notify('pgconductor_available', due.queue)
+    SELECT pgconductor.notify('pgconductor_available', due.queue)
     FROM (
         SELECT DISTINCT c.queue
         FROM changed c
         WHERE c.state = 'available' AND c.run_at <= pgconductor.clock()
     ) AS due
     UNION ALL
-    SELECT pg_notify('pgconductor_finished', CAST(c.id AS text))
+    SELECT pgconductor.notify('pgconductor_finished', CAST(c.id AS text))
     FROM changed c
     WHERE c.awaited AND c.state NOT IN ('available', 'waiting')
 )

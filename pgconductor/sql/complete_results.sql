@@ -28,7 +28,7 @@ changed AS (
     RETURNING e.id, e.awaited
 ),
 told AS MATERIALIZED (
-    SELECT pg_notify('pgconductor_finished', CAST(c.id AS text)) FROM changed c WHERE c.awaited
+    SELECT pgconductor.notify('pgconductor_finished', CAST(c.id AS text)) FROM changed c WHERE c.awaited
 )
 SELECT o.id
 FROM outcome o

@@ -63,7 +63,9 @@ taken AS (
         locked_by = CAST(:orchestrator_id AS uuid),
         locked_at = (SELECT pgconductor.clock()),
         claim_number = CAST(:claim_number AS bigint),
-        attempts = e.attempts + 1
+        attempts = e.attempts + 1,
+        -- From here on it does not count as unstarted, also if it is given back.
+        dedupe_scope = CASE WHEN e.dedupe_scope IS NOT NULL THEN 'started' END
     FROM picked p, first f
     WHERE e.id = p.id
       AND CASE WHEN f.suspect THEN p.id = f.id ELSE NOT p.suspect END

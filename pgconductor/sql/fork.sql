@@ -42,7 +42,7 @@ copied AS (
       AND NOT s.pending AND s.kind <> 'try'
 ),
 told AS MATERIALIZED (
-    SELECT pg_notify('pgconductor_available', m.queue) FROM made m
+    SELECT pgconductor.notify('pgconductor_available', m.queue) FROM made m
 )
 SELECT
     (SELECT m.id FROM made m) AS id,

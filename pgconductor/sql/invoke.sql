@@ -9,7 +9,8 @@ FROM pgconductor.invoke_executions(
     CAST(:delays AS interval[]),
     CAST(:priorities AS integer[]),
     CAST(:dedupe_keys AS text[]),
-    CAST(:dedupe_retained AS boolean[]),
+    CAST(:dedupe_scopes AS text[]),
+    CAST(:dedupe_replaces AS boolean[]),
     CAST(:max_attempts AS integer[]),
     CAST(:max_crashes AS integer[])
 ) AS made

@@ -33,7 +33,7 @@ WITH made AS (
     ) AS s (id, payload)
 )
 -- Only what is due now wakes anybody.
-SELECT pg_notify('pgconductor_available', CAST(:queue AS text))
+SELECT pgconductor.notify('pgconductor_available', CAST(:queue AS text))
 WHERE CAST(:announce AS boolean)
   AND coalesce(
       CAST(:run_at AS timestamptz),

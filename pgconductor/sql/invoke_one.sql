@@ -26,5 +26,5 @@ VALUES (
 RETURNING
     CASE
         WHEN CAST(:announce AS boolean) AND e.run_at <= pgconductor.clock()
-            THEN pg_notify('pgconductor_available', e.queue)
+            THEN pgconductor.notify('pgconductor_available', e.queue)
     END

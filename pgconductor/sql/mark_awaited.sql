@@ -8,6 +8,6 @@ WITH marked AS (
       AND NOT e.awaited
     RETURNING e.queue, e.state, e.run_at
 )
-SELECT pg_notify('pgconductor_available', m.queue)
+SELECT pgconductor.notify('pgconductor_available', m.queue)
 FROM marked m
 WHERE m.state = 'available' AND m.run_at <= pgconductor.clock()

@@ -11,7 +11,7 @@ SELECT
         has_schema_privilege(n.oid, 'CREATE'), has_database_privilege(current_database(), 'CREATE')
     ) AS may_create,
     EXISTS (
-        SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = 'alembic_version'
+        SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = 'pgconductor_version'
     ) AS has_version_table,
     EXISTS (
         SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = 'schema_gate'

@@ -22,7 +22,7 @@ asked AS (
     RETURNING o.id
 ),
 told AS MATERIALIZED (
-    SELECT pg_notify('pgconductor_control', CAST(w.id AS text)) FROM wanted w
+    SELECT pgconductor.notify('pgconductor_control', CAST(w.id AS text)) FROM wanted w
 )
 SELECT w.id
 FROM wanted w

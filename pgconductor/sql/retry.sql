@@ -1,5 +1,6 @@
 -- failed or cancelled -> available, by an operator: with all its attempts and crashes anew. Not
--- while an unfinished execution has its dedupe key.
+-- while an unfinished execution has its dedupe key; but one that was invoked with the scope
+-- "unstarted" is nobody's rival, and counts as started from here on.
 --
 -- What it remembers is kept, but for the errors that it has ended by, and for children that have not
 -- completed: these would only have it fail again. An error after which something began has been
@@ -8,7 +9,7 @@
 -- has begun is numbered, and compared by that; branches are by the clock.
 WITH target AS MATERIALIZED (
     SELECT
-        e.id, e.task_key, e.queue, e.dedupe_key,
+        e.id, e.task_key, e.queue, e.dedupe_key, e.dedupe_scope,
         EXISTS (
             SELECT 1
             FROM pgconductor.steps s
@@ -24,7 +25,8 @@ rival AS MATERIALIZED (
     FROM target t
     JOIN pgconductor.executions r
       ON r.task_key = t.task_key AND r.queue = t.queue AND r.dedupe_key = t.dedupe_key
-     AND r.finished_at IS NULL
+     AND r.finished_at IS NULL AND r.dedupe_scope IS NULL
+    WHERE t.dedupe_scope IS NULL
 ),
 bound AS MATERIALIZED (
     SELECT k.created_at, k.place
@@ -78,6 +80,7 @@ changed AS (
         run_at = pgconductor.clock(),
         attempts = 0,
         crashes = 0,
+        dedupe_scope = CASE WHEN t.dedupe_scope IS NOT NULL THEN 'started' END,
         cancel_requested_at = NULL,
         cancel_reason = NULL,
         -- Its parent may wait for it still. If not, it goes its own way from here.
@@ -93,7 +96,7 @@ changed AS (
     RETURNING e.id, e.queue
 ),
 told AS MATERIALIZED (
-    SELECT pg_notify('pgconductor_available', c.queue) FROM changed c
+    SELECT pgconductor.notify('pgconductor_available', c.queue) FROM changed c
 )
 SELECT
     EXISTS (SELECT 1 FROM changed) AS changed,

@@ -87,10 +87,10 @@ emitted AS (
     RETURNING 1
 ),
 told AS MATERIALIZED (
-    SELECT pg_notify('pgconductor_available', due.queue)
+    SELECT pgconductor.notify('pgconductor_available', due.queue)
     FROM (SELECT DISTINCT i.queue FROM invoked i WHERE i.run_at <= pgconductor.clock()) AS due
     UNION ALL
-    SELECT pg_notify('pgconductor_waits', '')
+    SELECT pgconductor.notify('pgconductor_waits', '')
     WHERE EXISTS (SELECT 1 FROM emitted)
 )
 SELECT

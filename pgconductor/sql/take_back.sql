@@ -42,10 +42,10 @@ changed AS (
     RETURNING e.id, e.state, e.queue, e.run_at, e.awaited
 ),
 told AS MATERIALIZED (
-    SELECT pg_notify('pgconductor_available', due.queue)
+    SELECT pgconductor.notify('pgconductor_available', due.queue)
     FROM (SELECT DISTINCT c.queue FROM changed c WHERE c.state = 'available') AS due
     UNION ALL
-    SELECT pg_notify('pgconductor_finished', CAST(c.id AS text))
+    SELECT pgconductor.notify('pgconductor_finished', CAST(c.id AS text))
     FROM changed c
     WHERE c.awaited AND c.state <> 'available'
 )

@@ -46,8 +46,9 @@ def ended(row: ExecutionRow, outcome: Outcome, now: datetime) -> ExecutionRow:
         values["last_error"] = outcome.failure.message
         values["last_error_type"] = outcome.failure.type
         values["last_error_traceback"] = outcome.failure.traceback
-        if state is ExecutionState.AVAILABLE:
-            values["run_at"] = now + (outcome.retry_after or timedelta(0))
+    delay = _delay(outcome)
+    if state is ExecutionState.AVAILABLE and delay is not None:
+        values["run_at"] = now + delay
     if isinstance(outcome, Released | Suspended):
         values["attempts"] = max(row.attempts - 1, 0)
     if isinstance(outcome, Completed) and state is ExecutionState.COMPLETED:
@@ -57,6 +58,14 @@ def ended(row: ExecutionRow, outcome: Outcome, now: datetime) -> ExecutionRow:
         values["finished_by"] = outcome.claim.orchestrator_id
         values["finished_claim"] = outcome.claim.number
     return replace(row, **values)
+
+
+def _delay(outcome: Outcome) -> timedelta | None:
+    match outcome:
+        case Failed(retry_after=delay) | Released(after=delay):
+            return delay
+        case _:
+            return None
 
 
 def taken_back(row: ExecutionRow, crashed: bool, now: datetime) -> ExecutionRow:

@@ -41,8 +41,8 @@ class FakeExecutionRepository(FakeOperatedExecutions):
             return []
         check_count(len(invocations), "invocations", most=MAX_BATCH)
         now = self._transaction.now()
-        answers, made = invoke_into(await self._transaction.write(), invocations, now)
-        for row in made:
+        answers, due = invoke_into(await self._transaction.write(), invocations, now)
+        for row in due:
             if row.run_at <= now and (announce or row.dedupe_key is not None):
                 self._transaction.notify("pgconductor_available", row.queue)
         return answers
@@ -94,6 +94,7 @@ class FakeExecutionRepository(FakeOperatedExecutions):
                 locked_at=now,
                 claim_number=claim.number,
                 attempts=row.attempts + 1,
+                dedupe_scope=row.started_scope,
             )
             for row in chosen
         ]

@@ -10,7 +10,8 @@ from uuid import UUID
 from pgconductor.domain.ids import new_id
 from pgconductor.domain.payloads import decode
 from pgconductor.domain.steps import StepKind
-from pgconductor.domain.trees import MAX_FAMILY, Relative, StepSnapshot, Waiting
+from pgconductor.domain.trees import MAX_FAMILY, Relative, StepSnapshot
+from pgconductor.domain.waiting import Waiting, WaitingExecution, WaitingPage, WaitingPlace
 from pgconductor.exceptions import PayloadDecodeError, StepNotFound
 from pgconductor.testing.database import FakeTransaction
 from pgconductor.testing.rows import ExecutionRow, StepRow, Tables
@@ -86,21 +87,31 @@ class FakeOperatedExecutions:
         return [_step(row) for row in rows[:limit]]
 
     async def waiting(
-        self, *, queue: str | None = None, task_key: str | None = None, limit: int
-    ) -> Sequence[Waiting]:
+        self,
+        *,
+        queue: str | None = None,
+        task_key: str | None = None,
+        limit: int,
+        waits: int,
+        after: WaitingPlace | None = None,
+    ) -> WaitingPage:
         """See the protocol."""
         tables = self._transaction.read()
-        found: list[Waiting] = []
-        for row in sorted(tables.steps.values(), key=lambda row: row.begun):
-            of = tables.executions[row.execution_id]
-            if (
-                row.pending
-                and of.state is ExecutionState.WAITING
-                and queue in (None, of.queue)
-                and task_key in (None, of.task_key)
-            ):
-                found.append(_waiting(of, row))
-        return found[:limit]
+        pending: dict[UUID, list[StepRow]] = {}
+        for row in sorted(tables.steps.values(), key=lambda row: (row.created_at, row.key)):
+            if row.pending and tables.executions[row.execution_id].state is ExecutionState.WAITING:
+                pending.setdefault(row.execution_id, []).append(row)
+        found = [
+            _waiting(tables.executions[one], rows, waits)
+            for one, rows in pending.items()
+            if queue in (None, tables.executions[one].queue)
+            and task_key in (None, tables.executions[one].task_key)
+        ]
+        found.sort(key=lambda one: (one.since, one.execution_id))
+        if after is not None:
+            place = (after.since, after.execution_id)
+            found = [one for one in found if (one.since, one.execution_id) > place]
+        return WaitingPage.of(found, limit)
 
 
 def _ordered(rows: Any) -> list[ExecutionRow]:
@@ -128,16 +139,24 @@ def _readable(text: str | None) -> Any:
         return text
 
 
-def _waiting(of: ExecutionRow, row: StepRow) -> Waiting:
-    return Waiting(
+def _waiting(of: ExecutionRow, rows: Sequence[StepRow], most: int) -> WaitingExecution:
+    waits = [
+        Waiting(
+            key=row.key,
+            kind=row.kind,
+            detail=row.detail,
+            match=_readable(row.match),
+            child_id=row.child_id,
+            since=row.created_at,
+            until=row.wake_at,
+        )
+        for row in rows[:most]
+    ]
+    return WaitingExecution(
         execution_id=of.id,
         task_key=of.task_key,
         queue=of.queue,
-        key=row.key,
-        kind=row.kind,
-        detail=row.detail,
-        match=_readable(row.match),
-        child_id=row.child_id,
-        since=row.created_at,
-        until=row.wake_at,
+        since=rows[0].created_at,
+        count=len(rows),
+        waits=waits,
     )

@@ -10,7 +10,7 @@ from uuid import UUID
 from pgconductor.domain.outcomes import Completed
 from pgconductor.domain.steps import History, Recorded, Started, StepRecord, StepStart
 from pgconductor.exceptions import OwnershipLost
-from pgconductor.services.transactions import OpenTransaction, is_conflict
+from pgconductor.services.transactions import OpenTransaction
 from pgconductor.testing.boundaries import Boundary, Crashes, When
 from pgconductor.testing.stages import Stage
 
@@ -133,10 +133,6 @@ class RehearsedMemory:
         text = await transaction.commit(step)
         await self.meet(key, "after")
         return text
-
-    def is_conflict(self, error: BaseException) -> bool:
-        """See the protocol."""
-        return is_conflict(error)
 
     async def complete_in(self, session: Any, outcome: Completed) -> bool:
         """See the protocol."""

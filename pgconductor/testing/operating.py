@@ -83,7 +83,7 @@ def retry_in(
     row = tables.executions.get(execution_id)
     if row is None or row.state not in _BROKEN:
         return False
-    if unfinished(tables, row.dedupe) is not None:
+    if row.dedupe_scope is None and unfinished(tables, row.dedupe) is not None:
         raise DedupeConflict(execution_id)
     first = None if from_step is None else tables.steps.get((execution_id, from_step))
     if from_step is not None and first is None:
@@ -103,6 +103,7 @@ def retry_in(
         run_at=transaction.now(),
         attempts=0,
         crashes=0,
+        dedupe_scope=row.started_scope,
         cancel_requested_at=None,
         cancel_reason=None,
         awaited=tables.waits_for(row),

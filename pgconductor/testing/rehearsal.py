@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import (
 )
 
 from pgconductor.conductor import Conductor
+from pgconductor.domain.events import Emitted
 from pgconductor.domain.limits import check_delay
 from pgconductor.domain.payloads import decode
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot
@@ -168,17 +169,24 @@ class Rehearsal:
             self._stage.advance(rest)
         return drained
 
-    async def emit(self, event: EventRef[Any] | str, payload: Any = None) -> UUID:
+    async def emit(
+        self,
+        event: EventRef[Any] | str,
+        payload: Any = None,
+        *,
+        dedupe_key: str | None = None,
+    ) -> Emitted:
         """Emit an event; the same as ``conductor.emit``.
 
         Args:
             event: The event, or its name.
             payload: Of the event's type.
+            dedupe_key: See there.
 
         Returns:
-            Its id.
+            Its id, and whether it is new.
         """
-        return await self.conductor.emit(event, payload)
+        return await self.conductor.emit(event, payload, dedupe_key=dedupe_key)
 
     # Crashes.
 

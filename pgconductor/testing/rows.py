@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from pgconductor.domain.claims import Claim, Fetched
+from pgconductor.domain.invocations import DedupeScope
 from pgconductor.domain.limits import MAX_KEY_BYTES
 from pgconductor.domain.orchestrators import OrchestratorSnapshot
 from pgconductor.domain.payloads import decode
@@ -18,7 +19,14 @@ from pgconductor.domain.tasks import TaskOptions
 from pgconductor.exceptions import PayloadDecodeError
 from pgconductor.types import ExecutionState
 
-__all__ = ["EventRow", "ExecutionRow", "StepRow", "Tables", "WalkRow", "holds"]
+__all__ = ["STARTED", "Dedupe", "EventRow", "ExecutionRow", "StepRow", "Tables", "WalkRow", "holds"]
+
+
+STARTED: Final = "started"
+_SCOPES: Final = (None, DedupeScope.UNSTARTED.value, STARTED)
+
+#: Task, queue, dedupe key, and the scope where that is one of its own.
+Dedupe = tuple[str, str, str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +49,7 @@ class ExecutionRow:
     crashes: int = 0
     max_crashes: int
     dedupe_key: str | None = None
+    dedupe_scope: str | None = None
     locked_by: UUID | None = None
     locked_at: datetime | None = None
     claim_number: int | None = None
@@ -74,6 +83,8 @@ class ExecutionRow:
             and 0 <= self.attempts <= self.max_attempts
             and 0 <= self.crashes <= self.max_crashes
             and self.wakes >= 0
+            and self.dedupe_scope in _SCOPES
+            and (self.dedupe_scope is None or self.dedupe_key is not None)
             and (self.parent_key is None or self.parent_id is not None)
         )
 
@@ -88,9 +99,14 @@ class ExecutionRow:
         return (-self.priority, self.run_at, self.id)
 
     @property
-    def dedupe(self) -> tuple[str, str, str | None]:
-        """What a dedupe key is unique in."""
-        return (self.task_key, self.queue, self.dedupe_key)
+    def dedupe(self) -> Dedupe:
+        """What a dedupe key is unique in; nobody is a rival of what has started."""
+        return (self.task_key, self.queue, self.dedupe_key, self.dedupe_scope)
+
+    @property
+    def started_scope(self) -> str | None:
+        """What its scope is from its first fetch on."""
+        return None if self.dedupe_scope is None else STARTED
 
     @property
     def untold(self) -> bool:
@@ -238,6 +254,7 @@ class EventRow:
     name: str
     payload: str | None = None
     matched: bool = False
+    dedupe_key: str | None = None
     emitted_at: datetime
 
 

@@ -8,13 +8,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any, Final
-from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from pgconductor.connections import Route
+from pgconductor.domain.events import Emitted
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.domain.outcomes import Completed
 from pgconductor.domain.steps import StepRecord
@@ -212,11 +212,17 @@ class _SessionRoute:
         raise ConfigurationError("this rehearsal is in the transaction of an async session")
 
     async def emit_text(
-        self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
-    ) -> UUID:
+        self,
+        name: str,
+        payload: str | None,
+        session: AsyncSession | AsyncConnection | None,
+        dedupe_key: str | None = None,
+    ) -> Emitted:
         service = self.executions if session is None else ExecutionService(session)
-        return await service.emit_text(name, payload)
+        return await service.emit_text(name, payload, dedupe_key)
 
-    def emit_text_sync(self, name: str, payload: str | None, session: Session) -> UUID:
-        del name, payload, session
+    def emit_text_sync(
+        self, name: str, payload: str | None, session: Session, dedupe_key: str | None = None
+    ) -> Emitted:
+        del name, payload, session, dedupe_key
         raise ConfigurationError("this rehearsal is in the transaction of an async session")

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
-from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine, text
@@ -14,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.orm import Session
 
 from pgconductor.connections import Connections, Route
+from pgconductor.domain.events import Emitted
 from pgconductor.domain.invocations import Invocation, Invoked
 from pgconductor.domain.outcomes import Completed
 from pgconductor.exceptions import ConfigurationError
@@ -182,13 +182,19 @@ class _FakeRoute:
         return at_once(self._service(session).invoke_many(invocations))
 
     async def emit_text(
-        self, name: str, payload: str | None, session: AsyncSession | AsyncConnection | None
-    ) -> UUID:
-        return await self._service(session).emit_text(name, payload)
+        self,
+        name: str,
+        payload: str | None,
+        session: AsyncSession | AsyncConnection | None,
+        dedupe_key: str | None = None,
+    ) -> Emitted:
+        return await self._service(session).emit_text(name, payload, dedupe_key)
 
-    def emit_text_sync(self, name: str, payload: str | None, session: Session) -> UUID:
+    def emit_text_sync(
+        self, name: str, payload: str | None, session: Session, dedupe_key: str | None = None
+    ) -> Emitted:
         check_sync_session(session, "emit_sync", "emit")
-        return at_once(self._service(session).emit_text(name, payload))
+        return at_once(self._service(session).emit_text(name, payload, dedupe_key))
 
 
 #: One for each engine, for as long as it lives: a clock cannot be taken off again.

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
+from pgconductor.domain.events import Emitted
 from pgconductor.domain.ids import new_id
 from pgconductor.domain.invocations import Invocation
 from pgconductor.domain.limits import check_task_key
@@ -144,17 +145,29 @@ class FakeStepRepository:
             if one in tables.events:
                 tables.events[one] = replace(tables.events[one], matched=True)
 
-    async def emit(self, name: str, payload: str | None) -> UUID:
+    async def emit(self, name: str, payload: str | None, dedupe_key: str | None = None) -> Emitted:
         """See the protocol."""
         stored = as_jsonb(payload, "payload")
-        return self._emit(await self._transaction.write(), name, stored)
+        tables = await self._transaction.write()
+        same = (
+            one.id
+            for one in tables.events.values()
+            if dedupe_key is not None and (one.name, one.dedupe_key) == (name, dedupe_key)
+        )
+        there = next(same, None)
+        if there is not None:
+            return Emitted(there, created=False)
+        return Emitted(self._emit(tables, name, stored, dedupe_key))
 
-    def _emit(self, tables: Tables, name: str, payload: str | None) -> UUID:
+    def _emit(
+        self, tables: Tables, name: str, payload: str | None, dedupe_key: str | None = None
+    ) -> UUID:
         row = EventRow(
             id=new_id(),
             # Events are named as tasks are.
             name=check_task_key(name, "event"),
             payload=None if payload == "null" else payload,
+            dedupe_key=dedupe_key,
             emitted_at=self._transaction.now(),
         )
         tables.events[row.id] = row

@@ -56,6 +56,17 @@ def test_payload_from_file_and_from_standard_input(command: Command, tmp_path: P
     assert shown == [["ä"], [1], [2], None]
 
 
+def test_invoking_one_more_after_the_one_at_work(command: Command) -> None:
+    options = ("--dedupe-key", "k", "--dedupe-scope", "unstarted", "--json")
+    first = command("invoke", "a", "--payload", "1", *options).json
+    again = command("invoke", "a", "--payload", "2", *options, "--dedupe-replace").json
+    assert again == {"id": first["id"], "created": False}
+    assert command("show", first["id"], "--json").json["payload"] == 2
+    command("invoke", "a", "--dedupe-key", "k", "--dedupe-replace").fails(
+        ExitCode.USAGE, "dedupe_replace"
+    )
+
+
 def test_the_options_of_invoke(command: Command) -> None:
     options = ("--priority", "7", "--dedupe-key", "k", "--max-attempts", "9", "--json")
     first = command("invoke", "a", "--run-at", "2999-01-01T00:00:00+01:00", *options).json
@@ -160,7 +171,7 @@ def test_migrate_and_current(empty_database_url: str) -> None:
             "INSERT INTO pgconductor.schema_migrations (version, name, breaking)"
             " SELECT n, 'x', n = 98 FROM generate_series(2, 99) n;"
             "UPDATE pgconductor.schema_gate SET installed = 99, floor = 98;"
-            "UPDATE pgconductor.alembic_version SET version_num = '0099'"
+            "UPDATE pgconductor.pgconductor_version SET version_num = '0099'"
         )
     assert call("current", url=empty_database_url).code == ExitCode.SCHEMA_TOO_NEW
     call("migrate", url=empty_database_url).fails(ExitCode.SCHEMA_TOO_NEW, "0099", "newer")

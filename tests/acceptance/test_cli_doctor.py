@@ -40,7 +40,7 @@ def test_a_database_in_trouble(database_url: str) -> None:
     lines = ended.out.splitlines()
     (bad,) = [place for place, line in enumerate(lines) if line.startswith("bad ")]
     assert "executions_ready_idx is missing" in lines[bad]
-    assert "→ make it again: CREATE INDEX executions_ready_idx" in lines[bad + 1]
+    assert "→ make it again: CREATE INDEX CONCURRENTLY executions_ready_idx" in lines[bad + 1]
     ended = call("doctor", "--json", url=database_url)
     assert ended.code == ExitCode.ATTENTION
     assert [one["check"] for one in ended.json if one["severity"] == "bad"] == ["indexes"]

@@ -109,21 +109,62 @@ def test_show_draws_a_tree(command: Command, order: tuple[str, str]) -> None:
 
 def test_waiting(command: Command, order: tuple[str, str]) -> None:
     made, packing = order
-    rows = command("waiting", "--json").succeeds().json
-    assert {(one["execution_id"], one["key"], one["kind"]) for one in rows} == {
-        (made, "paid", "event"),
-        (made, "pack", "child"),
-    }
+    found = command("waiting", "--json").succeeds().json
+    (of,) = found["executions"]
+    assert (of["execution_id"], of["count"], found["next"]) == (made, 2, None)
+    rows = of["waits"]
+    assert {(one["key"], one["kind"]) for one in rows} == {("paid", "event"), ("pack", "child")}
     table = command("waiting", "--queue", "orders", "--task", "checkout").succeeds().out
     heads, *lines = table.splitlines()
-    assert heads.split() == ["ID", "TASK", "QUEUE", "KEY", "KIND", "FOR", "SINCE", "UNTIL"]
-    assert len(lines) == 2
+    assert heads.split() == ["ID", "TASK", "QUEUE", "WAITS", "KEY", "KIND", "FOR", "SINCE", "UNTIL"]
+    assert [line.split()[0] == made for line in lines] == [True, False]
     assert packing in table
     assert 'payment/paid {"order": 1}' in table
     assert {one["key"]: one["match"] for one in rows} == {"paid": {"order": 1}, "pack": None}
-    assert len(command("waiting", "--limit", "1", "--json").json) == 1
-    assert command("waiting", "--queue", "other", "--json").json == []
+    short = command("waiting", "--waits", "1").succeeds().out
+    assert short.splitlines()[-1].strip() == "… 1 more"
+    assert command("waiting", "--queue", "other", "--json").json == {
+        "executions": [],
+        "next": None,
+    }
     command("waiting", "--queue", "Other").fails(ExitCode.USAGE, "queue")
+
+
+async def waiting_for_nothing(url: str, number: int) -> list[str]:
+    engine = create_async_engine(url)
+    executions, steps = ExecutionService(engine), StepService(engine)
+    try:
+        owner = await OrchestratorService(engine).register()
+        for _ in range(number):
+            await executions.invoke("wait")
+        fetched = await executions.fetch(owner, limit=number)
+        for one in fetched:
+            wait = StepStart(
+                execution_id=one.id, claim=one.claim, key="go", kind=StepKind.EVENT, detail="go"
+            )
+            await steps.start_many([wait])
+        await executions.complete([Suspended(one.id, one.claim, 0) for one in fetched])
+        return [str(one.id) for one in fetched]
+    finally:
+        await engine.dispose()
+
+
+def test_waiting_page_by_page(command: Command, database_url: str) -> None:
+    made = asyncio.run(waiting_for_nothing(database_url, 3))
+    first = command("waiting", "--limit", "2").succeeds()
+    _, option, place = first.err.split()
+    assert option == "--after"
+    rest = command("waiting", "--limit", "2", option, place).succeeds()
+    assert rest.err == ""
+    ids = [line.split()[0] for one in (first, rest) for line in one.out.splitlines()[1:]]
+    assert sorted(ids) == sorted(made)
+    page = command("waiting", "--limit", "1", "--json").json
+    found = [one["execution_id"] for one in page["executions"]]
+    while page["next"] is not None:
+        page = command("waiting", "--limit", "1", "--json", "--after", page["next"]).json
+        found += [one["execution_id"] for one in page["executions"]]
+    assert found == ids
+    command("waiting", "--after", "yesterday").fails(ExitCode.USAGE, "after")
 
 
 def test_fork_retry_and_cancel(command: Command, order: tuple[str, str]) -> None:

@@ -308,7 +308,7 @@ def test_nothing_public_is_left_out() -> None:
         inner |= {"emit_text", "emit_text_sync"}
         hidden = inner if owner is pgconductor.Conductor else set()
         assert public_methods(owner) - hidden == held, owner.__name__
-    for name in (*pgconductor.__all__, "Orchestrator", *models.__all__[2:]):
+    for name in (*pgconductor.__all__, "Orchestrator", *models.__all__[3:]):
         assert f"`{name}`" in page, name
     for name in testing.__all__:
         assert name in page or re.fullmatch(r"Fake\w+Repository|\w+Row", name), name

@@ -94,7 +94,7 @@ def test_a_web_application_does_not_start_on_what_is_too_new(database_url: str) 
             "UPDATE pgconductor.schema_gate SET installed = %s, floor = %s", (ahead, ahead)
         )
         connection.execute(
-            "UPDATE pgconductor.alembic_version SET version_num = %s", (f"{ahead:04d}",)
+            "UPDATE pgconductor.pgconductor_version SET version_num = %s", (f"{ahead:04d}",)
         )
     with pytest.raises(AssertionError, match="the database is too new for this release"):
         python("web_lifespan.py", url=database_url)

@@ -46,6 +46,9 @@ WHOSE = st.sampled_from(["current", "stale", "any"])
 KIND = st.sampled_from(sorted(KINDS))
 #: The key that is invoked in the retained scope, and never otherwise.
 ONCE = "once"
+#: The key that is invoked in the unstarted scope, and never otherwise.
+NEXT = "next"
+SCOPES = {ONCE: DedupeScope.RETAINED, NEXT: DedupeScope.UNSTARTED}
 T = TypeVar("T")
 
 
@@ -93,7 +96,8 @@ class Lives(RuleBasedStateMachine):
     # --- callers and operators -------------------------------------------------------------------
 
     @rule(
-        keys=st.lists(st.sampled_from([None, "a", "a", ONCE]), min_size=1, max_size=3),
+        keys=st.lists(st.sampled_from([None, "a", "a", ONCE, NEXT, NEXT]), min_size=1, max_size=3),
+        replaces=st.booleans(),
         priority=st.integers(-1, 1),
         delay=st.sampled_from([0, 0, 0, 2]),
         max_attempts=st.integers(1, 3),
@@ -106,6 +110,8 @@ class Lives(RuleBasedStateMachine):
         delay: int,
         max_attempts: int,
         max_crashes: int,
+        *,
+        replaces: bool = False,
     ) -> None:
         batch: list[Invocation] = []
         for key in keys:
@@ -114,8 +120,10 @@ class Lives(RuleBasedStateMachine):
                 Invocation(
                     task_key="greet",
                     id=UUID(int=self.made),
+                    payload=str(self.made),
                     dedupe_key=key,
-                    dedupe_scope=DedupeScope.RETAINED if key == ONCE else DedupeScope.UNFINISHED,
+                    dedupe_scope=SCOPES.get(key or "", DedupeScope.UNFINISHED),
+                    dedupe_replace=replaces and key == NEXT,
                     priority=priority,
                     delay=delay * HOUR,
                     max_attempts=max_attempts,
@@ -126,10 +134,19 @@ class Lives(RuleBasedStateMachine):
         due = self.model.now + delay
         for invocation, answer in zip(batch, answers, strict=True):
             key = invocation.dedupe_key
-            row = ModelRow(priority, due, max_attempts, max_crashes, key)
-            expected = self.model.invoke(invocation.id, row, retained=key == ONCE)
+            row = ModelRow(priority, due, max_attempts, max_crashes, key, own_key=key == NEXT)
+            row.payload = invocation.id.int
+            expected = self.model.invoke(
+                invocation.id,
+                row,
+                retained=key == ONCE,
+                replaces=invocation.dedupe_replace,
+            )
             assert (answer.id, answer.created) == (expected, expected == invocation.id)
-        self._learn_run_at(*(answer.id for answer in answers if answer.created))
+        changed = {answer.id for answer in answers if answer.created or replaces}
+        self._learn_run_at(*(one for one in changed if self.model.rows[one].fresh))
+        for one in changed:
+            assert self.do(self.db.get(one)).payload == self.model.rows[one].payload
 
     def _learn_run_at(self, *executions: UUID) -> None:
         for one in executions:
@@ -366,7 +383,7 @@ class Lives(RuleBasedStateMachine):
         keys = [
             one.dedupe_key
             for one in self.seen.values()
-            if one.dedupe_key is not None and not one.state.finished
+            if one.dedupe_key not in (None, NEXT) and not one.state.finished
         ]
         assert len(keys) == len(set(keys))
 

@@ -31,6 +31,7 @@ class ModelRow:
     max_attempts: int
     max_crashes: int
     key: str | None
+    payload: int | None = None
     run_at: datetime | None = None  # as the database has it: the model orders by it, no more
     state: str = "available"
     attempts: int = 0
@@ -44,6 +45,8 @@ class ModelRow:
     parent: UUID | None = None
     result: str | None = None
     made_at: int = 0  # how many moments had passed
+    own_key: bool = False  # invoked with the scope "unstarted"
+    fresh: bool = True  # neither fetched nor retried so far
 
     @property
     def finished(self) -> bool:
@@ -71,11 +74,15 @@ class Model:
         self.events: list[tuple[int, str, str]] = []  # moment, name, payload
         self.orchestrators: dict[UUID, ModelOrchestrator] = {}
 
-    def invoke(self, new: UUID, row: ModelRow, *, retained: bool) -> UUID:
+    def invoke(self, new: UUID, row: ModelRow, *, retained: bool, replaces: bool = False) -> UUID:
         if row.key is not None:
             same = {one: it for one, it in self.rows.items() if it.key == row.key}
             for one, it in same.items():
-                if not it.finished:
+                if not it.finished and (it.fresh or not row.own_key):
+                    if replaces:
+                        it.payload = row.payload
+                        it.due = min(it.due, row.due)
+                        it.priority = max(it.priority, row.priority)
                     return one
             if retained and same:
                 return self.latest_finished(same)
@@ -107,6 +114,7 @@ class Model:
             row = self.rows[one]
             row.state, row.owner = "running", owner
             row.attempts += 1
+            row.fresh = False
         return picked
 
     def suspect(self, one: UUID) -> bool:
@@ -203,8 +211,9 @@ class Model:
 
     def rivalled(self) -> list[UUID]:
         """Finished executions whose dedupe key an unfinished one has."""
-        taken = {row.key for row in self.rows.values() if not row.finished} - {None}
-        return [one for one, row in self.rows.items() if row.finished and row.key in taken]
+        rows = {one: row for one, row in self.rows.items() if not row.own_key}
+        taken = {row.key for row in rows.values() if not row.finished} - {None}
+        return [one for one, row in rows.items() if row.finished and row.key in taken]
 
     def retry(self, one: UUID, *, from_scratch: bool) -> str:
         row = self.rows[one]
@@ -213,7 +222,7 @@ class Model:
         if one in self.rivalled():
             return "conflict"
         row.cancelling, row.attempts, row.crashes = False, 0, 0
-        row.due = self.now
+        row.due, row.fresh = self.now, False
         row.leave("available")
         if from_scratch:
             row.steps.clear()

@@ -41,11 +41,6 @@ async def pinned(engine: AsyncEngine) -> AsyncIterator[Harness]:
 
 
 @asynccontextmanager
-async def autocommit(engine: AsyncEngine) -> AsyncIterator[Harness]:
-    yield PostgresHarness(engine.execution_options(isolation_level="AUTOCOMMIT"))
-
-
-@asynccontextmanager
 async def timed(engine: AsyncEngine) -> AsyncIterator[Harness]:
     yield PostgresHarness(engine, TimedUnitOfWork(engine, timeout=SECOND))
 
@@ -67,7 +62,7 @@ async def serializable(engine: AsyncEngine) -> AsyncIterator[Harness]:
 
 Bound = Callable[[AsyncEngine], AbstractAsyncContextManager[Harness]]
 BINDS: list[Bound] = [
-    pinned, autocommit, timed, from_sessionmaker, repeatable_read, serializable,
+    pinned, timed, from_sessionmaker, repeatable_read, serializable,
 ]  # fmt: skip
 
 

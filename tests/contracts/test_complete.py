@@ -107,6 +107,22 @@ async def test_a_release_gives_the_attempt_back(db: Harness) -> None:
     assert (again.id, again.attempt) == (fetched.id, 1)
 
 
+async def test_giving_back_for_later_costs_no_attempt(db: Harness) -> None:
+    """Whom others have ended does not run into them again at once."""
+    owner = await db.register()
+    await db.invoke_several(1)
+    (fetched,) = await db.fetch(owner)
+    delay = timedelta(minutes=5)
+    (verdict,) = await db.executions.complete([Released(fetched.id, fetched.claim, delay)])
+    assert verdict == Verdict(fetched.id, Disposition.RECORDED, ExecutionState.AVAILABLE)
+    found = await db.get(fetched.id)
+    assert (found.attempts, found.last_error) == (0, None)
+    assert await db.fetch(owner) == []
+    db.advance(delay)
+    (again,) = await db.fetch(owner)
+    assert (again.id, again.attempt) == (fetched.id, 1)
+
+
 async def test_a_batch_is_answered_in_its_order(db: Harness) -> None:
     """B3, B15: one lost outcome neither spoils the others nor leaves them locked."""
     owner = await db.register()

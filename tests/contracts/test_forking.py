@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -12,6 +13,7 @@ from pgconductor.domain.ids import new_id
 from pgconductor.domain.outcomes import Failure, Suspended
 from pgconductor.domain.steps import ChildSpec, StepKind, StepRecord, StepStart
 from pgconductor.domain.trees import MAX_FAMILY, Branch
+from pgconductor.domain.waiting import WaitingPlace
 from pgconductor.exceptions import ExecutionNotFound, InvalidInput, InvalidName, StepNotFound
 from pgconductor.types import ExecutionState
 from tests.contracts.harness import Harness
@@ -223,27 +225,118 @@ async def test_waits_are_listed_longest_first(db: Harness) -> None:
     await start(db, held, "nap", StepKind.SLEEP, delay=DAY)
     invoked = await child(db, held, "pack")
     # A handler that has not been suspended is at work, whatever it waits for.
-    assert await db.executions.waiting() == []
+    assert (await db.executions.waiting()).items == []
     await suspended(db, first)
     await suspended(db, held)
 
-    found = await db.executions.waiting()
-    assert [(one.execution_id, one.key, one.kind.value, one.detail) for one in found] == [
-        (first.id, "paid", "event", "payment/paid"),
-        (second, "nap", "sleep", None),
-        (second, "pack", "child", "pack"),
+    page = await db.executions.waiting()
+    greet, other = page.items
+    (paid,) = greet.waits
+    nap, pack = other.waits
+    assert page.next is None
+    assert [(one.key, one.kind.value, one.detail) for one in (paid, nap, pack)] == [
+        ("paid", "event", "payment/paid"),
+        ("nap", "sleep", None),
+        ("pack", "child", "pack"),
     ]
-    paid, nap, pack = found
-    assert (paid.task_key, paid.queue, paid.until) == ("greet", "default", None)
-    assert [one.match for one in found] == [{"a": [1]}, None, None]
+    assert (greet.execution_id, greet.task_key, greet.queue) == (first.id, "greet", "default")
+    assert (greet.count, greet.since, paid.until) == (1, paid.since, None)
+    assert (other.execution_id, other.count, other.since) == (second, 2, nap.since)
+    assert [one.match for one in (paid, nap, pack)] == [{"a": [1]}, None, None]
     assert (await db.executions.tree(first.id)).steps[0].match == {"a": [1]}
     assert nap.until == nap.since + DAY
     assert pack.child_id == invoked
-    assert await db.executions.waiting(limit=1) == [paid]
-    assert await db.executions.waiting(task_key="other") == [nap, pack]
-    assert await db.executions.waiting(queue="children") == []
+    assert (await db.executions.waiting(limit=1)).items == [greet]
+    assert (await db.executions.waiting(task_key="other")).items == [other]
+    assert (await db.executions.waiting(queue="children")).items == []
     await db.executions.cancel(first.id)
-    assert await db.executions.waiting() == [nap, pack]
+    assert (await db.executions.waiting()).items == [other]
+
+
+async def test_a_fan_out_hides_nobody(db: Harness) -> None:
+    """It takes one place, with its first waits and the number of all."""
+    owner, great = await db.running()
+    await start(db, great, "first", StepKind.EVENT, detail="a")
+    small = []
+    for _ in range(3):
+        await db.invoke()
+        (held,) = await db.fetch(owner)
+        await start(db, held, "nap", StepKind.SLEEP, delay=DAY)
+        small.append(held)
+    many = [
+        StepStart(
+            execution_id=great.id,
+            claim=great.claim,
+            key=f"wait {number:03}",
+            kind=StepKind.EVENT,
+            detail="b",
+        )
+        for number in range(120)
+    ]
+    async with db.begin() as repositories:
+        await repositories.steps.start_many(many)
+    for held in (great, *small):
+        await suspended(db, held)
+
+    page = await db.executions.waiting(limit=4, waits=2)
+    assert page.next is None
+    assert [one.execution_id for one in page.items] == [one.id for one in (great, *small)]
+    assert [one.count for one in page.items] == [121, 1, 1, 1]
+    assert [wait.key for wait in page.items[0].waits] == ["first", "wait 000"]
+    assert [len(one.waits) for one in page.items] == [2, 1, 1, 1]
+    (whole,) = (await db.executions.waiting(limit=1, waits=1000)).items
+    assert [wait.key for wait in whole.waits] == ["first", *(one.key for one in many)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 8])
+async def test_page_by_page(db: Harness, size: int) -> None:
+    """Everybody once, whatever the size of a page, and whoever has gone on meanwhile."""
+    owner = await db.register()
+    all_: list[Any] = []
+    for number in range(7):
+        await db.invoke()
+        (held,) = await db.fetch(owner)
+        # The second wait of each comes after the first waits of all others.
+        begun = [
+            StepStart(
+                execution_id=held.id, claim=held.claim, key=key, kind=StepKind.EVENT, detail="e"
+            )
+            for key in "ab"
+        ]
+        async with db.begin() as repositories:
+            await repositories.steps.start_many(begun)
+        if number % 2:
+            db.advance(SECOND)
+        all_.append(held)
+    for held in all_:
+        await start(db, held, "later", StepKind.EVENT, detail="e")
+    for held in all_:
+        await suspended(db, held)
+    expected = [one.execution_id for one in (await db.executions.waiting()).items]
+    assert sorted(expected) == sorted(one.id for one in all_)
+
+    found: list[Any] = []
+    place = None
+    while True:
+        page = await db.executions.waiting(limit=size, after=place)
+        found += [one.execution_id for one in page.items]
+        if page.next is None:
+            break
+        assert len(page.items) == size
+        place = WaitingPlace.parse(str(page.next))
+        assert place == page.next
+        # The place stays one, also when who had it has gone.
+        await db.executions.cancel(found[-1])
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [*("", "x", "2026-01-01", "2026-01-01T00Z/x"), f"2026-01-01/{UUID(int=1)}"],
+)
+def test_what_names_no_place(text: str) -> None:
+    with pytest.raises(InvalidInput, match="after"):
+        WaitingPlace.parse(text)
 
 
 async def test_the_bounds_of_the_list(db: Harness) -> None:
@@ -252,6 +345,9 @@ async def test_the_bounds_of_the_list(db: Harness) -> None:
         {"limit": 1001},
         {"queue": "Q"},
         {"task_key": "1st"},
+        {"waits": 0},
+        {"waits": 1001},
+        {"after": "2026"},
     ]
     for one in wrong:
         with pytest.raises(InvalidInput, match=next(iter(one))):
@@ -306,8 +402,8 @@ async def test_old_events_are_removed_once_they_have_been_looked_at(db: Harness)
             return set((await repositories.steps.due(limit=9)).event_ids)
 
     async with db.begin() as repositories:
-        old = [await repositories.steps.emit("paid", None) for _ in range(3)]
-        unseen = await repositories.steps.emit("paid", None)
+        old = [(await repositories.steps.emit("paid", None)).id for _ in range(3)]
+        unseen = (await repositories.steps.emit("paid", None)).id
         await repositories.steps.mark_matched(old)
     hair = timedelta(microseconds=1)
     assert await db.retention.remove_events() == 0

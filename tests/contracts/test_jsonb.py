@@ -9,13 +9,16 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from pgconductor.domain.invocations import Invocation
 from pgconductor.domain.outcomes import Completed
 from pgconductor.domain.payloads import decode
 from pgconductor.domain.steps import StepKind, StepRecord, StepStart
+from pgconductor.exceptions import InvalidPayload
 from pgconductor.testing.jsonb import as_jsonb
 from tests.contracts.harness import Harness
+from tests.integration.bad_values import JSON_TEXTS
 
 #: What is given, and what comes back.
 CASES = [
@@ -56,6 +59,18 @@ async def test_it_is_the_same_wherever_it_is_stored(db: Harness, given: str, sto
     await db.report(Completed(held.id, held.claim, given))
     # Compared as text: 1e22 and 10**22 are equal, and the order of keys is not looked at.
     assert json.dumps((await db.get(held.id)).result) == json.dumps(decode(stored))
+
+
+@pytest.mark.parametrize("given", [text for text, _ in JSON_TEXTS.values()], ids=list(JSON_TEXTS))
+async def test_what_jsonb_cannot_hold_is_refused(db: Harness, given: str) -> None:
+    refused = pytest.raises((DBAPIError, InvalidPayload))
+    with refused:
+        await db.executions.invoke_many(
+            [Invocation(task_key="greet"), Invocation(task_key="greet", payload=given)]
+        )
+    with refused:
+        await db.executions.emit_text("told", given)
+    assert sum((await db.executions.count()).values()) == 0
 
 
 def _object(pairs: list[tuple[str, str]]) -> str:

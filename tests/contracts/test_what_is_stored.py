@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
+from pgconductor.domain.failures import storable
 from pgconductor.domain.limits import check_dedupe_key, check_queue, check_task_key
-from pgconductor.domain.outcomes import storable
 from pgconductor.domain.payloads import decode, encode
 from pgconductor.exceptions import InvalidInput
 

@@ -56,7 +56,7 @@ async def parent_and_child(db: Harness, **options: Any) -> tuple[Fetched, Fetche
 
 async def emit(db: Harness, name: str = "paid", payload: str | None = None) -> UUID:
     async with db.begin() as repositories:
-        return await repositories.steps.emit(name, payload)
+        return (await repositories.steps.emit(name, payload)).id
 
 
 async def settle(db: Harness, held: Fetched, seen: int = 0) -> Settled:

@@ -130,7 +130,7 @@ class EngineLives(RuleBasedStateMachine):
         if rolled_back:
             self.do(self._emit_in_vain(number), f"emit {number}, rolled back")
             return
-        emitted = self.do(self.fleet.control.emit(BELL, {"number": number}), f"emit {number}")
+        emitted = self.do(self.fleet.control.emit(BELL, {"number": number}), f"emit {number}").id
         self.ledger.emitted.append(emitted)
 
     async def _emit_in_vain(self, number: int) -> None:
@@ -321,7 +321,8 @@ class EngineLives(RuleBasedStateMachine):
 
     async def _comes(self) -> None:
         for number in (0, 1):
-            self.ledger.emitted.append(await self.fleet.control.emit(BELL, {"number": number}))
+            emitted = await self.fleet.control.emit(BELL, {"number": number})
+            self.ledger.emitted.append(emitted.id)
         self.fleet.jump(timedelta(hours=2))
         await self._proceed(10_000)
 

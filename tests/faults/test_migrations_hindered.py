@@ -359,10 +359,10 @@ async def test_a_revision_that_is_no_sql(deploys: Deploys) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        ("UPDATE pgconductor.alembic_version SET version_num = '0099'", "says 0099"),
-        ("UPDATE pgconductor.alembic_version SET version_num = 'ae1027a6acf'", "says ae1027a6acf"),
-        ("DELETE FROM pgconductor.alembic_version", "says nothing"),
-        ("INSERT INTO pgconductor.alembic_version VALUES ('0002')", "says 0001, 0002"),
+        ("UPDATE pgconductor.pgconductor_version SET version_num = '0099'", "says 0099"),
+        ("UPDATE pgconductor.pgconductor_version SET version_num = 'ae102'", "says ae102"),
+        ("DELETE FROM pgconductor.pgconductor_version", "says nothing"),
+        ("INSERT INTO pgconductor.pgconductor_version VALUES ('0002')", "says 0001, 0002"),
         ("DELETE FROM pgconductor.schema_migrations", "has 0 revisions"),
         ("INSERT INTO pgconductor.schema_migrations VALUES (7, 'x', now(), true)", "up to 0007"),
         ("UPDATE pgconductor.schema_gate SET installed = 0", "gate says 0000"),
@@ -374,7 +374,7 @@ async def test_what_does_not_agree(deploys: Deploys, damage: str, words: str) ->
     child = await deploys.start()
     assert await child.wait() == 19
     assert words in child.errors[-1]
-    assert "alembic stamp" in child.errors[-1]
+    assert "stamp" not in child.errors[-1]
     assert deploys.rows("SELECT installed = 2 FROM pgconductor.schema_gate") == [(False,)]
 
 

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from pgconductor.domain.invocations import Invocation
 from pgconductor.domain.payloads import decode
 from pgconductor.domain.snapshots import ExecutionFilter
+from pgconductor.domain.sqlstates import Cause
 from pgconductor.exceptions import (
     ExecutionNotFound,
     InvalidInput,
@@ -28,7 +29,7 @@ from pgconductor.exceptions import (
     PgconductorError,
     WrongSession,
 )
-from pgconductor.repositories.errors import is_data_error, sqlstate
+from pgconductor.repositories.errors import cause, sqlstate
 from pgconductor.services import ExecutionService, OrchestratorService
 from tests.integration.bad_values import FIELDS, JSON_TEXTS, LATER, PAYLOADS, nested
 
@@ -73,7 +74,7 @@ async def test_a_payload_as_text_that_is_no_json(
             [Invocation(task_key="send"), Invocation(task_key="send", payload=payload)]
         )
     assert sqlstate(caught.value) == code
-    assert is_data_error(caught.value)
+    assert cause(caught.value) is Cause.VALUE
     with pytest.raises(DBAPIError) as by_sql:
         async with engine.begin() as connection:
             await connection.execute(

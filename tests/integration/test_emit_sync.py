@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from pgconductor import Conductor, TaskContext
-from pgconductor.exceptions import InvalidInput, SchemaMissing, WrongSession
+from pgconductor.exceptions import InvalidInput, InvalidName, SchemaMissing, WrongSession
 from pgconductor.services import EventService
 from pgconductor.testing import Rehearsal
 from tests.integration.runtime_world import SOON, World
@@ -41,10 +41,35 @@ def test_it_is_there_exactly_if_the_caller_commits(
     conductor.emit_sync("paid", {"order": 4}, session=sync_session)
     sync_session.rollback()
     assert [(row["id"], row["name"], row["payload"]) for row in world.rows(EVENTS)] == [
-        (first, "paid", {"order": 1}),
-        (second, "paid", {"order": 3}),
-        (third, "closed", None),
+        (first.id, "paid", {"order": 1}),
+        (second.id, "paid", {"order": 3}),
+        (third.id, "closed", None),
     ]
+
+
+async def test_what_comes_twice_is_emitted_once(
+    world: World, conductor: Conductor, sync_session: Session
+) -> None:
+    """By every way in."""
+    paid = conductor.event("paid", Payment)
+    first = paid.emit_sync(Payment(order=1), session=sync_session, dedupe_key="evt_1")
+    assert first.created
+    again = conductor.emit_sync("paid", {"order": 2}, session=sync_session, dedupe_key="evt_1")
+    assert (again.id, again.created) == (first.id, False)
+    sync_session.commit()
+    third = await paid.emit(Payment(order=3), dedupe_key="evt_1")
+    fourth = await conductor.emit(paid, Payment(order=3), dedupe_key="evt_1")
+    async with conductor.sessionmaker.begin() as session:
+        fifth = await conductor.emit("paid", session=session, dedupe_key="evt_1")
+        sixth = await EventService(session).emit("paid", dedupe_key="evt_1")
+    assert {one.id for one in (third, fourth, fifth, sixth)} == {first.id}
+    assert not any(one.created for one in (third, fourth, fifth, sixth))
+    assert [row["payload"] for row in world.rows(EVENTS)] == [{"order": 1}]
+    for wrong, error in (("", InvalidName), ("a\n", InvalidName), ("\x00", InvalidInput)):
+        with pytest.raises(error, match="dedupe_key"):
+            await conductor.emit("paid", dedupe_key=wrong)
+        with pytest.raises(error, match="dedupe_key"):
+            conductor.emit_sync("paid", session=sync_session, dedupe_key=wrong)
 
 
 async def test_a_handler_that_waits_takes_it(conductor: Conductor, sync_session: Session) -> None:

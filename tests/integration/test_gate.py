@@ -162,8 +162,8 @@ async def test_who_holds_locks(engine: AsyncEngine) -> None:
         ("SELECT 1", True),
         ("UPDATE pgconductor.schema_gate SET installed = 2", False),
         ("DELETE FROM pgconductor.schema_migrations", False),
-        ("DELETE FROM pgconductor.alembic_version", False),
-        ("INSERT INTO pgconductor.alembic_version VALUES ('0002')", False),
+        ("DELETE FROM pgconductor.pgconductor_version", False),
+        ("INSERT INTO pgconductor.pgconductor_version VALUES ('0002')", False),
     ],
 )
 async def test_a_history_agrees_with_itself(engine: AsyncEngine, change: str, agrees: bool) -> None:

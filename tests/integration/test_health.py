@@ -66,6 +66,7 @@ async def test_a_healthy_database(engine: AsyncEngine) -> None:
         "pooler",
         "schema",
         "oldest transaction",
+        "notifications",
         "dead rows",
         "autovacuum",
         "indexes",
@@ -171,7 +172,11 @@ async def test_a_breaking_revision_of_a_newer_release(
     engine: AsyncEngine, database_url: str
 ) -> None:
     did(database_url, "UPDATE pgconductor.schema_gate SET installed = 9999, floor = 9999")
-    await only(engine, "schema", BAD, "9999", "deploy a newer release")
+    found = await troubles(engine)
+    assert set(found) == {"schema", "version table"}
+    assert "9999" in found["schema"].what
+    assert found["schema"].advice == "deploy a newer release"
+    assert "says 9999" in found["version table"].what
 
 
 async def test_a_missing_index(engine: AsyncEngine, database_url: str) -> None:

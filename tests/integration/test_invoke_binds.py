@@ -33,13 +33,9 @@ Factory = async_sessionmaker[AsyncSession]
 # --- a transaction of its own --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["engine", "sessionmaker", "autocommit"])
+@pytest.mark.parametrize("kind", ["engine", "sessionmaker"])
 async def test_each_call_commits(engine: AsyncEngine, sessionmaker: Factory, kind: str) -> None:
-    binds: dict[str, Bind] = {
-        "engine": engine,
-        "sessionmaker": sessionmaker,
-        "autocommit": engine.execution_options(isolation_level="AUTOCOMMIT"),
-    }
+    binds: dict[str, Bind] = {"engine": engine, "sessionmaker": sessionmaker}
     service = ExecutionService(binds[kind])
     made = await service.invoke_many(
         [Invocation(task_key="send", payload=str(n)) for n in range(3)]

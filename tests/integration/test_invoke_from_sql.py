@@ -267,6 +267,72 @@ async def test_nobody_is_told_of_a_duplicate(db: Connection, ear: Ear) -> None:
     assert await ear.all() == []
 
 
+# --- dedupe scopes -------------------------------------------------------------------------------
+
+
+async def test_the_scope_unstarted_and_a_replacement(db: Connection, ear: Ear) -> None:
+    async def invoke(payload: str, replace: bool) -> UUID:
+        row = await db.fetchrow(
+            "SELECT id FROM pgconductor.invoke('send', p_payload => $1, p_dedupe_key => 'k',"
+            " p_dedupe_scope => 'unstarted', p_dedupe_replace => $2)",
+            payload,
+            replace,
+        )
+        assert row is not None
+        made: UUID = row["id"]
+        return made
+
+    first = await invoke("1", False)
+    assert await invoke("2", False) == first
+    assert (await row_of(db, first))["payload"] == "1"
+    assert await invoke("3", True) == first
+    assert (await row_of(db, first))["payload"] == "3"
+    # As its fetch does.
+    await db.execute("UPDATE pgconductor.executions SET dedupe_scope = 'started'")
+    successor = await invoke("4", True)
+    assert successor != first
+    assert (await row_of(db, first))["payload"] == "3"
+
+
+async def test_the_scope_retained_counts_finished_ones(db: Connection) -> None:
+    query = "SELECT id FROM pgconductor.invoke('send', p_dedupe_key => 'k', p_dedupe_scope => $1)"
+    first = await db.fetchval(query, "retained")
+    await db.execute("UPDATE pgconductor.executions SET state = 'completed', finished_at = now()")
+    assert await db.fetchval(query, "retained") == first
+    assert await db.fetchval(query, "unfinished") != first
+
+
+async def test_a_scope_is_for_a_whole_batch(db: Connection) -> None:
+    specs = ", ".join(
+        spec(task_key="'send'", dedupe_key=key, payload=payload)
+        for key, payload in (("'a'", "'1'"), ("'b'", "'2'"), ("'a'", "'3'"), ("NULL", "'4'"))
+    )
+    rows = await db.fetch(
+        f"SELECT id FROM pgconductor.invoke_batch(ARRAY[{specs}], 'unstarted', true)"
+    )
+    a, b, again, other = (row["id"] for row in rows)
+    assert a == again
+    assert len({a, b, other}) == 3
+    assert (await row_of(db, a))["payload"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ("p_dedupe_scope => 'for ever'", "is no dedupe scope"),
+        ("p_dedupe_scope => NULL", "is no dedupe scope"),
+        ("p_dedupe_replace => true", "only what nobody has started can be replaced"),
+        ("p_dedupe_scope => 'retained', p_dedupe_replace => true", "nobody has started"),
+    ],
+)
+async def test_a_scope_that_there_is_not(db: Connection, arguments: str, why: str) -> None:
+    with pytest.raises(asyncpg.InvalidParameterValueError, match=why):
+        await db.fetch(
+            f"SELECT * FROM pgconductor.invoke('send', p_dedupe_key => 'k', {arguments})"
+        )
+    assert await count(db) == 0
+
+
 # --- from a user's own SQL -----------------------------------------------------------------------
 
 

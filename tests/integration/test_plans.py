@@ -21,6 +21,7 @@ from pgconductor.domain.outcomes import Completed
 from pgconductor.domain.retention import Retention
 from pgconductor.domain.snapshots import ExecutionFilter
 from pgconductor.domain.steps import ChildSpec, StepKind, StepRecord, StepStart
+from pgconductor.domain.waiting import WaitingPlace
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.repositories import Repositories, SqlSchemaRepository
 from pgconductor.repositories.health import SqlHealthRepository
@@ -29,6 +30,7 @@ from tests.integration.plan_reading import Call, Explainer
 from tests.support.servers import Server, connect
 
 OWNER = UUID("00000000-0000-7000-8000-000000000001")
+PLACE = WaitingPlace(datetime(2020, 1, 1, tzinfo=UTC), OWNER)
 NAMES = """
     ('00000000-0000-7000-8000-' || lpad(to_hex({number}), 12, '0'))::uuid
 """
@@ -398,14 +400,19 @@ OPERATING: dict[str, tuple[Call, set[str], set[str]]] = {
         {"steps_pkey"},
     ),
     "waiting": (
-        lambda all_, _: all_.executions.waiting(limit=50),
+        lambda all_, _: all_.executions.waiting(limit=50, waits=3),
         {"executions_pkey"},
-        {"steps_pending_idx"},
+        {"steps_pending_idx", "steps_pkey"},
     ),
     "waiting in a queue": (
-        lambda all_, _: all_.executions.waiting(queue="queue1", limit=50),
+        lambda all_, _: all_.executions.waiting(queue="queue1", limit=50, waits=3),
         {"executions_pkey"},
-        {"steps_pending_idx"},
+        {"steps_pending_idx", "steps_pkey"},
+    ),
+    "the next page of what waits": (
+        lambda all_, _: all_.executions.waiting(limit=50, waits=3, after=PLACE),
+        {"executions_pkey"},
+        {"steps_pending_idx", "steps_pkey"},
     ),
 }
 
@@ -469,9 +476,13 @@ def invocations(number: int, scope: DedupeScope) -> list[Invocation]:
 async def test_an_invoke_looks_only_for_its_keys(
     explainer: Explainer, number: int, scope: DedupeScope
 ) -> None:
-    plans = await explainer.nested(
-        lambda all_, _: all_.executions.add_many(invocations(number, scope))
-    )
+    async def invoke(all_: Repositories, _: list[UUID]) -> None:
+        # Of the scope that has keys of its own, half are there already, too.
+        if scope is DedupeScope.UNSTARTED:
+            await all_.executions.add_many(invocations(number, scope)[::2])
+        await all_.executions.add_many(invocations(number, scope))
+
+    plans = await explainer.nested(invoke)
     indexes: set[str] = set()
     for query, found in plans.items():
         for plan in found:

@@ -122,6 +122,11 @@ async def test_invoke_can_invoke_wait_and_cancel(roles: Roles) -> None:
             again = await ref.invoke(2, dedupe_key="k", dedupe_scope="retained")
             assert (again.id, again.created) == (first.id, False)
             assert (await (await ref.invoke(3, dedupe_key="k")).result(SOON)) == 6
+            await ref.invoke(0, dedupe_key="u", dedupe_scope="unstarted", delay=SOON)
+            replaced = await ref.invoke(
+                3, dedupe_key="u", dedupe_scope="unstarted", dedupe_replace=True
+            )
+            assert await replaced.result(SOON) == 6
             alike = await ref.invoke_many([4, 5])
             mixed = await ref.invoke_many([ref.invocation(6, dedupe_key="m", priority=1), 7])
             results = await asyncio.gather(*(one.result(SOON) for one in [*alike, *mixed]))
@@ -276,7 +281,6 @@ READING = {
     "executions.steps_of",
     "executions.waiting",
     # No more than a notification, which everybody may send.
-    "executions.announce",
     "orchestrators.beats",
     "orchestrators.list",
     "orchestrators.members",
@@ -301,6 +305,7 @@ ALLOWED = {
     READ: READING,
     OPERATE: READING
     | {
+        "executions.announce",
         "executions.cancel",
         "executions.fork",
         "executions.mark_awaited",
@@ -402,11 +407,10 @@ UPDATE pgconductor.schema_gate SET floor = 0
 UPDATE pgconductor.schema_gate SET installed = 9
 DELETE FROM pgconductor.schema_gate
 INSERT INTO pgconductor.schema_migrations VALUES (9, 'mine', now(), true)
-DELETE FROM pgconductor.alembic_version
+DELETE FROM pgconductor.pgconductor_version
 """)
 # Beside what is in DDL; of these an invoker may insert and delete.
 WRITING = each("""
-UPDATE pgconductor.executions SET payload = NULL
 UPDATE pgconductor.executions SET result = NULL
 UPDATE pgconductor.executions SET locked_by = NULL, locked_at = NULL, claim_number = NULL
 UPDATE pgconductor.executions SET max_attempts = 9
@@ -425,6 +429,7 @@ INSERT INTO pgconductor.steps (execution_id, key, match)
 INSERT INTO pgconductor.tasks (key, queue, max_attempts, max_crashes) VALUES ('a', 'q', 1, 1)
 """)
 INVOKING = each("""
+UPDATE pgconductor.executions SET payload = NULL
 INSERT INTO pgconductor.executions (id, task_key) VALUES (gen_random_uuid(), 'a')
 INSERT INTO pgconductor.executions (id, task_key, dedupe_key) VALUES (gen_random_uuid(), 'a', 'k')
 DELETE FROM pgconductor.executions
@@ -486,7 +491,7 @@ DELETE FROM pgconductor.steps
 """),
     ),
     # To fork is to insert what is alike; not more of it.
-    OPERATE: (*DDL, *ELSEWHERE, *WRITING, *INVOKING[1:]),
+    OPERATE: (*DDL, *ELSEWHERE, *WRITING, INVOKING[0], *INVOKING[2:]),
 }
 
 

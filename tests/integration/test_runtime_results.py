@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import math
+from collections.abc import Callable
+from datetime import date, timedelta
 from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationInfo
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationInfo,
+)
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pgconductor import Conductor, RetryPolicy, TaskContext
+from pgconductor import Conductor, RetryPolicy, Task, TaskContext
 from pgconductor.exceptions import ExecutionFailed
 from tests.integration.runtime_world import SOON, World
 
@@ -25,6 +34,18 @@ class Secretive(BaseModel):
 
 class Positive(BaseModel):
     number: int = Field(gt=0)
+
+
+class Strict(Positive):
+    most: int
+
+
+class Texts(BaseModel):
+    data: bytes
+
+
+class Note(BaseModel):
+    about: Any
 
 
 Vague = Annotated[int, PlainSerializer(lambda number: f"about {number}", return_type=str)]
@@ -63,37 +84,26 @@ async def failed(world: World, conductor: Conductor, task: Any) -> str:
     return error
 
 
-@pytest.mark.parametrize("how", ["step", "options", "here", "transact", "block"])
-@pytest.mark.parametrize(
-    "odd",
-    [
-        (Secretive, lambda: Secretive(number=1, secret="s"), "secret: Field required"),
-        (Positive, lambda: Positive.model_construct(number=-1), "greater than 0"),
-        (Vague, lambda: 7, "valid integer"),
-        (dict[int | None, int], lambda: {None: 1}, "valid integer"),
-        (Unreadable, lambda: 7, "not made for reading"),
-    ],
-    ids=["left out", "invalid", "lossy", "key", "raises"],
-)
-async def test_a_result_that_cannot_be_read_back(
-    world: World, conductor: Conductor, how: str, odd: tuple[Any, Any, str]
-) -> None:
-    kind, made, why = odd
+HOW = ["step", "options", "here", "transact", "block"]
 
-    def make() -> Any:
-        return made()
+
+def taking(conductor: Conductor, how: str, kind: Any, make: Callable[[], Any]) -> Task[Any, Any]:
+    """A task with a step ``odd`` of a declared type, taken in one of the ways."""
+
+    def plainly() -> Any:
+        return make()
 
     async def book(session: AsyncSession) -> Any:
         await session.execute(ADD, {"n": 1})
-        return made()
+        return make()
 
-    make.__annotations__["return"] = book.__annotations__["return"] = kind
+    plainly.__annotations__["return"] = book.__annotations__["return"] = kind
 
     async def asynchronous(ctx: TaskContext) -> None:
         if how == "step":
-            await ctx.step("odd", make)
+            await ctx.step("odd", plainly)
         elif how == "options":
-            await ctx.options(max_attempts=3, retry=AT_ONCE).step("odd", make)
+            await ctx.options(max_attempts=3, retry=AT_ONCE).step("odd", plainly)
         elif how == "transact":
             await ctx.transact("odd", book)
         else:
@@ -101,9 +111,27 @@ async def test_a_result_that_cannot_be_read_back(
                 block.result = await book(session)
 
     def plain(ctx: TaskContext) -> None:
-        ctx.step_here("odd", make)
+        ctx.step_here("odd", plainly)
 
-    task = conductor.task(max_attempts=3, retry=AT_ONCE)(plain if how == "here" else asynchronous)
+    return conductor.task(max_attempts=1)(plain if how == "here" else asynchronous)
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(
+    "odd",
+    [
+        (Positive, lambda: Positive.model_construct(number=-1), "greater than 0"),
+        (Vague, lambda: 7, "valid integer"),
+        (Unreadable, lambda: 7, "not made for reading"),
+    ],
+    ids=["invalid", "lossy", "raises"],
+)
+async def test_a_result_that_cannot_be_read_back(
+    world: World, conductor: Conductor, how: str, odd: tuple[Any, Any, str]
+) -> None:
+    kind, made, why = odd
+
+    task = taking(conductor, how, kind, made)
     error = await failed(world, conductor, task)
     assert "step 'odd'" in error
     assert "its result cannot be read back: " in error
@@ -111,6 +139,62 @@ async def test_a_result_that_cannot_be_read_back(
     undone = how in ("transact", "block")
     assert ("nothing was written" in error, "have happened" in error) == (undone, not undone)
     assert written(world) == (0, 0)
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (Secretive, r"the field at \$\.secret is required, and excluded from what is written"),
+        (dict[int | None, int], r"keys of type NoneType at \$ would come back as another type"),
+        (Texts, r"bytes at \$\.data would be written as UTF-8"),
+        (date | str, r"str at \$ would come back as date"),
+        (SecretStr, r"a secret at \$ would be written as '\*+'"),
+    ],
+    ids=["left out", "key", "bytes", "union", "secret"],
+)
+async def test_a_type_that_cannot_come_back_is_refused_before_the_call(
+    world: World, conductor: Conductor, how: str, kind: Any, why: str
+) -> None:
+    called: list[int] = []
+    handle = await taking(conductor, how, kind, lambda: called.append(1)).invoke()
+    await conductor.orchestrator().drain()
+    with pytest.raises(ExecutionFailed, match=why) as caught:
+        await handle.result(SOON)
+    assert caught.value.error_type == "ConfigurationError"
+    assert called == []
+    assert written(world) == (0, 0)
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(
+    ("kind", "value", "why"),
+    [
+        (dict, {"a": [math.nan]}, r"non-finite number \(nan\) at \$\.a\[0\]"),
+        (dict[str, Any], {"a": {1}}, r"set at \$\.a is not JSON"),
+        (Note, Note(about=math.inf), r"non-finite number \(inf\) at \$\.about"),
+        (Positive, Strict(number=1, most=2), r"Strict at \$ would come back as Positive"),
+        (list[str], ["\x00"], "NUL character"),
+    ],
+    ids=["nan", "set", "any", "subclass", "nul"],
+)
+async def test_a_result_that_would_come_back_as_another_is_refused(
+    world: World, conductor: Conductor, *, how: str, kind: Any, value: Any, why: str
+) -> None:
+    handle = await taking(conductor, how, kind, lambda: value).invoke()
+    await conductor.orchestrator().drain()
+    with pytest.raises(ExecutionFailed, match=f"its result cannot be stored: .*{why}") as caught:
+        await handle.result(SOON)
+    assert caught.value.error_type == "ResultEncodeError"
+    assert written(world) == (0, 0)
+
+
+@pytest.mark.parametrize("how", HOW)
+async def test_bytes_of_any_kind_are_results(world: World, conductor: Conductor, how: str) -> None:
+    handle = await taking(conductor, how, bytes, lambda: b"\x00\xff\xfe").invoke()
+    await conductor.orchestrator().drain()
+    assert await handle.result(SOON) is None
+    assert [row["result"] for row in world.rows("SELECT result FROM pgconductor.steps")] == ["AP_-"]
 
 
 @pytest.mark.parametrize("how", ["transact", "block"])

@@ -28,16 +28,30 @@ SIGNATURES = {
                 "p_dedupe_next_slot boolean DEFAULT false",
                 "p_cron_expression text DEFAULT NULL::text",
                 "p_priority integer DEFAULT NULL::integer",
+                "p_dedupe_scope text DEFAULT 'unfinished'::text",
+                "p_dedupe_replace boolean DEFAULT false",
             )
         ),
         "TABLE(id uuid)",
     ),
-    "invoke_batch": ("specs pgconductor.execution_spec[]", "TABLE(id uuid)"),
+    "invoke_batch": (
+        ", ".join(
+            (
+                "specs pgconductor.execution_spec[]",
+                "p_dedupe_scope text DEFAULT 'unfinished'::text",
+                "p_dedupe_replace boolean DEFAULT false",
+            )
+        ),
+        "TABLE(id uuid)",
+    ),
     "cancel_execution": (
         "p_execution_id uuid, p_reason text DEFAULT NULL::text, p_children boolean DEFAULT true",
         "boolean",
     ),
-    "emit_event": ("p_name text, p_payload jsonb DEFAULT NULL::jsonb", "uuid"),
+    "emit_event": (
+        "p_name text, p_payload jsonb DEFAULT NULL::jsonb, p_dedupe_key text DEFAULT NULL::text",
+        "TABLE(id uuid, created boolean)",
+    ),
 }
 SPEC = [
     ("task_key", "text"),
@@ -156,7 +170,7 @@ async def test_there_is_nothing_to_cancel(db: Connection) -> None:
 
 async def test_emit_event(db: Connection) -> None:
     calls = ("'payment/paid', '{\"a\": 1}'", "p_name => 'paid'", "'paid', 'null'")
-    made = [await db.fetchval(f"SELECT pgconductor.emit_event({given})") for given in calls]
+    made = [await db.fetchval(f"SELECT id FROM pgconductor.emit_event({given})") for given in calls]
     rows = await db.fetch("SELECT id, name, payload::text FROM pgconductor.events")
     assert {row["id"]: (row["name"], row["payload"]) for row in rows} == dict(
         zip(made, [("payment/paid", '{"a": 1}'), ("paid", None), ("paid", None)], strict=True)
@@ -167,6 +181,25 @@ async def test_emit_event(db: Connection) -> None:
 async def test_what_cannot_name_an_event(db: Connection, name: str | None) -> None:
     with pytest.raises(asyncpg.InvalidParameterValueError, match="cannot name an event"):
         await db.fetchval("SELECT pgconductor.emit_event($1)", name)
+
+
+async def test_an_event_that_comes_twice(db: Connection) -> None:
+    """A webhook is delivered until it is acknowledged."""
+    query = "SELECT id, created FROM pgconductor.emit_event($1, $2, $3)"
+    first = await db.fetchrow(query, "paid", "1", "evt_1")
+    again = await db.fetchrow(query, "paid", "2", "evt_1")
+    assert first is not None
+    assert again is not None
+    assert (first["created"], again["created"]) == (True, False)
+    assert first["id"] == again["id"]
+    for name, key in (("paid", "evt_2"), ("refunded", "evt_1"), ("paid", None), ("paid", None)):
+        other = await db.fetchrow(query, name, None, key)
+        assert other is not None
+        assert other["created"]
+    assert await db.fetchval("SELECT count(*) FROM pgconductor.events") == 5
+    for wrong in ("", "k" * 513):
+        with pytest.raises(asyncpg.CheckViolationError):
+            await db.fetchrow(query, "paid", None, wrong)
 
 
 # --- uuidv7 --------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from pgconductor.domain.revisions import KNOWN_REVISION
 from pgconductor.domain.snapshots import ExecutionFilter
 from pgconductor.domain.steps import ChildSpec, StepKind, StepRecord, StepStart
 from pgconductor.domain.tasks import TaskOptions
+from pgconductor.domain.waiting import WaitingPlace
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.repositories import Repositories, protocols, sql_repositories
 from pgconductor.schema import script_location
@@ -68,10 +69,20 @@ STARTS = [
         child=ChildSpec(uuid4(), "q"),
     ),
 ]
+NEXT = DedupeScope.UNSTARTED
 INVOCATIONS = [
     Invocation(task_key="send", payload="{}", run_at=NOW, dedupe_key="a"),
     Invocation(task_key="send", delay=SECOND, priority=1, max_attempts=1, max_crashes=1),
     Invocation(task_key="send", dedupe_key="b", dedupe_scope=DedupeScope.RETAINED),
+    *(
+        Invocation(
+            task_key="send",
+            dedupe_key="c",
+            dedupe_scope=DedupeScope.UNSTARTED,
+            dedupe_replace=again,
+        )
+        for again in (False, True)
+    ),
 ]
 EVERYTHING = ExecutionFilter(
     states=tuple(ExecutionState), task_key="send", queue="q", created_after=NOW, created_before=NOW
@@ -91,6 +102,12 @@ async def added(repositories: Repositories) -> None:
     )
 
 
+async def emitted(repositories: Repositories) -> None:
+    await repositories.steps.emit("paid", "{}")
+    for created in (True, False):
+        assert (await repositories.steps.emit("paid", "{}", "k")).created is created
+
+
 # Each method of each repository, so that each statement that one builds is seen.
 CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
     "executions.add_many": added,
@@ -106,7 +123,9 @@ CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
     "executions.fork": lambda all_: all_.executions.fork(uuid4()),
     "executions.family": lambda all_: all_.executions.family(uuid4(), depth=2),
     "executions.steps_of": lambda all_: all_.executions.steps_of([uuid4()], limit=9, pending=True),
-    "executions.waiting": lambda all_: all_.executions.waiting(queue="q", task_key="a", limit=9),
+    "executions.waiting": lambda all_: all_.executions.waiting(
+        queue="q", task_key="a", limit=9, waits=3, after=WaitingPlace(NOW, uuid4())
+    ),
     "executions.get_one_or_none": lambda all_: all_.executions.get_one_or_none(uuid4()),
     "executions.progress_or_none": lambda all_: all_.executions.progress_or_none(uuid4()),
     "executions.list": lambda all_: all_.executions.list(EVERYTHING, limit=1, after=uuid4()),
@@ -146,7 +165,7 @@ CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
     "steps.settle": lambda all_: all_.steps.settle({uuid4(): None, uuid4(): 1}),
     "steps.due": lambda all_: all_.steps.due(limit=9),
     "steps.mark_matched": lambda all_: all_.steps.mark_matched([uuid4()]),
-    "steps.emit": lambda all_: all_.steps.emit("paid", "{}"),
+    "steps.emit": emitted,
     "schema.status": lambda all_: all_.schema.status(),
     "retention.remove_events": lambda all_: all_.retention.remove_events(SECOND, limit=9),
     "retention.remove_expired": lambda all_: all_.retention.remove_expired(Retention(), limit=9),
@@ -154,6 +173,7 @@ CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
 
 # Each function of ours that SQL can call.
 FUNCTIONS = {
+    "notify": "SELECT pgconductor.notify('pgconductor_waits', '')",
     "clock": "SELECT pgconductor.clock()",
     "wall_clock": "SELECT pgconductor.wall_clock()",
     "uuidv7": "SELECT pgconductor.uuidv7()",
@@ -165,11 +185,15 @@ FUNCTIONS = {
     ),
     "invoke_executions": (
         "SELECT * FROM pgconductor.invoke_executions(ARRAY[gen_random_uuid()], '{send}', '{q}',"
-        " '{NULL}', '{NULL}', '{NULL}', '{0}', '{k}', '{t}', '{NULL}', '{NULL}')"
+        " '{NULL}', '{NULL}', '{NULL}', '{0}', '{k}', '{retained}', '{f}', '{NULL}', '{NULL}')"
+    ),
+    "join_unstarted": (
+        "SELECT * FROM pgconductor.join_unstarted('{1}', '{}', ARRAY[gen_random_uuid()], '{send}',"
+        " '{q}', '{NULL}', '{NULL}', '{NULL}', '{0}', '{k}', '{unstarted}', '{t}')"
     ),
     "cancel_execution": "SELECT pgconductor.cancel_execution(gen_random_uuid(), 'why')",
     "settle": "SELECT * FROM pgconductor.settle(ARRAY[gen_random_uuid()], '{NULL}')",
-    "emit_event": "SELECT pgconductor.emit_event('paid', '{}')",
+    "emit_event": "SELECT pgconductor.emit_event('paid', '{}', 'k')",
 }
 
 
@@ -348,7 +372,7 @@ async def test_functions_are_what_they_should_be(connection: Connection) -> None
         " WHERE p.pronamespace = 'pgconductor'::regnamespace"
     )
     fixed = ["search_path=pg_catalog, pg_temp"]
-    inlined = {"clock", "wall_clock", "uuidv7", "retained_execution"}
+    inlined = {"notify", "clock", "wall_clock", "uuidv7", "retained_execution"}
     for row in rows:
         assert not row["prosecdef"]
         assert row["proconfig"] == (None if row["name"] in inlined else fixed), row["name"]

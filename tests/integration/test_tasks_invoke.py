@@ -122,6 +122,28 @@ async def test_the_same_database_by_another_name(world: World, task: Task[int, i
     assert world.count() == 1
 
 
+async def test_one_more_after_the_one_at_work(
+    world: World, conductor: Conductor, task: Task[int, int], sync_session: Session
+) -> None:
+    """By every way in: alone, many at once, in a sync session."""
+    options: dict[str, Any] = {"dedupe_key": "k", "dedupe_scope": "unstarted"}
+    first = await task.invoke(1, **options)
+    assert not (await task.invoke(2, **options)).created
+    with sync_session.begin():
+        third = task.invoke_sync(3, session=sync_session, dedupe_replace=True, **options)
+    assert (third.id, third.created) == (first.id, False)
+    (fourth,) = await task.invoke_many([task.invocation(4, **options)])
+    assert (fourth.id, fourth.created) == (first.id, False)
+    await conductor.orchestrator().drain()
+    assert await first.result(SOON) == await third.result(SOON)
+    assert world.rows("SELECT payload FROM pgconductor.executions") == [{"payload": 3}]
+    assert (await task.invoke(5, **options)).created
+    wrong: list[dict[str, Any]] = [{"dedupe_key": "k"}, {"dedupe_scope": "unstarted"}]
+    for one in wrong:
+        with pytest.raises(InvalidInput, match="dedupe_replace"):
+            await task.invoke(6, dedupe_replace=True, **one)
+
+
 async def test_dedupe_keys(world: World, conductor: Conductor, task: Task[int, int]) -> None:
     """I8, B9: one unfinished execution of a key; a finished one makes way for another."""
     first = await task.invoke(1, dedupe_key="k")

@@ -66,7 +66,11 @@ from alembic import context
 
 url = sa.make_url(context.config.attributes["database_url"]).set(drivername="postgresql+psycopg")
 with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
-    context.configure(connection=connection, version_table_schema="pgconductor")
+    context.configure(
+        connection=connection,
+        version_table="pgconductor_version",
+        version_table_schema="pgconductor",
+    )
     with context.begin_transaction():
         context.run_migrations()
 """
@@ -102,7 +106,7 @@ def ledger(url: str) -> Rows:
 
 
 def current(url: str) -> Rows:
-    return rows(url, "SELECT version_num FROM pgconductor.alembic_version")
+    return rows(url, "SELECT version_num FROM pgconductor.pgconductor_version")
 
 
 def in_thread(function: Callable[..., T], *arguments: Any, **keywords: Any) -> T:

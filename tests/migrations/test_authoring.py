@@ -38,6 +38,7 @@ if not needs_no_database(context):
             target_metadata=Base.metadata,
             include_schemas=True,
             include_name=lambda name, kind, _: kind != "schema" or name == "pgconductor",
+            version_table="pgconductor_version",
             version_table_schema="pgconductor",
             process_revision_directives=number_revision,
         )

@@ -34,7 +34,7 @@ def test_upgrade_check_current_and_downgrade(empty_database_url: str) -> None:
     assert "No new upgrade operations detected" in succeeded(alembic("check", url=url))
     assert "0001 (head)" in succeeded(alembic("current", url=url))
     succeeded(alembic("downgrade", "base", url=url))
-    assert tables(url) == {"alembic_version"}
+    assert tables(url) == {"pgconductor_version"}
     assert catalog(url)["functions"] == []
     assert succeeded(alembic("current", url=url)).strip() == ""
     # And once more from what a downgrade leaves.
@@ -95,7 +95,7 @@ def test_stamp_back_and_forth(empty_database_url: str, tmp_path: Path) -> None:
     url = empty_database_url
     succeeded(alembic(*INI, "stamp", "head", url=url, cwd=tmp_path))
     assert current(url) == [("0001",)]
-    assert tables(url) == {"alembic_version"}
+    assert tables(url) == {"pgconductor_version"}
     succeeded(alembic("stamp", "base", url=url))
     assert current(url) == []
     # Nothing is there, and nothing says so any more: the way is free.
@@ -108,8 +108,11 @@ def test_current_changes_nothing(empty_database_url: str) -> None:
     assert rows(empty_database_url, "SELECT to_regnamespace('pgconductor')::text") == [(None,)]
 
 
-def test_check_tells_of_a_difference(database_url: str) -> None:
-    execute(database_url, "ALTER TABLE pgconductor.steps DROP COLUMN result")
+@pytest.mark.parametrize("what", ["COLUMN result", "CONSTRAINT steps_life_check"])
+def test_check_tells_of_a_difference(database_url: str, what: str) -> None:
+    if "CONSTRAINT" in what:
+        pytest.importorskip("alembic.ext.checkconstraint_byname")
+    execute(database_url, f"ALTER TABLE pgconductor.steps DROP {what}")
     done = alembic("check", url=database_url)
     assert done.returncode != 0
     assert "New upgrade operations detected" in done.stderr

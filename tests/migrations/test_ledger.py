@@ -61,7 +61,7 @@ def test_a_stamp_as_a_script(database_url: str, revision: str) -> None:
     if revision == "head":
         # A script cannot look: it is for a database where nothing is recorded yet.
         in_thread(command.stamp, config_for(database_url), "base")
-        execute(database_url, "DROP TABLE pgconductor.alembic_version")
+        execute(database_url, "DROP TABLE pgconductor.pgconductor_version")
     execute(database_url, written(config))
     expected = ([INITIAL], [(1, 0)]) if revision == "head" else ([], [(0, 0)])
     assert (ledger(database_url), gate(database_url)) == expected

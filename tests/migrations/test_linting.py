@@ -12,7 +12,7 @@ from alembic import command
 from alembic.script import ScriptDirectory
 
 from pgconductor.exceptions import RevisionMetadataError
-from pgconductor.schema import revisions
+from pgconductor.schema import lock_tables, revisions
 from pgconductor.schema.linting import ANSWERABLE, FIRM, Finding, lint
 from pgconductor.schema.linting.rendering import look_at_scripts
 from tests.migrations.support import ROOT, add_revision, config_for, copy_of_revisions, in_thread
@@ -29,7 +29,20 @@ class Case:
     back: str = ""
 
 
+def locking(*tables: str) -> str:
+    """What lock_tables() executes, in one line."""
+    said: list[str] = []
+
+    class Said:
+        def execute(self, sqltext: sa.Executable | str, /) -> None:
+            said.append(" ".join(str(sqltext).split()))
+
+    lock_tables(Said(), *tables)
+    return said[0]
+
+
 ADD = "ALTER TABLE pgconductor.executions ADD "
+ADD_TO_BOTH = f"{ADD}added int\nALTER TABLE pgconductor.steps ADD added int"
 CHECK = "CONSTRAINT executions_added_check CHECK (attempts < 99)"
 UNCHECK = "ALTER TABLE pgconductor.executions DROP CONSTRAINT executions_added_check"
 DROP_ADDED = "ALTER TABLE pgconductor.executions DROP COLUMN added"
@@ -191,6 +204,30 @@ CASES = {
         "rows",
         "DO 'BEGIN UPDATE pgconductor.executions SET priority = 0; END'",
         "UPDATE of executions",
+    ),
+    "two tables": Case(
+        "together",
+        ADD_TO_BOTH,
+        "AccessExclusiveLock on executions, AccessExclusiveLock on steps",
+        safe=f"{locking('steps', 'executions')}\n{ADD_TO_BOTH}",
+        back=f"{locking('executions', 'steps')}\nALTER TABLE pgconductor.executions DROP COLUMN"
+        " added\nALTER TABLE pgconductor.steps DROP COLUMN added",
+    ),
+    "a key between two": Case(
+        "together",
+        "ALTER TABLE pgconductor.steps ADD CONSTRAINT added_fkey FOREIGN KEY (child_id)"
+        " REFERENCES pgconductor.executions NOT VALID",
+        "ShareRowExclusiveLock on executions, ShareRowExclusiveLock on steps",
+    ),
+    "locks too late": Case(
+        "together",
+        f"{ADD}added int\n{locking('executions', 'steps')}",
+        "AccessExclusiveLock on executions, AccessExclusiveLock on steps",
+    ),
+    "too few locks": Case(
+        "together",
+        f"{locking('executions')}\n{ADD_TO_BOTH}",
+        "AccessExclusiveLock on executions, AccessExclusiveLock on steps",
     ),
     "lock table": Case(
         "locked",

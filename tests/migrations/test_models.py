@@ -18,7 +18,7 @@ from pgconductor.schema import script_location, sql_file
 from tests.migrations.support import CATALOG, Rows, catalog, execute, rows
 
 # Alembic's own, and what is no table.
-NOT_MODELLED = {"alembic_version", "alembic_version_pkc", "execution_spec"}
+NOT_MODELLED = {"pgconductor_version", "pgconductor_version_pkc", "execution_spec"}
 
 
 @pytest.fixture

@@ -385,7 +385,7 @@ def test_a_revision_that_fails_leaves_the_one_before(
 
 
 def test_a_database_from_the_future(database_url: str) -> None:
-    execute(database_url, "UPDATE pgconductor.alembic_version SET version_num = '0099'")
+    execute(database_url, "UPDATE pgconductor.pgconductor_version SET version_num = '0099'")
     with pytest.raises(HistoryMismatch, match=r"says 0099.*up to 0001.*says 0001"):
         upgrade(database_url)
     assert ledger(database_url) == [(1, "initial", False)]

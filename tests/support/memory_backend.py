@@ -89,8 +89,7 @@ class MemoryBackend:
     """
 
     is_transient = staticmethod(Backend.is_transient)
-    is_lost = staticmethod(Backend.is_lost)
-    is_data_error = staticmethod(Backend.is_data_error)
+    cause = staticmethod(Backend.cause)
     is_undefined = staticmethod(Backend.is_undefined)
 
     def __init__(self, database: FakeDatabase, sessions: Callable[[], Any]) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from pgconductor import Conductor, ExecutionHandle, Task, TaskContext, TaskRef
+from pgconductor.domain.events import Emitted
 
 conductor = Conductor()
 
@@ -113,6 +114,9 @@ assert_type(anything, Task[Any, Any])
 
 async def invoke(session: AsyncSession, blocking: Session) -> None:
     handle = await checkout.invoke(Order(id=1), session=session, dedupe_key="one")
+    await checkout.invoke(
+        Order(id=1), dedupe_key="one", dedupe_scope="unstarted", dedupe_replace=True
+    )
     assert_type(handle, ExecutionHandle[Receipt])
     assert_type(await handle.result(timedelta(seconds=1)), Receipt)
 
@@ -143,10 +147,10 @@ async def invoke(session: AsyncSession, blocking: Session) -> None:
 
 async def emit(session: AsyncSession, blocking: Session) -> None:
     ordered = conductor.event("ordered", Order)
-    assert_type(await ordered.emit(Order(id=1), session=session), UUID)
-    assert_type(ordered.emit_sync(Order(id=1), session=blocking), UUID)
-    assert_type(conductor.emit_sync(ordered, Order(id=1), session=blocking), UUID)
-    assert_type(conductor.emit_sync("ordered", session=blocking), UUID)
+    assert_type(await ordered.emit(Order(id=1), session=session), Emitted)
+    assert_type(ordered.emit_sync(Order(id=1), session=blocking, dedupe_key="k"), Emitted)
+    assert_type(conductor.emit_sync(ordered, Order(id=1), session=blocking), Emitted)
+    assert_type(conductor.emit_sync("ordered", session=blocking), Emitted)
     ordered.emit_sync(1, session=blocking)  # type: ignore[arg-type]  # no Order
     ordered.emit_sync(Order(id=1), session=session)  # type: ignore[arg-type]  # an async one
     conductor.emit_sync("ordered")  # type: ignore[call-arg]  # no session

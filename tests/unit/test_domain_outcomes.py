@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
+from pgconductor.domain.failures import is_modest, shown, storable
 from pgconductor.domain.limits import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS
-from pgconductor.domain.outcomes import Disposition, Failure, Verdict, storable
+from pgconductor.domain.outcomes import Disposition, Failure, Verdict
+from pgconductor.domain.retry import RetryPolicy
+from pgconductor.runtime.suspension import consists_of, holds
+from pgconductor.runtime.wording import describe
 from pgconductor.types import ExecutionState
 
 
@@ -125,7 +131,65 @@ def group(depth: int) -> Any:
     return error
 
 
+class OddTextError(Exception):
+    def __str__(self) -> str:
+        return OddText("odd")
+
+
+class OddText(str):
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        raise RuntimeError("no")
+
+    __getitem__ = replace = encode = __len__  # type: ignore[assignment]  # all of it is odd
+
+
+class ExitingError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(1)
+
+    __repr__ = __str__
+
+
+def noted(*notes: str) -> BaseException:
+    error = ValueError("noted")
+    error.__notes__ = list(notes)
+    return error
+
+
+def invalid(number: int) -> BaseException:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(list[int]).validate_python(["no"] * number)
+    return caught.value
+
+
+def bush(width: int, depth: int) -> Any:
+    errors: list[Any] = [ValueError(str(number)) for number in range(width)]
+    for _ in range(depth):
+        errors = [ExceptionGroup("bush", errors), *errors[:width]]
+    return errors[0]
+
+
+#: What takes seconds or gigabytes if it is told as it is.
+ENORMOUS: list[BaseException] = [
+    ValueError("x" * 60_000_000),
+    ValueError("x" * 3_000_000, b"y" * 3_000_000),
+    UnicodeDecodeError("utf-8", b"x" * 30_000_000, 0, 1, "no" * 10_000_000),
+    noted("x" * 60_000_000),
+    noted(*["note"] * 100_000),
+    chain(100_000),
+    group(5_000),
+    bush(40, 40),
+    ExceptionGroup("wide", [ValueError(str(number)) for number in range(200_000)]),
+    ExceptionGroup("x" * 60_000_000, [ValueError("y" * 60_000_000)]),
+    invalid(5_000),
+]
+
 RESISTING: list[BaseException] = [
+    *ENORMOUS,
+    OddTextError(),
+    ExitingError(),
     BrokenStrError(),
     WrongStrError(),
     BrokenReprError("x"),
@@ -150,6 +214,41 @@ def test_every_error_can_be_written_down(error: BaseException) -> None:
     failure = Failure.from_exception(raised(error))
     assert_storable(failure)
     assert failure.type.startswith(type(error).__name__[:100])
+    assert len(shown(error)) <= 500
+    assert len(describe(error)) <= 3_000
+
+
+@pytest.mark.parametrize("error", ENORMOUS, ids=lambda error: type(error).__name__[:20])
+def test_an_enormous_error_is_not_copied(error: BaseException) -> None:
+    """Once its text is made, which is the error's own doing, nothing of that size is."""
+    caught = raised(error)
+    tracemalloc.start()
+    try:
+        Failure.from_exception(caught)
+        shown(caught)
+        (_, most) = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # A text of 60 MB, made by str() or repr(), once at a time; twice where repr() joins two.
+    assert most < 300_000_000
+    assert not is_modest(caught)
+
+
+@pytest.mark.parametrize("error", RESISTING, ids=lambda error: type(error).__name__[:20])
+def test_every_error_is_judged(error: BaseException) -> None:
+    """A retry policy, and who asks what a group holds, take any as well."""
+    RetryPolicy().decide(error, 1)
+    assert not holds(error, OSError)
+    assert not consists_of(error, OSError)
+
+
+def test_a_stack_in_short_tells_the_end_and_what_it_holds() -> None:
+    error = ExceptionGroup("x" * 100_000, [ValueError("inner"), KeyError("k")])
+    error.__cause__ = OSError("before")
+    stack = Failure.from_exception(raised(error)).traceback or ""
+    assert "after OSError: before" in stack
+    assert "holds ValueError: inner" in stack
+    assert "test_domain_outcomes.py" in stack
 
 
 def test_a_message_that_cannot_be_shown_says_why() -> None:

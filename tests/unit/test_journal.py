@@ -10,10 +10,12 @@ from uuid import UUID, uuid4
 import pytest
 
 from pgconductor.domain.claims import Claim
+from pgconductor.domain.sqlstates import Cause, cause_of
 from pgconductor.domain.steps import History, Recorded, StepRecord
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.runtime.journal import Journal
 from pgconductor.services.backend import Backend
+from tests.unit.test_sqlstates import EXPECTED
 
 CLAIM = Claim(uuid4(), 1)
 BEFORE = History({"before": Recorded(key="before", result="1")}, 2)
@@ -32,6 +34,7 @@ class Steps:
         self.may_go.set()
         self.errors: list[Exception] = []
         self.refused: set[str] = set()
+        self.refusal: Exception = ValueError("it cannot be stored")
         self.stolen: set[str] = set()
 
     async def record_many(self, steps: Sequence[StepRecord]) -> list[Recorded | OwnershipLost]:
@@ -40,7 +43,7 @@ class Steps:
         if self.errors:
             raise self.errors.pop(0)
         if self.refused & {one.key for one in steps}:
-            raise ValueError("it cannot be stored")
+            raise self.refusal
         return [
             OwnershipLost(one.execution_id)
             if one.key in self.stolen
@@ -69,7 +72,8 @@ class Completing:
 
 
 class Somewhere:
-    is_lost = is_transient = staticmethod(lambda error: isinstance(error, Lost))
+    cause = staticmethod(Backend.cause)
+    is_transient = staticmethod(Backend.is_transient)
 
     def __init__(self) -> None:
         self.steps = Steps()
@@ -178,3 +182,57 @@ async def test_its_end_ends_the_waiting(journal: Journal, somewhere: Somewhere) 
     for task in (*first, *second):
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+class ServerError(Exception):
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__(sqlstate)
+        self.sqlstate = sqlstate
+
+
+@pytest.mark.parametrize("sqlstate", [code for code in EXPECTED if cause_of(code) is Cause.VALUE])
+async def test_a_value_that_cannot_be_stored_is_its_own_steps_fault(
+    journal: Journal, somewhere: Somewhere, sqlstate: str
+) -> None:
+    somewhere.steps.refused.add("bad")
+    somewhere.steps.refusal = ServerError(sqlstate)
+    good, bad = await begun(journal, "good", "bad")
+    assert await good == '"good"'
+    with pytest.raises(ServerError):
+        await asyncio.wait_for(bad, 20)
+
+
+@pytest.mark.parametrize(
+    "sqlstate", [code for code in EXPECTED if cause_of(code) is not Cause.VALUE]
+)
+async def test_no_step_fails_by_trouble_that_is_not_its_own(
+    journal: Journal, somewhere: Somewhere, sqlstate: str
+) -> None:
+    somewhere.steps.errors = [ServerError(sqlstate)] * 2
+    (one,) = await begun(journal, "a")
+    assert await asyncio.wait_for(one, 30) == '"a"'
+
+
+@pytest.mark.parametrize("sqlstate", ["23505", "42P01", "57014", "P0004"])
+async def test_one_that_is_kept_holds_up_no_others(
+    journal: Journal, somewhere: Somewhere, sqlstate: str
+) -> None:
+    somewhere.steps.refused.add("bad")
+    somewhere.steps.refusal = ServerError(sqlstate)
+    bad, good = await begun(journal, "bad", "good")
+    assert await asyncio.wait_for(good, 20) == '"good"'
+    (later,) = await begun(journal, "later")
+    assert await asyncio.wait_for(later, 20) == '"later"'
+    assert not bad.done()
+    somewhere.steps.refused.clear()
+    assert await asyncio.wait_for(bad, 20) == '"bad"'
+
+
+async def test_whoever_is_kept_is_let_go_at_the_end(journal: Journal, somewhere: Somewhere) -> None:
+    somewhere.steps.refused.add("bad")
+    somewhere.steps.refusal = ServerError("42501")
+    bad, good = await begun(journal, "bad", "good")
+    assert await asyncio.wait_for(good, 20) == '"good"'
+    await journal.aclose()
+    await asyncio.wait([bad])
+    assert bad.cancelled()

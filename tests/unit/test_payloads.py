@@ -20,7 +20,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from pgconductor.domain.payloads import DEFAULT_MAX_BYTES, MAX_DEPTH, decode, encode
 from pgconductor.exceptions import InvalidPayload, PayloadDecodeError
-from pgconductor.runtime.handler import Codec
+from pgconductor.runtime.codec import Codec
 
 Pair = namedtuple("Pair", ["a", "b"])
 

@@ -66,8 +66,7 @@ class PickyBackend:
             for one in outcomes
         ]
 
-    is_data_error = staticmethod(Backend.is_data_error)
-    is_lost = staticmethod(Backend.is_lost)
+    cause = staticmethod(Backend.cause)
     is_transient = staticmethod(Backend.is_transient)
 
 
@@ -261,7 +260,6 @@ async def test_an_observer_that_could_not_look_starts_anew() -> None:
         orchestrators = Orchestrators()
         completing = Completing()
         is_transient = staticmethod(Backend.is_transient)
-        is_lost = staticmethod(Backend.is_lost)
 
     backend = cast("Backend", Somewhere())
     process = Process(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Executable, TextClause, make_url
 
 from pgconductor.domain.revisions import KNOWN_REVISION, REQUIRED_REVISION, SchemaStatus
@@ -34,6 +35,9 @@ class Recorder:
     def execute(self, sqltext: Executable | str, /) -> None:
         assert isinstance(sqltext, TextClause)
         self.statements.append(str(sqltext))
+
+    def get_context(self) -> MigrationContext:
+        return MigrationContext.configure(dialect_name="postgresql")
 
 
 # --- what is shipped -----------------------------------------------------------------------------

@@ -19,6 +19,8 @@ ANSWERABLE: Final = {
     " validate it in the next revision",
     "built": "the table is locked while the index is built: create_index_concurrently",
     "rows": "rows of a large table are changed in one transaction: fill in batches",
+    "together": "others hold one table and wait for another, and would be ended by the server:"
+    " lock_tables(op, ...) before anything else",
     "locked": "it blocks readers or writers: leave the locks to the statements that need them",
 }
 #: What no revision may do.

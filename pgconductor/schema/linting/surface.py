@@ -12,7 +12,7 @@ __all__ = ["SMALL", "Surface", "read_surface"]
 
 #: Tables of some dozens of rows: what takes time on a large one takes none there.
 SMALL: Final = frozenset(
-    {"alembic_version", "orchestrators", "queues", "retention_walk", "schema_gate"}
+    {"orchestrators", "pgconductor_version", "queues", "retention_walk", "schema_gate"}
     | {"schema_migrations", "tasks"}
 )
 

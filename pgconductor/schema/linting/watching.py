@@ -15,6 +15,7 @@ from sqlalchemy import event
 
 from pgconductor.models import SCHEMA
 from pgconductor.schema.linting.surface import Surface
+from pgconductor.schema.locking import TAKING
 
 __all__ = ["watch"]
 
@@ -47,6 +48,7 @@ class _Watcher:
         self._large = before.large()
         self._messages: list[str] = []
         self._held: set[tuple[str, str]] = set()
+        self._taken: set[str] = set()
         self.seen: list[tuple[str, str]] = []
 
     def hear(self, diagnostic: Any) -> None:
@@ -68,6 +70,10 @@ class _Watcher:
         self, connection: sa.Connection, _cursor: Any, statement: str, *_: Any
     ) -> None:
         driver = _driver(connection)
+        if statement.startswith(TAKING):
+            # Too late if it holds one already.
+            self._taken = {name for name, _ in self.locks(driver) - self._held}
+            return
         # Others take locks for what they do; these take them for the sake of it, or out of sight.
         if driver.autocommit or statement.split(None, 1)[0].upper() not in {"LOCK", "DO"}:
             return
@@ -79,11 +85,15 @@ class _Watcher:
         if not driver.autocommit:
             self.seen += self._judge(self._messages, self.locks(driver))
         self._messages.clear()
+        self._taken.clear()
 
     def _judge(
         self, messages: Iterable[str], held: set[tuple[str, str]]
     ) -> Iterator[tuple[str, str]]:
         blocked = ", ".join(f"{mode} on {name}" for name, mode in sorted(held))
+        tables = {name for name, _ in held}
+        if len(tables) > 1 and not tables <= self._taken:
+            yield "together", blocked
         for found in filter(None, map(_SCANS.match, messages)):
             if found["of"] in self._large:
                 yield "rows", f"{found['command']} of {found['of']}"
