@@ -117,6 +117,8 @@ class Attempt:
         self._thread: asyncio.Future[Any] | None = None
         # Whether the handler goes on in the event loop, and not in a thread.
         self._in_loop = runnable.handler.is_async
+        # Why there is no other try, if its policy has failed.
+        self._note: str | None = None
 
     def _make_tools(self) -> Tools:
         durability, task = self._durability, self._task
@@ -299,9 +301,8 @@ class Attempt:
         return self._in_thread(arguments)
 
     async def _in_thread(self, arguments: tuple[Any, ...]) -> Any:
-        call = partial(
-            copy_context().run, self._runnable.handler.function, self.context, *arguments
-        )
+        function = self._runnable.handler.function
+        call = partial(copy_context().run, function, self.context, *arguments)
         threads = self._threads.handlers
         self._thread = asyncio.get_running_loop().run_in_executor(threads, call)
         result = await asyncio.shield(self._thread)
@@ -337,10 +338,10 @@ class Attempt:
             broken.add_note(f"while the end of a handler was judged: {type(error).__name__}")
             return mishap(self.fetched, broken, self._runnable.options.retry)
 
-    def _retry_after(self, error: Exception) -> tuple[timedelta | None, str | None]:
-        """When to try again, by the policy; if that fails, there is no other try, and a note."""
+    def _retry_after(self, error: Exception) -> timedelta | None:
+        """When to try again, by the policy; a policy that fails says that there is no other try."""
         try:
-            return self._runnable.options.retry.decide(error, self.fetched.attempt), None
+            return self._runnable.options.retry.decide(error, self.fetched.attempt)
         except Exception as broken:
             logger.error(
                 "the retry policy failed: %s",
@@ -348,7 +349,12 @@ class Attempt:
                 exc_info=broken if is_modest(broken) else None,
                 extra=logger_fields(self.fetched),
             )
-            return None, f"No retry: its retry policy raised {shown(broken)}"
+            self._note = f"No retry: its retry policy raised {shown(broken)}"
+            return None
+
+    def _told(self, error: BaseException) -> Failure:
+        failure = Failure.from_exception(error)
+        return failure.noted(self._note) if self._note else failure
 
     def _failure(self, error: BaseException) -> Outcome:
         """What an error means: a stop that was asked for, or a failure, to be retried or not."""
@@ -379,22 +385,14 @@ class Attempt:
             )
         if is_of_others(error):
             return given_back(fetched, error)
-        return self._failed(error)
-
-    def _failed(self, error: BaseException) -> Failed:
-        """The handler has failed: with another try, or for good."""
-        fetched, note = self.fetched, None
-        retry_after: timedelta | None = None
-        if isinstance(error, Exception):
-            if not holds(error, _FINAL):
-                retry_after, note = self._retry_after(error)
-        elif not holds(error, _FINAL):
+        if holds(error, _FINAL):
+            retry_after = None
+        elif isinstance(error, Exception):
+            retry_after = self._retry_after(error)
+        else:
             # SystemExit, KeyboardInterrupt and the like end the attempt, never the process. They
             # are no Exception, so the policy's default would not retry them.
             retry_after = self._runnable.options.retry.delay(fetched.attempt)
         committed = self._tools is not None and self._tools.record.committed
         tell_failure(fetched, error, retry_after, committed=committed)
-        failure = Failure.from_exception(error)
-        if note is not None:
-            failure = failure.noted(note)
-        return Failed(fetched.id, fetched.claim, failure, retry_after)
+        return Failed(fetched.id, fetched.claim, self._told(error), retry_after)

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from pgconductor import Conductor, Settings, TaskContext
 from pgconductor.domain.claims import Claim, Fetched
+from pgconductor.domain.migrations import StartupPolicy
 from pgconductor.runtime import slots, worker
 from pgconductor.runtime.attempt import Runnable
 from pgconductor.runtime.orchestrator import Orchestrator
@@ -183,7 +184,7 @@ async def test_no_thread_for_plain_handlers(
         database_url=SecretStr("postgresql://nowhere/nothing"),
         poll_interval=timedelta(seconds=0.05),
         give_back_after=timedelta(seconds=0.05),
-        startup_policy="refuse",
+        startup_policy=StartupPolicy.REFUSE,
     )
     conductor = Conductor(chosen)
     release = asyncio.Event()
