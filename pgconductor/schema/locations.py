@@ -76,8 +76,8 @@ def _default_schema() -> str | None:
     """The schema that the environment at work means by no name; None if none is at work."""
     try:
         return context.get_context().dialect.default_schema_name
-    except NameError:
-        # Alembic's way to say so: its proxy stands for nothing yet.
+    except (NameError, AttributeError):
+        # Alembic's proxy stands for nothing yet, or for nothing any more.
         return None
 
 

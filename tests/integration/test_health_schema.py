@@ -146,7 +146,7 @@ CHANGES = {
     ),
     "a function that is dropped": (
         "DROP FUNCTION pgconductor.emit_event",
-        "function emit_event(p_name text, p_payload jsonb) is missing",
+        "function emit_event(",
     ),
     "a composite type": (
         "ALTER TYPE pgconductor.execution_spec ADD ATTRIBUTE more text",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Executable, TextClause, make_url
 
@@ -175,6 +177,13 @@ def test_a_configuration_without_an_address_leaves_it_to_the_settings() -> None:
 )
 def test_include_name(name: str | None, type_: str, parents: dict[str, Any], kept: bool) -> None:
     assert include_name(name, type_, parents) is kept
+
+
+def test_include_name_after_an_environment_has_ended() -> None:
+    config = alembic_config()
+    config.output_buffer = StringIO()
+    command.upgrade(config, "head", sql=True)
+    assert include_name(None, "schema", {})
 
 
 # --- who may work where --------------------------------------------------------------------------
