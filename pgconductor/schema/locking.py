@@ -8,14 +8,11 @@ table while it holds another.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import sqlalchemy as sa
 
 from pgconductor.models import SCHEMA, Base
-
-if TYPE_CHECKING:
-    from pgconductor.schema.applying import Operations
 
 __all__ = ["TAKING", "lock_tables"]
 
@@ -90,7 +87,15 @@ END
 $pgconductor_locks$"""
 
 
-def lock_tables(op: Operations, *tables: str) -> None:
+class Executes(Protocol):
+    """What ``alembic.op`` does for it."""
+
+    def execute(self, sqltext: sa.Executable | str, /) -> None:
+        """Execute a statement, or write it into the script."""
+        ...
+
+
+def lock_tables(op: Executes, *tables: str) -> None:
     """Take all the tables that a revision changes, first of all and together, or none.
 
     One is waited for, as long as ``lock_timeout`` says, while none is held. The others are asked
