@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from alembic import command
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from pgconductor.exceptions import RevisionMetadataError
@@ -37,9 +36,6 @@ def locking(*tables: str) -> str:
     class Said:
         def execute(self, sqltext: sa.Executable | str, /) -> None:
             said.append(" ".join(str(sqltext).split()))
-
-        def get_context(self) -> MigrationContext:
-            raise NotImplementedError
 
     lock_tables(Said(), *tables)
     return said[0]
