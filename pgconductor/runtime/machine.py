@@ -295,6 +295,8 @@ class Machine:
         process, lookout = self.process, self.lookout
         if not process.completer.idle or not all(worker.quiet for worker in self.workers):
             return
+        if process.unread:
+            return  # What could not be read is held, until it has been told apart.
         if lookout.looked_at != process.activity:
             lookout.kick()
         elif all(worker.drained_at == (process.activity, lookout.looks) for worker in self.workers):
