@@ -24,6 +24,8 @@ DEFAULT_MAX_BYTES: Final = 256 * 1024
 _MAX_INT: Final = 2**63 - 1
 # No float has more digits before its point, and jsonb writes them all out.
 _MANY_DIGITS: Final = re.compile(r"\d{309}", re.ASCII)
+#: What may be none of what JSON and Postgres hold, for short texts.
+_DOUBTFUL: Final = re.compile(rb"\\u0000|null|NaN|Infinity|\xef\xbf\xbd|[0-9]{19}")
 #: As many digits as the largest integer of 64 bits has, wherever: all digits taken for zeros.
 _LARGE: Final = b"0" * 19
 _AS_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
@@ -116,6 +118,9 @@ def encoded_strictly(encoded: bytes, *, max_bytes: int) -> str | None:
         The text, or None where only :func:`encode` can tell.
     """
     size = len(encoded)
+    if size <= 2 * MAX_DEPTH and size <= max_bytes:
+        # So short that it is not deep either, and one search costs less than several.
+        return None if _DOUBTFUL.search(encoded) is not None else encoded.decode()
     if size > max_bytes or _is_unstorable(encoded):
         return None
     # What stands for numbers that are not finite.

@@ -105,6 +105,12 @@ class Codec:
         if self.plain:
             return None if valid is None else encode(valid, max_bytes=max_bytes, field=field)
         try:
+            if self.freshly_made:
+                # The way of most small payloads.
+                written = self.adapter.serializer.to_json(valid)
+                at_once = encoded_strictly(written, max_bytes=max_bytes)
+                if at_once is not None:
+                    return at_once
             text, quick = self._written(self.adapter, valid, max_bytes, field)
         except (PydanticSerializationError, UnicodeError, ValueError) as error:
             if isinstance(error, InvalidPayload):
