@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
@@ -344,10 +344,12 @@ def _own_name(function: object) -> str:
     Raises:
         ConfigurationError: It has none that could be a task's.
     """
-    if isinstance(function, Task):
-        task: Task[Any, Any] = function
-        raise ConfigurationError(f"{task.name!r} is a task already; declare its handler once")
-    inner = function.__func__ if isinstance(function, staticmethod) else function
+    if issubclass(type(function), Task):
+        name = getattr(function, "name", "")
+        raise ConfigurationError(f"{name!r} is a task already; declare its handler once")
+    inner: object = function
+    if isinstance(function, staticmethod):
+        inner = cast("staticmethod[..., Any]", function).__func__
     own = getattr(inner, "__name__", "")
     if callable(function) and own in ("", "<lambda>"):
         raise ConfigurationError(
