@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypeVar, overload
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
@@ -338,7 +338,7 @@ class Conductor(Connections):
         )
 
 
-def _own_name(function: object) -> str:
+def _own_name(function: Any) -> str:
     """The name of a function that was given none.
 
     Raises:
@@ -347,9 +347,8 @@ def _own_name(function: object) -> str:
     if issubclass(type(function), Task):
         name = getattr(function, "name", "")
         raise ConfigurationError(f"{name!r} is a task already; declare its handler once")
-    inner: object = function
-    if isinstance(function, staticmethod):
-        inner = cast("staticmethod[..., Any]", function).__func__
+    # A static method's is that of the function in it.
+    inner = getattr(function, "__func__", function)
     own = getattr(inner, "__name__", "")
     if callable(function) and own in ("", "<lambda>"):
         raise ConfigurationError(
