@@ -338,16 +338,17 @@ class Conductor(Connections):
         )
 
 
-def _own_name(function: object) -> str:
+def _own_name(function: Any) -> str:
     """The name of a function that was given none.
 
     Raises:
         ConfigurationError: It has none that could be a task's.
     """
-    if isinstance(function, Task):
-        task: Task[Any, Any] = function
-        raise ConfigurationError(f"{task.name!r} is a task already; declare its handler once")
-    inner = function.__func__ if isinstance(function, staticmethod) else function
+    if issubclass(type(function), Task):
+        name = getattr(function, "name", "")
+        raise ConfigurationError(f"{name!r} is a task already; declare its handler once")
+    # A static method's is that of the function in it.
+    inner = getattr(function, "__func__", function)
     own = getattr(inner, "__name__", "")
     if callable(function) and own in ("", "<lambda>"):
         raise ConfigurationError(

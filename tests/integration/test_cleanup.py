@@ -86,7 +86,8 @@ class Ended:
         self._lets_go = lets_go
         # No worker has it: whatever was invoked in vain would stay.
         self.child: Task[None, None] = self.conductor.task("child", queue="nobody")(_nothing)
-        timeout = timedelta(milliseconds=300) if end == "timed out" else None
+        # Long enough for the step before it, on a machine that is busy.
+        timeout = timedelta(seconds=2) if end == "timed out" else None
         handler = self.asynchronous if kind == "async" else self.plain
         self.task: Task[None, None] = self.conductor.task("task", max_attempts=1, timeout=timeout)(
             handler
