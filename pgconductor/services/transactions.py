@@ -187,9 +187,10 @@ class OpenTransaction:
 
     def retire(self) -> None:
         """From now on the session begins no other transaction, which nobody would commit."""
-        session = self.session.sync_session
-        if event.contains(session, "after_begin", self._check_connection):
-            event.remove(session, "after_begin", self._check_connection)
+        if self._begun is not None:
+            session = self.session.sync_session
+            if event.contains(session, "after_begin", self._check_connection):
+                event.remove(session, "after_begin", self._check_connection)
         if not self._final:
             return
         message = (
