@@ -6,18 +6,22 @@ import asyncio
 import logging
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Any, Final
 from uuid import UUID
 
 from pgconductor.domain.steps import Recorded, Settled, StepKind
+from pgconductor.exceptions import RaceNotRecorded
 from pgconductor.runtime.branches import Joints, goes_on_by_itself, joints, look_at_ends
+from pgconductor.runtime.order import Order
 from pgconductor.runtime.reasons import LATE
+from pgconductor.runtime.sentry import Sentry
 from pgconductor.runtime.suspension import Interrupted, Suspension
 from pgconductor.runtime.threads import Call
 from pgconductor.runtime.turns import Desk, Turns
+from pgconductor.runtime.waited import End, Wait
 
-__all__ = ["Sentry", "Waits"]
+__all__ = ["Waits"]
 
 logger = logging.getLogger("pgconductor.waits")
 
@@ -27,38 +31,12 @@ _AGAIN: Final = 0.05
 _MOMENT: Final = 0.01
 #: Seconds after which steps at work are looked at, whether they only wait.
 _SOON: Final = 0.05
-#: No timer of the event loop is set further ahead.
+#: Seconds for each step on record, and at most, that a handler that was replayed stays in memory
+#: for what else may come: another replay would go through all of them again.
+_LINGER: Final = 0.1
+_LONGEST_LINGER: Final = 60.0
+#: A timer of the event loop that is set further ahead is of no use.
 _LONGEST: Final = 86_400.0
-
-
-class Sentry(Protocol):
-    """Who looks whether what is waited for has come."""
-
-    def watch(self, waits: Waits, child_id: UUID | None) -> None:
-        """Tell these waits when what they wait for has come, for instance a child."""
-        ...
-
-    def forget(self, waits: Waits) -> None:
-        """They wait for nothing any more."""
-        ...
-
-    def look(self, execution_id: UUID) -> None:
-        """Something may have come."""
-        ...
-
-
-@dataclass(slots=True, eq=False)
-class _Wait:
-    """One of them."""
-
-    recorded: Recorded
-    ended: asyncio.Future[Recorded]
-    timer: asyncio.TimerHandle | None = None
-    looks: int = 0
-    open: bool = True
-    # Whether a look for it has been sent, and whether one has been answered.
-    sought: bool = False
-    looked_for: bool = False
 
 
 class Waits:
@@ -75,6 +53,9 @@ class Waits:
         desk: Who gives and takes the attempt's slot.
         patience: Seconds to stay in memory.
         known: The asyncio tasks of the handler that are known: it is suspended if all of them wait.
+        branched: Whether the handler has branches.
+        may_linger: Whether it may stay longer if it was replayed.
+        limit: The attempt's own time limit.
     """
 
     def __init__(
@@ -85,18 +66,34 @@ class Waits:
         desk: Desk,
         patience: float,
         known: Callable[[], Iterable[asyncio.Task[Any]]],
+        branched: Callable[[], bool] = lambda: True,
+        may_linger: bool = True,
+        limit: Callable[[], object] = lambda: None,
     ) -> None:
         self.execution_id = execution_id
         #: How many ends of waits the handler has seen.
         self.wakes = 0
         self._sentry = sentry
         self._desk = desk
-        self.turns = Turns(desk, self._guarded, leave=self._leave_overdue, on_go_on=self._rest)
+        self.turns = Turns(desk, self._guarded, leave=self._leave_overdue, on_go_on=self._gone_on)
         self._patience = patience
+        self._may_linger = may_linger
+        self._limit = limit
+        #: The error that the handler was ended by instead of being suspended.
+        self.refused: RaceNotRecorded | None = None
+        #: How many steps were on record when the attempt began.
+        self.replayed = 0
+        #: Whether somebody else says when it leaves memory.
+        self.lingers = False
         self._known = known
-        self._waiting: dict[str, _Wait] = {}
+        self._waiting: dict[str, Wait] = {}
         # Ended before anybody waited for them: a settling tells of all at once.
         self._ended: dict[str, Recorded] = {}
+        # Waits for an event that no look was sent for by now, and that none was answered for.
+        self._unsought: set[Wait] = set()
+        self._unanswered: set[Wait] = set()
+        self._events = 0
+        self._begun = 0
         self._busy = 0
         # Of those that wait, how many have not been told of their end.
         self._open = 0
@@ -110,6 +107,10 @@ class Waits:
         self.suspended_by: str | None = None
         #: Whether it was suspended though a wait is over: it is to go on as soon as it can.
         self.overdue = False
+        #: In which order the handler is told of what has ended.
+        self.order = Order(
+            wakes=lambda: self.wakes, branched=branched, held=lambda: bool(self.turns.waiting)
+        )
 
     @contextmanager
     def at_work(self) -> Generator[None]:
@@ -126,6 +127,10 @@ class Waits:
         """Come back to a slot, if it was given up."""
         if self.turns.parked:
             await self.turns.wait()
+
+    def _gone_on(self) -> None:
+        self.order.settle()
+        self._rest()
 
     def _leave_overdue(self) -> bool:
         """Suspend a handler of which a wait is over; whether it was.
@@ -144,21 +149,32 @@ class Waits:
         self._end_all(ended[0] or "", joined, waiting)
         return True
 
-    async def until_ended(self, recorded: Recorded) -> Recorded:
+    async def until_ended(self, recorded: Recorded, *, cancel_late: bool = True) -> Recorded:
         """Wait for the end of something that is on record as pending.
+
+        Args:
+            recorded: What is on record.
+            cancel_late: Whether a child is to be cancelled that is not waited for any more.
 
         Raises:
             Suspension: It did not come soon enough; raise it on.
             Interrupted: The attempt has ended.
+            RaceNotRecorded: It was given up because of a clock of this process.
         """
         if (early := self._ended.pop(recorded.key, None)) is not None:
+            with self.at_work():
+                await self.order.asked(early)
             return early
         if self._closed:
             # A branch that nobody awaited has put it on record meanwhile.
             raise Interrupted(LATE)
-        wait = _Wait(recorded, asyncio.get_running_loop().create_future())
+        self._begun += 1
+        wait = Wait(recorded, End(self._limit), self._begun, cancel_late=cancel_late)
         self._waiting[recorded.key] = wait
         self._open += 1
+        if recorded.kind is StepKind.EVENT:
+            self._events += 1
+            self._unsought.add(wait)
         self._sentry.watch(self, recorded.child_id)
         self._set_timer(wait)
         if recorded.kind in (StepKind.EVENT, StepKind.CHILD):
@@ -167,6 +183,10 @@ class Waits:
         self._rest()
         try:
             ended = await wait.ended
+        except asyncio.CancelledError:
+            if wait.ended.by_clock:
+                raise RaceNotRecorded(recorded.key) from None
+            raise
         finally:
             self._drop(wait)
         with self.at_work():
@@ -174,27 +194,31 @@ class Waits:
                 await self.turns.wait(recorded.key)
         return ended
 
-    def _drop(self, wait: _Wait) -> None:
+    def _drop(self, wait: Wait) -> None:
         if wait.timer is not None:
             wait.timer.cancel()
         self._close(wait)
+        self.order.drop(wait.turn)
         if self._waiting.get(wait.recorded.key) is wait:
             del self._waiting[wait.recorded.key]
+            self._events -= wait.recorded.kind is StepKind.EVENT
+        self._unsought.discard(wait)
+        self._unanswered.discard(wait)
         if not self._waiting:
             self._sentry.forget(self)
             self._stay()
 
-    def _close(self, wait: _Wait) -> None:
+    def _close(self, wait: Wait) -> None:
         if wait.open:
             wait.open = False
             self._open -= 1
 
-    def _set_timer(self, wait: _Wait) -> None:
+    def _set_timer(self, wait: Wait) -> None:
         if wait.recorded.remaining is not None:
             seconds = max(wait.recorded.remaining.total_seconds(), 0.0)
             wait.timer = self._later(min(seconds, _LONGEST), self._time_has_come, wait)
 
-    def _time_has_come(self, wait: _Wait) -> None:
+    def _time_has_come(self, wait: Wait) -> None:
         """By our clock; the database's decides."""
         self._sentry.look(self.execution_id)
         wait.looks += 1
@@ -203,8 +227,8 @@ class Waits:
 
     def seen(self) -> int:
         """How many ends of waits were seen, by somebody who is about to look for more."""
-        for wait in self._waiting.values():
-            wait.sought = True
+        self._unanswered |= self._unsought
+        self._unsought.clear()
         return self.wakes
 
     def settled(self, settled: Settled) -> None:
@@ -216,22 +240,47 @@ class Waits:
             # The handler does not see it: it must count as not seen, or nobody would be woken.
             return
         self.wakes = max(self.wakes, settled.wakes)
-        for one in self._waiting.values():
-            one.looked_for = one.looked_for or one.sought
+        self._unanswered.clear()
+        there: list[tuple[Wait, Recorded]] = []
         for ended in settled.ended:
             wait = self._waiting.get(ended.key)
             if wait is None:
                 self._ended[ended.key] = ended
-            elif not wait.ended.done():
-                wait.ended.set_result(ended)
-                self._close(wait)
-                self._stay()
-        if settled.ended and any(
-            one.recorded.kind is StepKind.EVENT for one in self._waiting.values()
-        ):
+            elif wait.open and not wait.ended.done():
+                there.append((wait, ended))
+        for wait, ended in sorted(there, key=lambda one: one[0].number):
+            woke = self.wakes if ended.woke is None else ended.woke
+            wait.turn = self.order.ended(woke, partial(wait.tell, ended))
+            self._close(wait)
+            self._stay()
+        if settled.ended and self._events:
             # Of two waits for an event only one takes it: there may be another event.
             self._sentry.look(self.execution_id)
+        self.order.go()
         self._rest()
+
+    # Those that were not first.
+
+    def lose(self, keys: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Which of these are waited for, and which of them are children to be cancelled."""
+        lost = [key for key in keys if key in self._waiting]
+        there = (self._waiting[key] for key in lost)
+        return lost, [
+            one.recorded.key
+            for one in there
+            if one.recorded.kind is StepKind.CHILD and one.cancel_late
+        ]
+
+    def end_lost(self, keys: Iterable[str]) -> None:
+        """Whatever comes for these changes nothing any more."""
+        for wait in [self._waiting[key] for key in keys if key in self._waiting]:
+            self.order.drop(wait.turn)
+            wait.ended.cancel()
+
+    def look(self) -> None:
+        """An event that one has given up may be for another that is waited for."""
+        if self._events:
+            self._sentry.look(self.execution_id)
 
     # When to give up the slot, and when to leave.
 
@@ -258,7 +307,7 @@ class Waits:
         if not self._idle or self._closed:
             return
         may_stay = self.turns.give()
-        if self._patient is None:
+        if self._patient is None and not self.lingers:
             self._wait_patiently(self._patience if may_stay else 0.0)
 
     def _look_inside_in(self, pause: float) -> None:
@@ -278,6 +327,7 @@ class Waits:
             self._desk.stay()
 
     def _stay(self) -> None:
+        self.lingers = False
         if self._patient is not None:
             self._patient.cancel()
             self._patient = None
@@ -290,6 +340,18 @@ class Waits:
             for one in self._waiting.values()
         )
         pause = min(_MOMENT, patience) if all_long else patience
+        linger = min(self.replayed * _LINGER, _LONGEST_LINGER)
+        if (
+            linger > pause
+            and len(self._waiting) > 1
+            and not all_long
+            and self._may_linger
+            and patience == self._patience
+        ):
+            pause = linger
+            self.lingers = self._sentry.keeps(self, pause)
+            if self.lingers:
+                return
         self._patient = self._later(pause, self._leave, pause)
 
     def _leave(self, pause: float) -> None:
@@ -305,6 +367,7 @@ class Waits:
     def leave(self) -> None:
         """End the handler as soon as everything in it waits: the process is to stop."""
         self._patience = 0.0
+        self._may_linger = False
         self._stay()
         if not self.suspend():
             self._rest()
@@ -324,6 +387,13 @@ class Waits:
         joined = joints(self._known(), waiting.__contains__)
         if joined is None:
             return False
+        self._stay()
+        if joined.timed:
+            # Its time would begin anew in each attempt.
+            self.refused = RaceNotRecorded(*self._waiting)
+            for future in joined.timed:
+                future.set_exception(self.refused)
+            return True
         self._end_all(next(iter(self._waiting)), joined, waiting)
         return True
 
@@ -358,10 +428,7 @@ class Waits:
     @property
     def _is_unsought(self) -> bool:
         """Whether there was no look for an event by now."""
-        return any(
-            one.recorded.kind is StepKind.EVENT and not one.looked_for
-            for one in self._waiting.values()
-        )
+        return bool(self._unsought or self._unanswered)
 
     @property
     def keys(self) -> list[str]:
@@ -376,6 +443,8 @@ class Waits:
         """
         if self._closed or self.turns.waiting or self.suspended_by is not None:
             return False
+        if self.lingers:
+            return True
         if not self._only_waits or self._is_unsought:
             return False
         waiting = self._futures
@@ -387,6 +456,7 @@ class Waits:
         """The attempt has ended."""
         self._closed = True
         self._stay()
+        self.order.close(Interrupted(LATE))
         self.turns.close()
         if self._inner is not None:
             self._inner.cancel()
