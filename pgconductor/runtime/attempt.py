@@ -112,8 +112,7 @@ class Attempt:
         self._report = report
         self._max_result_bytes = max_result_bytes
         self._stop: Stop | None = None
-        self._reported = False
-        self._abandoned = False
+        self._reported = self._abandoned = False
         self._over = False
         #: Whether the handler catches whatever ends it.
         self.hopeless = False
@@ -142,8 +141,7 @@ class Attempt:
             limit=lambda: self.desk.limit,
         )
         self.desk.on_slot = waits.turns.go_on
-        record.waits = waits
-        record.ended = self._over
+        record.waits, record.ended = waits, self._over
         self._tools = Tools(
             record,
             waits,
@@ -231,13 +229,12 @@ class Attempt:
         if self.hopeless or tools is None:
             return
         self.hopeless = True
-        message = "a handler catches BaseException and goes on; it is left where it is"
-        logger.error(message, extra=logger_fields(self.fetched))
+        said = "a handler catches BaseException and goes on; it is left where it is"
+        logger.error(said, extra=logger_fields(self.fetched))
         if not self._reported:
             key = tools.waits.suspended_by
-            self._say(
-                self._judged(Interrupted(INSISTENT) if key is None else SuspensionSwallowed(key))
-            )
+            told = Interrupted(INSISTENT) if key is None else SuspensionSwallowed(key)
+            self._say(self._judged(told))
         self._end()
         if self._task is not None:
             self._task.cancel()

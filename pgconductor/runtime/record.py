@@ -34,7 +34,7 @@ from pgconductor.runtime.reasons import LATE
 from pgconductor.runtime.scopes import Scope
 from pgconductor.runtime.suspension import Interrupted, Suspension
 from pgconductor.runtime.waits import Waits
-from pgconductor.runtime.wording import shown
+from pgconductor.runtime.wording import RACED, shown
 
 __all__ = ["Record"]
 
@@ -46,11 +46,6 @@ _inside: Final[ContextVar[tuple[Record, str] | None]] = ContextVar(
 )
 
 _COMPLETED: Final = "nothing can be begun after complete_in"
-#: Why a handler with branches may do something else.
-_RACED: Final = (
-    "The handler was changed since; or its branches race, and what decides is not on record: "
-    "decide it by ctx.first()."
-)
 
 
 class Record:
@@ -385,7 +380,7 @@ class Record:
 
     def mismatch(self, expected: str, found: str, *why: str) -> ReplayMismatch:
         """The error that the handler does not do what is on record; take note of it."""
-        why = why or ((_RACED,) if self.branched else ())
+        why = why or ((RACED,) if self.branched else ())
         mismatch = self.broken = ReplayMismatch(self.fetched.id, expected, found, *why)
         return mismatch
 

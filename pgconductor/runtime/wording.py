@@ -8,9 +8,15 @@ from pgconductor.domain.failures import message_of, name_of
 from pgconductor.domain.steps import Recorded
 from pgconductor.services.backend import Backend
 
-__all__ = ["describe", "shown", "trouble"]
+__all__ = ["RACED", "describe", "shown", "trouble"]
 
 _MOST: Final = 2_000
+
+#: Why a handler with branches may do something else.
+RACED: Final = (
+    "The handler was changed since; or its branches race, and what decides is not on record: "
+    "decide it by ctx.first()."
+)
 
 
 def describe(error: BaseException) -> str:
