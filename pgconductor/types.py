@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Generic, TypeVar
 
-__all__ = ["ExecutionState", "Json"]
+__all__ = ["ExecutionState", "First", "Json"]
+
+Which_co = TypeVar("Which_co", bound=int, covariant=True)
+Value_co = TypeVar("Value_co", covariant=True)
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+
+@dataclass(frozen=True, slots=True)
+class First(Generic[Which_co, Value_co]):
+    """Whichever of several came first; ``ctx.first`` returns it.
+
+    Attributes:
+        index: Which one: 0 for the first that was given.
+        value: What it has returned.
+    """
+
+    index: Which_co
+    value: Value_co
 
 
 class ExecutionState(StrEnum):

@@ -24,7 +24,8 @@ RETURNS TABLE (
     error_type text,
     error text,
     detail text,
-    child_id uuid
+    child_id uuid,
+    woke integer
 )
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -142,7 +143,7 @@ BEGIN
     RETURN QUERY
     SELECT
         e.id, CASE WHEN k.seen IS NOT NULL THEN e.wakes END, s.key, s.kind, CAST(s.result AS text), s.error_type, s.error, s.detail,
-        s.child_id
+        s.child_id, s.woke
     FROM unnest(p_ids, p_seen) AS k (id, seen)
     JOIN pgconductor.executions e ON e.id = k.id
     LEFT JOIN pgconductor.steps s ON s.execution_id = e.id AND s.woke > k.seen

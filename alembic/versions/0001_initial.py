@@ -313,11 +313,13 @@ def create_steps() -> None:
         sa.Column("woke", sa.Integer(), nullable=True),
         sa.Column("looked", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("ordinal", sa.Integer(), nullable=True),
+        sa.Column("turn", sa.Integer(), nullable=True),
         instant("created_at", default="pgconductor.clock()"),
         instant("ended_at"),
         sa.CheckConstraint(
             "octet_length(key) >= 1 AND octet_length(key) <= 512"
-            " AND kind IN ('step', 'try', 'sleep', 'child', 'spawn', 'event', 'emit', 'patch')"
+            " AND kind IN ('step', 'try', 'sleep', 'child', 'spawn', 'event', 'emit', 'patch',"
+            " 'first')"
             " AND (NOT pending OR kind IN ('try', 'sleep', 'child', 'event'))"
             " AND (NOT pending OR (result IS NULL AND ended_at IS NULL AND event_id IS NULL))"
             " AND (error IS NULL) = (error_type IS NULL)"

@@ -190,7 +190,7 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
                 _on(
                     "INSERT",
                     *("id", "task_key", "queue", "payload", "priority"),
-                    *("max_attempts", "max_crashes"),
+                    *("max_attempts", "max_crashes", "wakes"),
                 ),
             ),
             "orchestrators": (_on("UPDATE", "shutdown_requested_at", "shutdown_reason"),),
@@ -201,7 +201,7 @@ NEEDS: Final[Mapping[RoleKind, Needs]] = {
                 _on(
                     "INSERT",
                     *("execution_id", "key", "kind", "place", "result", "error_type", "error"),
-                    *("detail", "child_id", "created_at", "ended_at"),
+                    *("detail", "child_id", "woke", "turn", "created_at", "ended_at"),
                 ),
             ),
             "events": (_EMITTING,),

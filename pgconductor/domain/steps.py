@@ -14,6 +14,7 @@ from pgconductor.domain.outcomes import Failure
 
 __all__ = [
     "ChildSpec",
+    "Decision",
     "Due",
     "EventPlace",
     "History",
@@ -38,6 +39,7 @@ class StepKind(StrEnum):
         EVENT: An event that is waited for.
         EMIT: An event that was emitted.
         PATCH: Which code an execution goes by.
+        FIRST: Which of several was first.
     """
 
     STEP = "step"
@@ -48,6 +50,7 @@ class StepKind(StrEnum):
     EVENT = "event"
     EMIT = "emit"
     PATCH = "patch"
+    FIRST = "first"
 
     @property
     def waits(self) -> bool:
@@ -68,6 +71,8 @@ class StepRecord:
         place: Its number among what the handler itself has begun; None within a branch.
         failure: The error that it has ended by, for good; None if it has returned.
         began: When it began, by the process's monotonic clock, in seconds.
+        woke: How many ends of waits the handler had been told of by then.
+        turn: Its number among what the handler was told beside these.
     """
 
     execution_id: UUID
@@ -78,11 +83,26 @@ class StepRecord:
     place: int | None = None
     failure: Failure | None = None
     began: float = field(default_factory=time.monotonic, compare=False)
+    woke: int | None = None
+    turn: int | None = None
 
     @property
     def took(self) -> float:
         """For how many seconds it has gone on by now."""
         return max(time.monotonic() - self.began, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Which of several was first, as it is to be recorded, with the end of the others.
+
+    Attributes:
+        step: Which one.
+        lost: The keys of the waits that end with it.
+    """
+
+    step: StepRecord
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +140,8 @@ class StepStart:
         text: JSON text: a payload, or what an event's payload must contain.
         child: The child.
         failure: The error of a try.
+        woke: As in :class:`StepRecord`.
+        turn: Likewise.
     """
 
     execution_id: UUID
@@ -133,6 +155,8 @@ class StepStart:
     text: str | None = None
     child: ChildSpec | None = None
     failure: Failure | None = None
+    woke: int | None = None
+    turn: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +174,8 @@ class Recorded:
         detail: The child's task, or the event's name.
         child_id: The child.
         remaining: How long it is still to wait at most, by the database's clock.
+        woke: With which settling it has ended; of what is no wait, as in :class:`StepRecord`.
+        turn: As in :class:`StepRecord`; None for a wait.
     """
 
     key: str
@@ -162,6 +188,9 @@ class Recorded:
     detail: str | None = None
     child_id: UUID | None = None
     remaining: timedelta | None = None
+    # When it came, not what.
+    woke: int | None = field(default=None, compare=False)
+    turn: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ __all__ = [
     "ChildError",
     "ChildFailed",
     "CompletionNotCommitted",
+    "RaceNotRecorded",
     "ReplayMismatch",
     "StepFailed",
     "StepTimeout",
@@ -151,6 +152,26 @@ class SuspensionSwallowed(DoNotRetry):
             f"the handler went on while {key!r} waits: it caught the BaseException that suspends "
             "it. Catch Exception instead, or raise again what is not one; then retry the execution"
         )
+
+
+class RaceNotRecorded(DoNotRetry):
+    """A wait was given up because of a clock of this process: which was first is not on record.
+
+    A later attempt may see the other one. Nothing can be begun any more in an attempt that was told
+    so.
+
+    Attributes:
+        keys: What was waited for.
+    """
+
+    def __init__(self, *keys: str) -> None:
+        super().__init__(
+            f"{', '.join(map(repr, keys))} raced with a clock of this process, as asyncio.timeout, "
+            "asyncio.wait_for and asyncio.wait(timeout=...) have one: which was first is not on "
+            "record, and a later attempt may see the other. Give the wait a timeout, or have it "
+            "race with a sleep: ctx.first(key, ..., ctx.sleep(...)); then retry the execution"
+        )
+        self.keys = keys
 
 
 class CompletionNotCommitted(StepError):

@@ -77,6 +77,7 @@ class Step(Base):
     looked: Mapped[bool] = mapped_column(server_default=text("false"))
     #: Its place among those that began at the same time, by one statement.
     ordinal: Mapped[int | None]
+    turn: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=text(CLOCK))
     ended_at: Mapped[datetime | None]
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from pgconductor.domain.events import Emitted
 from pgconductor.domain.steps import (
+    Decision,
     Due,
     EventPlace,
     History,
@@ -45,6 +46,20 @@ class StepRepository(Protocol):
 
         Returns:
             For each what is on record, or the error that its writer is not the owner.
+        """
+        ...
+
+    async def decide(self, decision: Decision) -> str | None:
+        """Record which of several was first, and end the waits of the others.
+
+        A wait that ends so has taken nothing: what it had got already may be taken again.
+
+        Returns:
+            The decision that is on record as JSON text: this one, or an earlier one of the same
+            key; then nothing else was changed.
+
+        Raises:
+            OwnershipLost: The writer is not the owner.
         """
         ...
 

@@ -12,6 +12,7 @@ from sqlalchemy import Text, cast, func, select
 from pgconductor import sql
 from pgconductor.domain.events import Emitted
 from pgconductor.domain.steps import (
+    Decision,
     Due,
     EventPlace,
     History,
@@ -41,6 +42,8 @@ _SHOWN: Final = (
     Step.error,
     Step.detail,
     Step.child_id,
+    Step.woke,
+    Step.turn,
     (Step.wake_at - func.pgconductor.clock()).label("remaining"),
 )
 
@@ -58,6 +61,8 @@ class SqlStepRepository(SqlRepository):
             "step_place": step.place,
             "result": step.result,
             "took": step.took,
+            "woke": step.woke,
+            "turn": step.turn,
         }
         rows = await self._rows(sql.RECORD_STEP, parameters)
         if not rows:
@@ -86,6 +91,8 @@ class SqlStepRepository(SqlRepository):
                 "error_types": [one.type if one else None for one in failures],
                 "errors": [one.message if one else None for one in failures],
                 "tooks": [one.took for one in steps],
+                "wokes": [one.woke for one in steps],
+                "turns": [one.turn for one in steps],
             },
         )
         answers: list[Recorded | OwnershipLost] = []
@@ -106,6 +113,27 @@ class SqlStepRepository(SqlRepository):
                 # As in record(): given way to a row that this statement could not see yet.
                 answers += await self.record_many([step])
         return answers
+
+    async def decide(self, decision: Decision) -> str | None:
+        """See the protocol."""
+        step = decision.step
+        parameters = {
+            "execution_id": step.execution_id,
+            "orchestrator_id": step.claim.orchestrator_id,
+            "claim_number": step.claim.number,
+            "key": step.key,
+            "step_place": step.place,
+            "result": step.result,
+            "took": step.took,
+            "woke": step.woke,
+            "turn": step.turn,
+            "lost": list(decision.lost),
+        }
+        rows = await self._rows(sql.DECIDE_FIRST, parameters)
+        if not rows:
+            raise OwnershipLost(step.execution_id)
+        recorded: str | None = rows[0].result
+        return recorded
 
     async def start_many(self, starts: Sequence[StepStart]) -> list[Started]:
         """See the protocol."""
@@ -208,6 +236,8 @@ def _start_parameters(starts: Sequence[StepStart]) -> dict[str, Any]:
         "priorities": [one.priority if one else None for one in children],
         "max_attempts": [one.max_attempts if one else None for one in children],
         "max_crashes": [one.max_crashes if one else None for one in children],
+        "wokes": [one.woke for one in starts],
+        "turns": [one.turn for one in starts],
     }
 
 
@@ -223,4 +253,6 @@ def _recorded(row: Any) -> Recorded:
         detail=row.detail,
         child_id=row.child_id,
         remaining=row.remaining,
+        woke=row.woke,
+        turn=row.turn,
     )

@@ -30,16 +30,19 @@ from pgconductor.runtime.context import Tools, logger_fields
 from pgconductor.runtime.context_waits import TaskContext
 from pgconductor.runtime.durable import Durable
 from pgconductor.runtime.leftovers import watch_leftovers
+from pgconductor.runtime.memory import Memory
 from pgconductor.runtime.mishaps import mishap
+from pgconductor.runtime.races import Races
 from pgconductor.runtime.reasons import INSISTENT, TIMED_OUT, Stop
-from pgconductor.runtime.record import Memory, Record
+from pgconductor.runtime.record import Record
 from pgconductor.runtime.runnable import Runnable
+from pgconductor.runtime.sentry import Sentry
 from pgconductor.runtime.slots import AttemptDesk
 from pgconductor.runtime.steps import Steps
 from pgconductor.runtime.suspension import Ending, Interrupted, consists_of, holds
 from pgconductor.runtime.telling import given_back, is_of_others, tell_failure
 from pgconductor.runtime.threads import Threads
-from pgconductor.runtime.waits import Sentry, Waits
+from pgconductor.runtime.waits import Waits
 
 __all__ = ["Attempt", "Durability", "Runnable", "Stop"]
 
@@ -60,12 +63,14 @@ class Durability:
         sentry: Who looks whether what is waited for has come.
         suspend_after: Seconds that an attempt stays in memory while it only waits.
         max_payload_bytes: Largest payload, as JSON.
+        lingers: Whether one that was replayed stays longer.
     """
 
     memory: Memory
     sentry: Sentry
     suspend_after: float
     max_payload_bytes: int
+    lingers: bool = True
 
 
 #: How a handler ends that was told to.
@@ -107,10 +112,9 @@ class Attempt:
         self._report = report
         self._max_result_bytes = max_result_bytes
         self._stop: Stop | None = None
-        self._reported = False
-        self._abandoned = False
+        self._reported = self._abandoned = False
         self._over = False
-        #: Whether the handler is not to be gone on with: it catches whatever ends it.
+        #: Whether the handler catches whatever ends it.
         self.hopeless = False
         self._told_at: float | None = None
         self._task: asyncio.Task[None] | None = None
@@ -130,13 +134,14 @@ class Attempt:
             self.fetched.id,
             durability.sentry,
             desk=self.desk,
-            # Nothing else starts beside a suspect, its children for instance.
             patience=0.0 if self.fetched.alone else durability.suspend_after,
             known=lambda: record.tasks,
+            branched=lambda: record.branched,
+            may_linger=durability.lingers and not self.fetched.alone,
+            limit=lambda: self.desk.limit,
         )
         self.desk.on_slot = waits.turns.go_on
-        record.waits = waits
-        record.ended = self._over
+        record.waits, record.ended = waits, self._over
         self._tools = Tools(
             record,
             waits,
@@ -153,13 +158,13 @@ class Attempt:
                 max_bytes=durability.max_payload_bytes,
                 encode_result=self._encode_result,
             ),
+            Races(record, waits),
             durability.max_payload_bytes,
         )
         return self._tools
 
     def _encode_result(self, result: Any) -> str | None:
-        handler = self._runnable.handler
-        return handler.encode_result(result, max_bytes=self._max_result_bytes)
+        return self._runnable.handler.encode_result(result, max_bytes=self._max_result_bytes)
 
     @property
     def _timed_out(self) -> bool:
@@ -224,15 +229,12 @@ class Attempt:
         if self.hopeless or tools is None:
             return
         self.hopeless = True
-        logger.error(
-            "a handler catches BaseException and goes on; it is left where it is",
-            extra=logger_fields(self.fetched),
-        )
+        said = "a handler catches BaseException and goes on; it is left where it is"
+        logger.error(said, extra=logger_fields(self.fetched))
         if not self._reported:
             key = tools.waits.suspended_by
-            self._say(
-                self._judged(Interrupted(INSISTENT) if key is None else SuspensionSwallowed(key))
-            )
+            told = Interrupted(INSISTENT) if key is None else SuspensionSwallowed(key)
+            self._say(self._judged(told))
         self._end()
         if self._task is not None:
             self._task.cancel()

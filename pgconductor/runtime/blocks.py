@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -13,7 +14,8 @@ from pgconductor.exceptions import (
     StepFailed,
 )
 from pgconductor.runtime.codec import Codec
-from pgconductor.runtime.record import Record, decoded
+from pgconductor.runtime.decoding import decoded
+from pgconductor.runtime.record import Record
 from pgconductor.runtime.steps import Steps
 from pgconductor.runtime.suspension import consists_of
 from pgconductor.runtime.waits import Waits
@@ -193,8 +195,13 @@ class Transaction(Generic[R]):
             )
             # What ends with the execution needs no record.
             with self._record.unbroken():
-                found = await self._record.memory.commit(
-                    transaction, None if self._record.completed else step
+                found = await self._waits.order.write(
+                    lambda turn: self._record.memory.commit(
+                        transaction,
+                        None
+                        if self._record.completed
+                        else replace(step, woke=turn.woke, turn=turn.number),
+                    )
                 )
         except BaseException as failed:
             self._record.astray()

@@ -41,10 +41,16 @@ class Joints:
         futures: What ``gather`` and ``wait`` wait for: where an error of a branch is a value, it
             would not end whoever waits there.
         ended: The branches that have ended and are to be looked at there.
+        passed: The tasks by way of which they are waited for.
+        timed: What ``asyncio.wait`` waits for where it has a time limit.
     """
 
     futures: list[asyncio.Future[Any]] = field(default_factory=list[asyncio.Future[Any]])
     ended: list[asyncio.Future[Any]] = field(default_factory=list[asyncio.Future[Any]])
+    passed: list[asyncio.Task[Any]] = field(default_factory=list[asyncio.Task[Any]], compare=False)
+    timed: list[asyncio.Future[Any]] = field(
+        default_factory=list[asyncio.Future[Any]], compare=False
+    )
 
 
 def joints(known: Iterable[asyncio.Task[Any]], waits: Callable[[Any], bool]) -> Joints | None:
@@ -76,7 +82,7 @@ def look_at_ends(joined: Joints, known: Iterable[asyncio.Task[Any]]) -> None:
     for branch in joined.ended:
         if not branch.cancelled():
             branch.exception()
-    for task in known:
+    for task in {*known, *joined.passed}:
         # Of those that have ended, the others were looked at.
         if not task.done() or getattr(task, "_log_traceback", False):
             task.add_done_callback(_seen)
@@ -120,6 +126,8 @@ class _Look:
         if id(one) in self._seen or one.done() or self._is_wait(one):
             return True
         self._seen.add(id(one))
+        if _is_task(one):
+            self.joints.passed.append(one)
         children = self._waited_for(one)
         self.joints.ended.extend(child for child in children if child.done())
         # Whoever waits for nothing that is known is at work.
@@ -145,6 +153,8 @@ class _Look:
         name, given = _given(where, inside)
         if name == "fs":
             self.joints.futures.append(future)
+            if inside.cr_frame.f_locals.get("timeout_handle") is not None:
+                self.joints.timed.append(future)
         return [future] if given is None else given
 
 

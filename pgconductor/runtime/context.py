@@ -12,6 +12,7 @@ from uuid import UUID
 from pgconductor.domain.claims import Fetched
 from pgconductor.exceptions import ConfigurationError
 from pgconductor.runtime.durable import Durable
+from pgconductor.runtime.races import Races
 from pgconductor.runtime.reasons import CANCELLED, INSISTENT, STOPPING
 from pgconductor.runtime.record import Record
 from pgconductor.runtime.steps import Steps
@@ -55,6 +56,7 @@ class Tools:
         waits: What the attempt waits for.
         steps: Its steps.
         durable: Its waits, children and events.
+        races: Its races.
         max_payload_bytes: Largest payload, as JSON.
     """
 
@@ -62,6 +64,7 @@ class Tools:
     waits: Waits
     steps: Steps
     durable: Durable
+    races: Races
     max_payload_bytes: int
 
 

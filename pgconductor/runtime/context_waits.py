@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from uuid import UUID
 
 from pgconductor.domain.payloads import encode
@@ -14,11 +15,16 @@ from pgconductor.runtime.context_steps import StepContext
 if TYPE_CHECKING:
     from pgconductor.events import EventRef
     from pgconductor.tasks import TaskRef
+    from pgconductor.types import First
 
 __all__ = ["TaskContext", "checked_event"]
 
 P = TypeVar("P")
 R = TypeVar("R")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
 
 
 class TaskContext(StepContext):
@@ -234,6 +240,51 @@ class TaskContext(StepContext):
         if key is None:
             key = tools.record.numbered(name)
         await tools.durable.emit(key, name, text)
+
+    @overload
+    async def first(
+        self, key: str, a: Awaitable[A], b: Awaitable[B], /
+    ) -> First[Literal[0], A] | First[Literal[1], B]: ...
+    @overload
+    async def first(
+        self, key: str, a: Awaitable[A], b: Awaitable[B], c: Awaitable[C], /
+    ) -> First[Literal[0], A] | First[Literal[1], B] | First[Literal[2], C]: ...
+    @overload
+    async def first(
+        self, key: str, a: Awaitable[A], b: Awaitable[B], c: Awaitable[C], d: Awaitable[D], /
+    ) -> (
+        First[Literal[0], A] | First[Literal[1], B] | First[Literal[2], C] | First[Literal[3], D]
+    ): ...
+    @overload
+    async def first(self, key: str, /, *contenders: Awaitable[R]) -> First[int, R]: ...
+
+    async def first(self, key: str, /, *contenders: Awaitable[Any]) -> Any:
+        """Whichever of several comes first: an answer or a deadline, the fastest of some children.
+
+        Which one is on record: each attempt goes the same way, whatever has come meanwhile. The
+        others end with it, as if they had never been: what comes for them changes nothing, an event
+        that one had taken may be taken by another wait, and a child is cancelled, unless it was
+        invoked with ``cancel_late=False``. A later attempt does not call them. An asyncio task that
+        the handler has made itself is left to it.
+
+        Args:
+            key: Its name, as for :meth:`step`.
+            contenders: What to wait for: sleeps, events, children, steps, or coroutines of the
+                handler's own that wait for such. Of those that are found to have come at once, the
+                one that was given first is the first.
+
+        Returns:
+            Which one, and what it has returned.
+
+        Raises:
+            StepFailed: The first one has ended so, as is what follows.
+            ChildFailed: –
+            ChildCancelled: –
+            WaitTimeout: –
+            InvalidInput: There is none, or one cannot be awaited.
+            DuplicateStep: As for :meth:`invoke`.
+        """
+        return await self._durable().races.first(key, contenders)
 
     async def patched(self, name: str) -> bool:
         """Whether to go by new code: False in executions that were beyond this place before it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -16,12 +17,14 @@ from pgconductor.exceptions import (
     ChildCancelled,
     ChildFailed,
     InvalidInput,
+    RaceNotRecorded,
     ResultEncodeError,
     WaitTimeout,
 )
 from pgconductor.runtime.codec import Codec
+from pgconductor.runtime.decoding import decoded
 from pgconductor.runtime.reasons import CANCELLED
-from pgconductor.runtime.record import Record, decoded
+from pgconductor.runtime.record import Record
 from pgconductor.runtime.suspension import Interrupted
 from pgconductor.runtime.waits import Waits
 
@@ -30,6 +33,9 @@ __all__ = ["Durable"]
 #: How the database words an end that is no error of anybody's; no class is named so.
 _TIMEOUT: Final = "(timeout)"
 _CANCELLED: Final = "(cancelled)"
+_LOST: Final = "(lost)"
+#: Why a child is cancelled.
+_LATE: Final = "it did not end in time"
 _PLAIN: Final = Codec()
 
 
@@ -80,14 +86,14 @@ class Durable:
         if timeout is not None:
             check_delay(timeout, "timeout")
         child = await self._begun(key, StepKind.CHILD, task, delay=timeout, make=make)
-        ended = await self._waited(child)
+        ended = await self._waited(child, cancel_late=cancel_late)
         child_id = ended.child_id or child.child_id
         if ended.error_type is None or child_id is None:
             return decoded(self._record, codec, ended)
         if ended.error_type == _TIMEOUT:
             if cancel_late:
                 with self._waits.at_work():
-                    await self._record.memory.cancel_child(child_id, self._record.fetched.id)
+                    await self._record.memory.cancel_child(child_id, self._record.fetched.id, _LATE)
             raise WaitTimeout(key)
         if ended.error_type == _CANCELLED:
             raise ChildCancelled(key, child_id, task, ended.error or "")
@@ -130,8 +136,7 @@ class Durable:
                 new = not await self._record.beyond()
                 answer = "true" if new else "false"
                 step = StepRecord(fetched.id, fetched.claim, name, answer, kind=StepKind.PATCH)
-                with self._record.unbroken():
-                    found = await self._record.memory.record(step)
+                found = await self._record.write(step)
             return bool(decoded(self._record, _PLAIN, found))
 
     async def complete_in(self, session: Any, result: Any) -> None:
@@ -185,8 +190,7 @@ class Durable:
                 )
                 if make is not None:
                     start = _with_child(start, make())
-                with self._record.unbroken():
-                    started = await self._record.memory.start(start)
+                started = await self._record.start(start)
             except BaseException:
                 self._record.astray()
                 raise
@@ -195,11 +199,22 @@ class Durable:
                 raise Interrupted(CANCELLED)
             return started.recorded
 
-    async def _waited(self, begun: Recorded) -> Recorded:
+    async def _waited(self, begun: Recorded, *, cancel_late: bool = True) -> Recorded:
         if not begun.pending:
+            if begun.error_type == _LOST:
+                raise self._record.mismatch(
+                    f"{begun.kind.value} {begun.key!r} to be left alone, for another was first",
+                    "it waited for",
+                )
             return begun
         try:
-            return await self._waits.until_ended(begun)
+            return await self._waits.until_ended(begun, cancel_late=cancel_late)
+        except RaceNotRecorded as error:
+            if self._record.in_step:
+                # It is not begun any more when the step is on record.
+                raise asyncio.CancelledError from None
+            self._record.broken = error
+            raise
         except BaseException:
             self._record.astray()
             raise

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from pgconductor.domain.backoff import Backoff
 from pgconductor.domain.outcomes import Completed
 from pgconductor.domain.sqlstates import Cause
-from pgconductor.domain.steps import History, Recorded, Started, StepRecord, StepStart
+from pgconductor.domain.steps import Decision, History, Recorded, Started, StepRecord, StepStart
 from pgconductor.exceptions import OwnershipLost
-from pgconductor.runtime.wording import describe, trouble
+from pgconductor.runtime.lanes import Lane
+from pgconductor.runtime.wording import trouble
 from pgconductor.services.backend import Backend
 from pgconductor.services.transactions import CommitUnknown, OpenTransaction
 
@@ -31,155 +31,6 @@ _MOST_APART: Final = 20
 logger = logging.getLogger("pgconductor.journal")
 
 
-@dataclass(slots=True, eq=False)
-class _Request(Generic[T, A]):
-    """What somebody waits for.
-
-    Attributes:
-        about: What it is about.
-        answer: Where the answer goes.
-    """
-
-    about: T
-    answer: asyncio.Future[A] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-
-
-class _Lane(Generic[T, A]):
-    """Requests of one kind; what gathers while a batch is under way is the next.
-
-    Args:
-        send: Sends a batch, and returns an answer or an error for each.
-        backend: Knows what an error means.
-    """
-
-    def __init__(
-        self, send: Callable[[list[T]], Awaitable[Sequence[A | Exception]]], backend: Backend
-    ) -> None:
-        self._send = send
-        self._backend = backend
-        self._waiting: list[_Request[T, A]] = []
-        self._apart: set[asyncio.Task[None]] = set()
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
-
-    def add(self, about: T) -> asyncio.Future[A]:
-        """Ask; the answer comes to the future."""
-        request: _Request[T, A] = _Request(about)
-        self._waiting.append(request)
-        return request.answer
-
-    async def send(self) -> None:
-        """Send what waits, as one batch.
-
-        Raises:
-            Exception: The database takes none of it, for now; nothing is lost.
-        """
-        # Whoever has gone meanwhile is left out.
-        there = [one for one in self._waiting if not one.answer.done()]
-        batch, self._waiting = there[:_MOST], there[_MOST:]
-        try:
-            if batch:
-                await self._answer(batch)
-        except asyncio.CancelledError:
-            _forget(batch)
-            raise
-        except Exception as error:
-            if self._backend.cause(error) is None:
-                # A mistake of ours: nobody may wait for ever because of it.
-                logger.exception("steps could not be recorded or read")
-                _refuse(batch, error)
-                return
-            # What may have been written is recognised when it comes again.
-            self._waiting[:0] = [one for one in batch if not one.answer.done()]
-            raise
-
-    async def _answer(self, batch: list[_Request[T, A]]) -> None:
-        try:
-            answers = await self._send([one.about for one in batch])
-        except Exception as error:
-            cause = self._backend.cause(error)
-            if cause is not None and not cause.of_some:
-                raise
-            if len(batch) > 1:
-                await self._answer_each(batch)
-            elif self._keeps(batch[0], error, cause):
-                self._set_apart([(batch[0], error)])
-            return
-        for one, answer in zip(batch, answers, strict=True):
-            _give(one, answer)
-
-    async def _answer_each(self, batch: list[_Request[T, A]]) -> None:
-        """One that the database does not take must not hold up the others."""
-        kept: list[tuple[_Request[T, A], Exception]] = []
-        for one in batch:
-            error = await self._answer_alone(one)
-            if error is not None:
-                kept.append((one, error))
-            if len(kept) > _FEW:
-                raise kept[0][1]
-        self._set_apart(kept)
-
-    async def _answer_alone(self, one: _Request[T, A]) -> Exception | None:
-        """Ask for one; returns what keeps it back, if that is not its own fault.
-
-        Raises:
-            Exception: The database is out of reach.
-        """
-        try:
-            (answer,) = await self._send([one.about])
-        except Exception as error:
-            cause = self._backend.cause(error)
-            if cause is not None and not cause.of_some:
-                raise
-            return error if self._keeps(one, error, cause) else None
-        _give(one, answer)
-        return None
-
-    @staticmethod
-    def _keeps(one: _Request[T, A], error: Exception, cause: Cause | None) -> bool:
-        """Whether one that was refused alone is tried again; else its owner is told the error."""
-        if cause not in {None, Cause.VALUE}:
-            return True
-        if cause is None:
-            logger.error("a step could not be recorded or read", exc_info=error)
-        _refuse([one], error)
-        return False
-
-    def _set_apart(self, kept: list[tuple[_Request[T, A], Exception]]) -> None:
-        if kept and len(self._apart) + len(kept) > _MOST_APART:
-            raise kept[0][1]
-        for one, error in kept:
-            task = asyncio.create_task(self._ask_apart(one, error), name="pgconductor-step-apart")
-            self._apart.add(task)
-            task.add_done_callback(self._apart.discard)
-
-    async def _ask_apart(self, one: _Request[T, A], error: Exception) -> None:
-        """Try again with one that something keeps back which is not its own fault."""
-        backoff = Backoff(0.25, 60.0)
-        try:
-            while not one.answer.done():
-                logger.error("a step is not taken, and kept: %s", describe(error))
-                await asyncio.sleep(backoff.next())
-                try:
-                    left = await self._answer_alone(one)
-                except Exception as away:  # noqa: BLE001 - it is kept, whatever comes
-                    left = away
-                if left is None:
-                    return
-                error = left
-        finally:
-            one.answer.cancel()  # Where this was cancelled: nobody may wait for ever.
-
-    def forget(self) -> None:
-        """Cancel whoever waits."""
-        for task in self._apart:
-            task.cancel()
-        _forget(self._waiting)
-
-
 class Journal:
     """Reads, begins and records steps; what gathers while one batch is under way is the next.
 
@@ -192,10 +43,11 @@ class Journal:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._records: _Lane[StepRecord, Recorded] = _Lane(self._record, backend)
-        self._starts: _Lane[StepStart, Started] = _Lane(self._start, backend)
-        self._loads: _Lane[UUID, History] = _Lane(self._load, backend)
-        self._lanes: Final = (self._records, self._starts, self._loads)
+        self._records: Lane[StepRecord, Recorded] = Lane(self._record, backend)
+        self._starts: Lane[StepStart, Started] = Lane(self._start, backend)
+        self._decisions: Lane[Decision, Recorded] = Lane(self._decide, backend)
+        self._loads: Lane[UUID, History] = Lane(self._load, backend)
+        self._lanes: Final = (self._records, self._starts, self._decisions, self._loads)
         self._working: asyncio.Task[None] | None = None
 
     async def record(self, step: StepRecord) -> Recorded:
@@ -309,20 +161,35 @@ class Journal:
         """
         return await self._backend.complete_in(session, outcome)
 
-    async def cancel_child(self, child_id: UUID, parent_id: UUID) -> None:
-        """Cancel a child that has not ended in time; while the database is out of reach, wait.
+    async def decide(self, decision: Decision) -> Recorded:
+        """Record which of several was first, and end the waits of the others.
+
+        Args:
+            decision: Which one, and the others.
+
+        Returns:
+            What is on record.
+
+        Raises:
+            OwnershipLost: The execution is held by somebody else by now; nothing was written.
+        """
+        answer = self._decisions.add(decision)
+        self._begin()
+        return await answer
+
+    async def cancel_child(self, child_id: UUID, parent_id: UUID, reason: str) -> None:
+        """Cancel a child that is not waited for any more; while the database is out of reach, wait.
 
         Args:
             child_id: Which one; it may have been cancelled before.
             parent_id: Who has waited for it; what an operator has retried since, or what is of
                 another execution and was only copied with the record, is left as it is.
+            reason: Why; kept with the child.
         """
         backoff = Backoff()
         while True:
             try:
-                await self._backend.completing.cancel(
-                    child_id, reason="it did not end in time", parent_id=parent_id
-                )
+                await self._backend.completing.cancel(child_id, reason=reason, parent_id=parent_id)
             except Exception as error:
                 if self._backend.cause(error) in {None, Cause.VALUE}:
                     raise
@@ -361,6 +228,15 @@ class Journal:
     async def _record(self, batch: list[StepRecord]) -> Sequence[Recorded | Exception]:
         return await self._backend.steps.record_many(batch)
 
+    async def _decide(self, batch: list[Decision]) -> Sequence[Recorded | Exception]:
+        answers: list[Recorded | Exception] = []
+        for one in batch:
+            try:
+                answers.append(await self._backend.steps.decide(one))
+            except OwnershipLost as lost:
+                answers.append(lost)
+        return answers
+
     async def _start(self, batch: list[StepStart]) -> Sequence[Started | Exception]:
         answers = await self._backend.steps.start_many(batch)
         return [
@@ -371,23 +247,3 @@ class Journal:
     async def _load(self, batch: list[UUID]) -> Sequence[History | Exception]:
         found: Mapping[UUID, History] = await self._backend.steps.histories(set(batch))
         return [found.get(one, History()) for one in batch]
-
-
-def _forget(batch: list[_Request[T, A]]) -> None:
-    for one in batch:
-        one.answer.cancel()
-
-
-def _give(one: _Request[T, A], answer: A | Exception) -> None:
-    if one.answer.done():
-        return
-    if isinstance(answer, Exception):
-        one.answer.set_exception(answer)
-    else:
-        one.answer.set_result(answer)
-
-
-def _refuse(batch: list[_Request[T, A]], error: Exception) -> None:
-    for one in batch:
-        if not one.answer.done():
-            one.answer.set_exception(error)

@@ -82,6 +82,10 @@ class Lookout:
         if self._working is None or self._working.done():
             self._working = asyncio.create_task(self._work(), name="pgconductor-lookout")
 
+    def keeps(self, waits: Waits, seconds: float) -> bool:  # noqa: ARG002 - the protocol's
+        """See the protocol: they go by the clock of this process."""
+        return False
+
     # What is heard.
 
     def child_ended(self, child_id: str) -> None:

@@ -70,6 +70,8 @@ class Process:
             self.lookout,
             self.settings.suspend_after.total_seconds(),
             self.settings.max_payload_bytes,
+            # Whoever drains waits until all have left.
+            lingers=not self.draining,
         )
 
     def retry_of(self, task_key: str) -> RetryPolicy:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final, Protocol, TypeVar
-from uuid import UUID
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
 
 from pgconductor.domain.claims import Fetched
 from pgconductor.domain.failures import message_of
 from pgconductor.domain.limits import check_step_key
-from pgconductor.domain.outcomes import Completed
 from pgconductor.domain.steps import (
     History,
     Recorded,
@@ -26,17 +25,18 @@ from pgconductor.exceptions import (
     ConfigurationError,
     DuplicateStep,
     OwnershipLost,
-    PayloadDecodeError,
+    RaceNotRecorded,
     ReplayMismatch,
     StepError,
 )
-from pgconductor.runtime.codec import Codec
+from pgconductor.runtime.memory import Memory
 from pgconductor.runtime.reasons import LATE
+from pgconductor.runtime.scopes import Scope
 from pgconductor.runtime.suspension import Interrupted, Suspension
 from pgconductor.runtime.waits import Waits
-from pgconductor.services.transactions import OpenTransaction
+from pgconductor.runtime.wording import RACED, shown
 
-__all__ = ["Memory", "Record", "decoded"]
+__all__ = ["Record"]
 
 R = TypeVar("R")
 
@@ -45,52 +45,7 @@ _inside: Final[ContextVar[tuple[Record, str] | None]] = ContextVar(
     "pgconductor_inside", default=None
 )
 
-#: Why what others have sent may be of another type.
-_BY_OTHERS: Final = {
-    StepKind.EVENT: "It was emitted so, or the handler was changed since.",
-    StepKind.CHILD: "The child has returned it so, or the handler was changed since.",
-}
-
-
-class Memory(Protocol):
-    """Where steps are recorded and read: the journal, or something of a test's."""
-
-    async def record(self, step: StepRecord) -> Recorded:
-        """Record how a step has ended; what is on record comes back."""
-        ...
-
-    async def start(self, start: StepStart) -> Started:
-        """Begin a wait, invoke a child, or emit an event."""
-        ...
-
-    async def load(self, execution_id: UUID) -> History:
-        """What is on record of an execution."""
-        ...
-
-    async def transact(
-        self, key: str, work: Callable[[Any], Awaitable[StepRecord | None]]
-    ) -> str | None:
-        """Execute work in a session of the application's, and record it in the same commit.
-
-        It says what to record; nothing, if it has completed the execution.
-        """
-        ...
-
-    def open(self, key: str) -> OpenTransaction:
-        """A transaction of the application's, not begun."""
-        ...
-
-    async def commit(self, transaction: OpenTransaction, step: StepRecord | None) -> str | None:
-        """Record a step in an open transaction, and commit both; without a step, only commit."""
-        ...
-
-    async def complete_in(self, session: Any, outcome: Completed) -> bool:
-        """Complete an execution in a transaction of the application's; False if cancelled."""
-        ...
-
-    async def cancel_child(self, child_id: UUID, parent_id: UUID) -> None:
-        """Cancel a child of an execution that has not ended in time."""
-        ...
+_COMPLETED: Final = "nothing can be begun after complete_in"
 
 
 class Record:
@@ -125,8 +80,7 @@ class Record:
         self.completed = False
         #: Whether it is known that this was committed.
         self.committed = False
-        #: What nothing can be begun after: ownership was lost, or the record does not match.
-        self.broken: OwnershipLost | ReplayMismatch | None = None
+        self._broken: OwnershipLost | ReplayMismatch | RaceNotRecorded | None = None
         #: Whether the handler catches whatever it is told, and goes on.
         self.hopeless = False
         self._main = main
@@ -140,6 +94,9 @@ class Record:
         self._loading: asyncio.Future[History] | None = None
         self._by_place: dict[int, Recorded] = {}
         self._taken: set[str] = set()
+        #: What is on record, and is to be told when it is its turn.
+        self.untold: set[str] = set()
+        self.children: dict[str, Recorded] = {}
         # With the key of what each has begun last.
         self._tasks: WeakKeyDictionary[asyncio.Task[Any], str] = WeakKeyDictionary()
         # Those in which the handler itself goes on; the others are branches.
@@ -147,6 +104,20 @@ class Record:
         if main is not None:
             self._tasks[main] = ""
             self._own.add(main)
+
+    @property
+    def broken(self) -> OwnershipLost | ReplayMismatch | RaceNotRecorded | None:
+        """What nothing can be begun after: ownership was lost, or the record does not match."""
+        return self._broken or (None if self.waits is None else self.waits.refused)
+
+    @broken.setter
+    def broken(self, error: OwnershipLost | ReplayMismatch | RaceNotRecorded) -> None:
+        self._broken = error
+
+    @property
+    def branched(self) -> bool:
+        """Whether anything was begun in another asyncio task than the handler's own."""
+        return len(self._tasks) > len(self._own)
 
     @property
     def tasks(self) -> list[asyncio.Task[Any]]:
@@ -196,6 +167,11 @@ class Record:
         return inside[1] if inside is not None and inside[0] is self else None
 
     @property
+    def in_step(self) -> bool:
+        """Whether this goes on inside of a step."""
+        return self._step is not None
+
+    @property
     def _branch(self) -> ReferenceType[asyncio.Task[Any]] | None:
         """The branch that this goes on in; None for the handler itself."""
         if asyncio._get_running_loop() is None:
@@ -231,12 +207,12 @@ class Record:
             raise Interrupted(why or LATE)
         if self.completed:
             # No Interrupted: the attempt would be given back, and tried again for ever.
-            raise _completed()
+            raise ConfigurationError(_COMPLETED)
 
     @property
     def refusal(self) -> Exception | None:
         """The error for which nothing can be begun any more."""
-        return self.broken or (_completed() if self.completed else None)
+        return self.broken or (ConfigurationError(_COMPLETED) if self.completed else None)
 
     async def never_if_hopeless(self) -> None:
         """Do not come back to a handler that catches whatever it is told."""
@@ -245,7 +221,7 @@ class Record:
             await asyncio.get_running_loop().create_future()
 
     async def begin(
-        self, key: str, kind: StepKind, detail: str | None = None
+        self, key: str, kind: StepKind, detail: str | None = None, *, in_turn: bool = True
     ) -> tuple[int | None, Recorded | None]:
         """Take a key for something of this attempt.
 
@@ -253,6 +229,7 @@ class Record:
             key: The key.
             kind: What it stands for.
             detail: The child's task, or the event's name.
+            in_turn: Whether to come back when it is the turn of what is on record.
 
         Returns:
             Its number, and what is on record under the key.
@@ -264,10 +241,15 @@ class Record:
         """
         await self.never_if_hopeless()
         self.check_open()
+        if Scope.is_lost():
+            # It was cancelled, and goes on: nothing that it does is on record any more.
+            raise asyncio.CancelledError
         key = check_step_key(key)
         if key in self._keys:
             raise DuplicateStep(self.fetched.id, key)
         self._keys.add(key)
+        for scope in Scope.all_current():
+            scope.keys.add(key)
         place = self._next_place(key, kind)
         history = await self.history()
         found = history.records.get(key)
@@ -275,13 +257,17 @@ class Record:
         self._compare(wanted, found)
         if found is not None:
             self._taken.add(key)
+            if in_turn and not found.pending and self.waits is not None:
+                self.untold.add(key)
+                await self.waits.order.asked(found)
+                self.untold.discard(key)
         return place, found
 
     def _next_place(self, key: str, kind: StepKind) -> int | None:
         task = asyncio.current_task()
         if task is not None:
             self._tasks[task] = key
-        outside = self._branch is not None or self._step is not None
+        outside = self._branch is not None or self.in_step
         if outside or not self._counting or kind is StepKind.PATCH:
             return None
         self._count += 1
@@ -317,7 +303,16 @@ class Record:
 
     def astray(self) -> None:
         """An error that is not on record was raised: the handler may go another way from here."""
-        self._counting = False
+        if not Scope.is_lost():
+            self._counting = False
+
+    def pass_by(self, keys: Iterable[str]) -> None:
+        """What others had begun that were not first is not to be begun again."""
+        self._taken.update(keys)
+
+    def followed(self, found: Recorded) -> bool:
+        """Whether the handler itself has begun something after what is on record, before now."""
+        return found.place is not None and found.place + 1 in self._by_place
 
     async def history(self) -> History:
         """What is on record of the attempts before; read once."""
@@ -331,6 +326,9 @@ class Record:
         self._by_place = {one.place: one for one in history.records.values() if one.place}
         if self.waits is not None:
             self.waits.wakes = history.wakes
+            self.waits.replayed = len(history.records)
+            turns = (one.turn or 0 for one in history.records.values())
+            self.waits.order.go_on_from(max(turns, default=0))
         return history
 
     async def beyond(self) -> bool:
@@ -340,6 +338,30 @@ class Record:
             key not in self._taken and one.kind not in (StepKind.PATCH, StepKind.TRY)
             for key, one in history.records.items()
         )
+
+    async def write(self, step: StepRecord) -> Recorded:
+        """Record a step, and go on when it is its turn."""
+        memory = self.memory
+        with self.unbroken():
+            if self.waits is None:
+                return await memory.record(step)
+            return await self.waits.order.write(
+                lambda turn: memory.record(replace(step, woke=turn.woke, turn=turn.number))
+            )
+
+    async def start(self, start: StepStart) -> Started:
+        """Begin a wait, or do what is done once for all, and go on when it is its turn."""
+        memory = self.memory
+        with self.unbroken():
+            if start.kind.waits or self.waits is None:
+                with Scope.beginning():
+                    started = await memory.start(start)
+                if start.child is not None and started.recorded is not None:
+                    self.children[start.key] = started.recorded
+                return started
+            return await self.waits.order.write(
+                lambda turn: memory.start(replace(start, woke=turn.woke, turn=turn.number))
+            )
 
     @contextmanager
     def unbroken(self) -> Generator[None]:
@@ -358,42 +380,19 @@ class Record:
 
     def mismatch(self, expected: str, found: str, *why: str) -> ReplayMismatch:
         """The error that the handler does not do what is on record; take note of it."""
-        self.broken = ReplayMismatch(self.fetched.id, expected, found, *why)
-        return self.broken
+        why = why or ((RACED,) if self.branched else ())
+        mismatch = self.broken = ReplayMismatch(self.fetched.id, expected, found, *why)
+        return mismatch
 
     def _compare(self, wanted: Recorded, found: Recorded | None) -> None:
         if found is not None and (found.kind, found.detail) != (wanted.kind, wanted.detail):
-            raise self.mismatch(_shown(found), _shown(wanted))
+            raise self.mismatch(shown(found), shown(wanted))
         if wanted.place is None:
             return
         there = self._by_place.get(wanted.place)
         if there is not None and there.key != wanted.key:
-            raise self.mismatch(f"{_shown(there)} as number {there.place}", _shown(wanted))
+            raise self.mismatch(f"{shown(there)} as number {there.place}", shown(wanted))
         if found is not None and found.place not in (None, wanted.place):
             raise self.mismatch(
-                f"{_shown(found)} as number {found.place}", f"it as number {wanted.place}"
+                f"{shown(found)} as number {found.place}", f"it as number {wanted.place}"
             )
-
-
-def _completed() -> ConfigurationError:
-    return ConfigurationError("nothing can be begun after complete_in")
-
-
-def _shown(one: Recorded) -> str:
-    about = f" ({one.detail})" if one.detail else ""
-    return f"{one.kind.value} {one.key!r}{about}"
-
-
-def decoded(record: Record, codec: Codec, found: Recorded) -> Any:
-    """The value that is on record.
-
-    Raises:
-        ReplayMismatch: It is not of the type that the code has now.
-    """
-    try:
-        return codec.decode(found.result)
-    except PayloadDecodeError as error:
-        why = [_BY_OTHERS[found.kind]] if found.kind in _BY_OTHERS else []
-        raise record.mismatch(
-            f"{_shown(found)} with its result", f"that it {error}", *why
-        ) from error

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -25,8 +25,10 @@ from pgconductor.exceptions import (
     StepTimeout,
 )
 from pgconductor.runtime.codec import Codec
+from pgconductor.runtime.decoding import decoded
 from pgconductor.runtime.hints import is_async
-from pgconductor.runtime.record import Record, decoded
+from pgconductor.runtime.order import Place
+from pgconductor.runtime.record import Record
 from pgconductor.runtime.results import codec_of
 from pgconductor.runtime.threads import DaemonThreads, current_call, in_thread
 from pgconductor.runtime.waits import Waits
@@ -146,9 +148,7 @@ class Steps:
                     raise
                 else:
                     step = self._ended(key, codec, result, (place, began))
-                    with self._record.unbroken():
-                        recorded = await self._record.memory.record(step)
-                    return self._known(codec, recorded)
+                    return self._known(codec, await self._record.write(step))
             await self._tried(key, number)
             number += 1
 
@@ -224,8 +224,7 @@ class Steps:
             failure=failure,
             began=at[1],
         )
-        with self._record.unbroken():
-            found = await self._record.memory.record(step)
+        found = await self._record.write(step)
         return StepFailed(key, found.error_type or failure.type, found.error or "")
 
     async def _tried(self, key: str, number: int) -> bool:
@@ -262,10 +261,8 @@ class Steps:
             self._record.astray()
             raise
         step = self._ended(key, codec, result, (place, began))
-        with self._record.unbroken():
-            written = asyncio.run_coroutine_threadsafe(self._record.memory.record(step), self._loop)
-            recorded = written.result()
-        return self._known(codec, recorded)
+        written = asyncio.run_coroutine_threadsafe(self._record.write(step), self._loop)
+        return self._known(codec, written.result())
 
     def here(self, awaitable: Coroutine[Any, Any, R]) -> R:
         """What a coroutine of the attempt returns, in a plain handler's thread."""
@@ -292,10 +289,12 @@ class Steps:
             await self._waits.active()
 
             text: str | None = None
+            turn: Place | None = None
+            turns = self._waits.order
             began = time.monotonic()
 
             async def work(session: Any) -> StepRecord | None:
-                nonlocal text
+                nonlocal text, turn
                 # If an earlier call completed the execution, that was rolled back with it.
                 self._record.completed = False
                 with self._record.inside(key), self._record.contained(key):
@@ -306,16 +305,23 @@ class Steps:
                 step = self._ended(key, codec, result, (place, began), undone=True)
                 text = step.result
                 # What ends with the execution needs no record.
-                return None if self._record.completed else step
+                turns.drop(turn)
+                turn = turns.reserve()
+                if self._record.completed:
+                    return None
+                return replace(step, woke=turn.woke, turn=turn.number)
 
             try:
                 with self._record.unbroken():
                     recorded = await self._record.memory.transact(key, work)
+                if turn is not None:
+                    await turns.happened(turn)
                 self._record.committed = self._record.completed
                 if self._record.completed:
                     return codec.decode(text)
                 return decoded(self._record, codec, Recorded(key=key, result=recorded))
             except BaseException:
+                turns.drop(turn)
                 self._record.astray()
                 raise
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
-from uuid import UUID
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
-from pgconductor.domain.steps import Recorded, Settled, StepKind
+from pgconductor.domain.steps import StepKind
+from pgconductor.exceptions import RaceNotRecorded
 from pgconductor.runtime.branches import Joints, goes_on_by_itself, joints, look_at_ends
 from pgconductor.runtime.reasons import LATE
 from pgconductor.runtime.suspension import Interrupted, Suspension
-from pgconductor.runtime.threads import Call
-from pgconductor.runtime.turns import Desk, Turns
+from pgconductor.runtime.told import Told
 
-__all__ = ["Sentry", "Waits"]
+__all__ = ["Waits"]
 
 logger = logging.getLogger("pgconductor.waits")
 
@@ -27,211 +24,20 @@ _AGAIN: Final = 0.05
 _MOMENT: Final = 0.01
 #: Seconds after which steps at work are looked at, whether they only wait.
 _SOON: Final = 0.05
-#: No timer of the event loop is set further ahead.
+#: Seconds for each step on record, and at most, that a handler that was replayed stays in memory
+#: for what else may come: another replay would go through all of them again.
+_LINGER: Final = 0.1
+_LONGEST_LINGER: Final = 60.0
+#: A timer of the event loop that is set further ahead is of no use.
 _LONGEST: Final = 86_400.0
 
 
-class Sentry(Protocol):
-    """Who looks whether what is waited for has come."""
+class Waits(Told):
+    """The waits of one attempt; see :class:`Told`.
 
-    def watch(self, waits: Waits, child_id: UUID | None) -> None:
-        """Tell these waits when what they wait for has come, for instance a child."""
-        ...
-
-    def forget(self, waits: Waits) -> None:
-        """They wait for nothing any more."""
-        ...
-
-    def look(self, execution_id: UUID) -> None:
-        """Something may have come."""
-        ...
-
-
-@dataclass(slots=True, eq=False)
-class _Wait:
-    """One of them."""
-
-    recorded: Recorded
-    ended: asyncio.Future[Recorded]
-    timer: asyncio.TimerHandle | None = None
-    looks: int = 0
-    open: bool = True
-    # Whether a look for it has been sent, and whether one has been answered.
-    sought: bool = False
-    looked_for: bool = False
-
-
-class Waits:
-    """The waits of one attempt.
-
-    While nothing but waits is left of an attempt, it takes up no slot. If nothing comes for a
-    while, everything that waits is ended by :class:`Suspension`, and so the handler. So it is if
-    something has come, and there is no slot for a while to go on in: whoever has the slots may wait
-    for what this handler holds, a lock for instance.
-
-    Args:
-        execution_id: The execution.
-        sentry: Who looks whether what is waited for has come.
-        desk: Who gives and takes the attempt's slot.
-        patience: Seconds to stay in memory.
-        known: The asyncio tasks of the handler that are known: it is suspended if all of them wait.
+    While nothing but waits is left of it, it takes up no slot. If nothing comes for a while,
+    everything that waits is ended by :class:`Suspension`, and so the handler.
     """
-
-    def __init__(
-        self,
-        execution_id: UUID,
-        sentry: Sentry,
-        *,
-        desk: Desk,
-        patience: float,
-        known: Callable[[], Iterable[asyncio.Task[Any]]],
-    ) -> None:
-        self.execution_id = execution_id
-        #: How many ends of waits the handler has seen.
-        self.wakes = 0
-        self._sentry = sentry
-        self._desk = desk
-        self.turns = Turns(desk, self._guarded, leave=self._leave_overdue, on_go_on=self._rest)
-        self._patience = patience
-        self._known = known
-        self._waiting: dict[str, _Wait] = {}
-        # Ended before anybody waited for them: a settling tells of all at once.
-        self._ended: dict[str, Recorded] = {}
-        self._busy = 0
-        # Of those that wait, how many have not been told of their end.
-        self._open = 0
-        self._resting = False
-        self._closed = False
-        self._patient: asyncio.TimerHandle | None = None
-        self._inner: asyncio.TimerHandle | None = None
-        #: Calls of steps in threads, which may wait by the handler's context.
-        self.calls: dict[asyncio.Future[Any], Call] = {}
-        #: The wait because of which the attempt was suspended.
-        self.suspended_by: str | None = None
-        #: Whether it was suspended though a wait is over: it is to go on as soon as it can.
-        self.overdue = False
-
-    @contextmanager
-    def at_work(self) -> Generator[None]:
-        """While inside, the attempt has something to do."""
-        self._busy += 1
-        self._stay()
-        try:
-            yield
-        finally:
-            self._busy -= 1
-            self._rest()
-
-    async def active(self) -> None:
-        """Come back to a slot, if it was given up."""
-        if self.turns.parked:
-            await self.turns.wait()
-
-    def _leave_overdue(self) -> bool:
-        """Suspend a handler of which a wait is over; whether it was.
-
-        One wait more is over in the next attempt, so there is an end to it. Nobody who is at work,
-        or comes from work, is cut off.
-        """
-        ended = list(self.turns.waiting.values())
-        if self._closed or self._busy != len(ended) or None in ended:
-            return False
-        waiting = self._futures
-        joined = joints(self._known(), waiting.__contains__)
-        if joined is None:
-            return False
-        self.overdue = True
-        self._end_all(ended[0] or "", joined, waiting)
-        return True
-
-    async def until_ended(self, recorded: Recorded) -> Recorded:
-        """Wait for the end of something that is on record as pending.
-
-        Raises:
-            Suspension: It did not come soon enough; raise it on.
-            Interrupted: The attempt has ended.
-        """
-        if (early := self._ended.pop(recorded.key, None)) is not None:
-            return early
-        if self._closed:
-            # A branch that nobody awaited has put it on record meanwhile.
-            raise Interrupted(LATE)
-        wait = _Wait(recorded, asyncio.get_running_loop().create_future())
-        self._waiting[recorded.key] = wait
-        self._open += 1
-        self._sentry.watch(self, recorded.child_id)
-        self._set_timer(wait)
-        if recorded.kind in (StepKind.EVENT, StepKind.CHILD):
-            # It may have come before the wait was on record, or before this attempt.
-            self._sentry.look(self.execution_id)
-        self._rest()
-        try:
-            ended = await wait.ended
-        finally:
-            self._drop(wait)
-        with self.at_work():
-            if self.turns.parked:
-                await self.turns.wait(recorded.key)
-        return ended
-
-    def _drop(self, wait: _Wait) -> None:
-        if wait.timer is not None:
-            wait.timer.cancel()
-        self._close(wait)
-        if self._waiting.get(wait.recorded.key) is wait:
-            del self._waiting[wait.recorded.key]
-        if not self._waiting:
-            self._sentry.forget(self)
-            self._stay()
-
-    def _close(self, wait: _Wait) -> None:
-        if wait.open:
-            wait.open = False
-            self._open -= 1
-
-    def _set_timer(self, wait: _Wait) -> None:
-        if wait.recorded.remaining is not None:
-            seconds = max(wait.recorded.remaining.total_seconds(), 0.0)
-            wait.timer = self._later(min(seconds, _LONGEST), self._time_has_come, wait)
-
-    def _time_has_come(self, wait: _Wait) -> None:
-        """By our clock; the database's decides."""
-        self._sentry.look(self.execution_id)
-        wait.looks += 1
-        pause = min(_AGAIN * 2.0 ** min(wait.looks, 6), 1.0)
-        wait.timer = self._later(pause, self._time_has_come, wait)
-
-    def seen(self) -> int:
-        """How many ends of waits were seen, by somebody who is about to look for more."""
-        for wait in self._waiting.values():
-            wait.sought = True
-        return self.wakes
-
-    def settled(self, settled: Settled) -> None:
-        """Hear how far the waits are."""
-        self._guarded(self._hear, settled)
-
-    def _hear(self, settled: Settled) -> None:
-        if self.suspended_by is not None or settled.wakes is None:
-            # The handler does not see it: it must count as not seen, or nobody would be woken.
-            return
-        self.wakes = max(self.wakes, settled.wakes)
-        for one in self._waiting.values():
-            one.looked_for = one.looked_for or one.sought
-        for ended in settled.ended:
-            wait = self._waiting.get(ended.key)
-            if wait is None:
-                self._ended[ended.key] = ended
-            elif not wait.ended.done():
-                wait.ended.set_result(ended)
-                self._close(wait)
-                self._stay()
-        if settled.ended and any(
-            one.recorded.kind is StepKind.EVENT for one in self._waiting.values()
-        ):
-            # Of two waits for an event only one takes it: there may be another event.
-            self._sentry.look(self.execution_id)
-        self._rest()
 
     # When to give up the slot, and when to leave.
 
@@ -258,7 +64,7 @@ class Waits:
         if not self._idle or self._closed:
             return
         may_stay = self.turns.give()
-        if self._patient is None:
+        if self._patient is None and not self.lingers:
             self._wait_patiently(self._patience if may_stay else 0.0)
 
     def _look_inside_in(self, pause: float) -> None:
@@ -278,6 +84,7 @@ class Waits:
             self._desk.stay()
 
     def _stay(self) -> None:
+        self.lingers = False
         if self._patient is not None:
             self._patient.cancel()
             self._patient = None
@@ -290,6 +97,18 @@ class Waits:
             for one in self._waiting.values()
         )
         pause = min(_MOMENT, patience) if all_long else patience
+        linger = min(self.replayed * _LINGER, _LONGEST_LINGER)
+        if (
+            linger > pause
+            and len(self._waiting) > 1
+            and not all_long
+            and self._may_linger
+            and patience == self._patience
+        ):
+            pause = linger
+            self.lingers = self._sentry.keeps(self, pause)
+            if self.lingers:
+                return
         self._patient = self._later(pause, self._leave, pause)
 
     def _leave(self, pause: float) -> None:
@@ -305,6 +124,7 @@ class Waits:
     def leave(self) -> None:
         """End the handler as soon as everything in it waits: the process is to stop."""
         self._patience = 0.0
+        self._may_linger = False
         self._stay()
         if not self.suspend():
             self._rest()
@@ -324,6 +144,13 @@ class Waits:
         joined = joints(self._known(), waiting.__contains__)
         if joined is None:
             return False
+        self._stay()
+        if joined.timed:
+            # Its time would begin anew in each attempt.
+            self.refused = RaceNotRecorded(*self._waiting)
+            for future in joined.timed:
+                future.set_exception(self.refused)
+            return True
         self._end_all(next(iter(self._waiting)), joined, waiting)
         return True
 
@@ -358,10 +185,7 @@ class Waits:
     @property
     def _is_unsought(self) -> bool:
         """Whether there was no look for an event by now."""
-        return any(
-            one.recorded.kind is StepKind.EVENT and not one.looked_for
-            for one in self._waiting.values()
-        )
+        return bool(self._unsought or self._unanswered)
 
     @property
     def keys(self) -> list[str]:
@@ -376,6 +200,8 @@ class Waits:
         """
         if self._closed or self.turns.waiting or self.suspended_by is not None:
             return False
+        if self.lingers:
+            return True
         if not self._only_waits or self._is_unsought:
             return False
         waiting = self._futures
@@ -387,6 +213,7 @@ class Waits:
         """The attempt has ended."""
         self._closed = True
         self._stay()
+        self.order.close(Interrupted(LATE))
         self.turns.close()
         if self._inner is not None:
             self._inner.cancel()

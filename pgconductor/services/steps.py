@@ -8,11 +8,13 @@ from typing import Final
 from uuid import UUID
 
 from pgconductor.domain.steps import (
+    Decision,
     EventPlace,
     History,
     Recorded,
     Settled,
     Started,
+    StepKind,
     StepRecord,
     StepStart,
 )
@@ -55,6 +57,24 @@ class StepService:
             return []
         async with self._work.begin() as repositories:
             return await repositories.steps.record_many(steps)
+
+    async def decide(self, decision: Decision) -> Recorded:
+        """Record which of several was first, and end the waits of the others, in one commit.
+
+        It may be called again with the same if the answer was lost.
+
+        Args:
+            decision: Which one, and the others.
+
+        Returns:
+            What is on record: this, or an earlier one of the same key.
+
+        Raises:
+            OwnershipLost: Its writer is not the owner; nothing was written.
+        """
+        async with self._work.begin() as repositories:
+            result = await repositories.steps.decide(decision)
+        return Recorded(key=decision.step.key, kind=StepKind.FIRST, result=result)
 
     async def start_many(self, starts: Sequence[StepStart]) -> list[Started]:
         """Begin waits, invoke children and emit events, in one commit.

@@ -15,6 +15,7 @@ __all__ = [
     "BEATS",
     "COMPLETE",
     "COMPLETE_RESULTS",
+    "DECIDE_FIRST",
     "DECLARE_QUEUES",
     "DECLARE_TASKS",
     "DUE_WAITS",
@@ -92,6 +93,7 @@ ANNOUNCE: Final = _load("announce")
 BEATS: Final = _load("beats")
 COMPLETE: Final = _load("complete")
 COMPLETE_RESULTS: Final = _load("complete_results")
+DECIDE_FIRST: Final = _load("decide_first")
 DECLARE_QUEUES: Final = _load("declare_queues")
 DECLARE_TASKS: Final = _load("declare_tasks")
 DUE_WAITS: Final = _load("due_waits")

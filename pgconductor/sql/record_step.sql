@@ -14,10 +14,13 @@ WITH fence AS MATERIALIZED (
     FOR SHARE OF e
 ),
 made AS (
-    INSERT INTO pgconductor.steps AS s (execution_id, key, place, result, created_at, ended_at)
+    INSERT INTO pgconductor.steps AS s (
+        execution_id, key, place, result, woke, turn, created_at, ended_at
+    )
     SELECT
         f.id, CAST(:key AS text), CAST(:step_place AS integer),
         CAST(CAST(:result AS text) AS jsonb),
+        CAST(:woke AS integer), CAST(:turn AS integer),
         now.it - make_interval(secs => CAST(:took AS double precision)), now.it
     FROM fence f
     CROSS JOIN (SELECT pgconductor.wall_clock() AS it) AS now

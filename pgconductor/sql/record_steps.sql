@@ -15,9 +15,12 @@ WITH step AS MATERIALIZED (
         CAST(:results AS text[]),
         CAST(:error_types AS text[]),
         CAST(:errors AS text[]),
-        CAST(:tooks AS double precision[])
+        CAST(:tooks AS double precision[]),
+        CAST(:wokes AS integer[]),
+        CAST(:turns AS integer[])
     ) WITH ORDINALITY AS s (
-        execution_id, claim_number, key, kind, step_place, result, error_type, error, took, place
+        execution_id, claim_number, key, kind, step_place, result, error_type, error, took, woke,
+        turn, place
     )
 ),
 fence AS MATERIALIZED (
@@ -31,11 +34,11 @@ fence AS MATERIALIZED (
 ),
 made AS (
     INSERT INTO pgconductor.steps AS r (
-        execution_id, key, kind, place, result, error_type, error, created_at, ended_at
+        execution_id, key, kind, place, result, error_type, error, woke, turn, created_at, ended_at
     )
     SELECT
         s.execution_id, s.key, s.kind, s.step_place, CAST(s.result AS jsonb), s.error_type, s.error,
-        now.it - make_interval(secs => s.took), now.it
+        s.woke, s.turn, now.it - make_interval(secs => s.took), now.it
     FROM step s
     JOIN fence f ON f.id = s.execution_id AND f.claim_number = s.claim_number
     CROSS JOIN (SELECT pgconductor.wall_clock() AS it) AS now

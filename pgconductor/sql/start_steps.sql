@@ -22,10 +22,12 @@ WITH step AS MATERIALIZED (
         CAST(:queues AS text[]),
         CAST(:priorities AS integer[]),
         CAST(:max_attempts AS integer[]),
-        CAST(:max_crashes AS integer[])
+        CAST(:max_crashes AS integer[]),
+        CAST(:wokes AS integer[]),
+        CAST(:turns AS integer[])
     ) WITH ORDINALITY AS s (
         execution_id, claim_number, key, kind, step_place, detail, delay, until, content,
-        error_type, error, child_id, queue, priority, max_attempts, max_crashes, place
+        error_type, error, child_id, queue, priority, max_attempts, max_crashes, woke, turn, place
     )
 ),
 fence AS MATERIALIZED (
@@ -40,7 +42,7 @@ fence AS MATERIALIZED (
 made AS (
     INSERT INTO pgconductor.steps AS r (
         execution_id, key, kind, place, pending, detail, wake_at, match, child_id, error_type, error,
-        ordinal
+        ordinal, woke, turn
     )
     SELECT
         s.execution_id, s.key, s.kind, s.step_place,
@@ -50,7 +52,7 @@ made AS (
         CASE WHEN s.kind = 'event' THEN CAST(s.content AS jsonb) END,
         s.child_id, s.error_type, s.error,
         -- What begins together has the same time.
-        s.place
+        s.place, s.woke, s.turn
     FROM step s
     JOIN fence f ON f.id = s.execution_id AND f.claim_number = s.claim_number
     WHERE NOT (f.ending AND s.kind IN ('child', 'spawn'))
@@ -107,6 +109,8 @@ SELECT
     coalesce(m.error, r.error) AS error,
     coalesce(m.detail, r.detail) AS detail,
     coalesce(m.child_id, r.child_id) AS child_id,
+    coalesce(m.woke, r.woke) AS woke,
+    coalesce(m.turn, r.turn) AS turn,
     coalesce(m.wake_at, r.wake_at) - pgconductor.clock() AS remaining
 FROM step s
 LEFT JOIN fence f ON f.id = s.execution_id AND f.claim_number = s.claim_number

@@ -49,6 +49,7 @@ class FakeOperatedExecutions:
             run_at=now,
             max_attempts=source.max_attempts,
             max_crashes=source.max_crashes,
+            wakes=source.wakes,
             created_at=now,
             _number=tables.number,
         )
@@ -57,7 +58,7 @@ class FakeOperatedExecutions:
             before = bound is not None and step.began_before(bound)
             if before and not step.pending and step.kind is not StepKind.TRY:
                 tables.steps[made.id, step.key] = replace(
-                    step, execution_id=made.id, wake_at=None, match=None, event_id=None, woke=None
+                    step, execution_id=made.id, wake_at=None, match=None, event_id=None
                 )
         self._transaction.notify("pgconductor_available", made.queue)
         return made.id

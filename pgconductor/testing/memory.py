@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
 from pgconductor.domain.outcomes import Completed
-from pgconductor.domain.steps import History, Recorded, Started, StepRecord, StepStart
+from pgconductor.domain.steps import Decision, History, Recorded, Started, StepRecord, StepStart
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.services.transactions import OpenTransaction
 from pgconductor.testing.boundaries import Boundary, Crashes, When
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class RehearsedMemory:
-    """Implements :class:`~pgconductor.runtime.record.Memory` for one attempt.
+    """Implements :class:`~pgconductor.runtime.memory.Memory` for one attempt.
 
     After a crash nothing is written any more, and whoever wants to is never answered.
 
@@ -138,10 +138,12 @@ class RehearsedMemory:
         """See the protocol."""
         return await self._stage.complete_in(session, outcome)
 
-    async def cancel_child(self, child_id: UUID, parent_id: UUID) -> None:
+    async def decide(self, decision: Decision) -> Recorded:
+        """See the protocol."""
+        return await self._across(decision.step.key, lambda: self._stage.steps.decide(decision))
+
+    async def cancel_child(self, child_id: UUID, parent_id: UUID, reason: str) -> None:
         """See the protocol."""
         if self.crashed.is_set():
             await self._freeze()
-        await self._stage.executions.cancel(
-            child_id, reason="it did not end in time", parent_id=parent_id
-        )
+        await self._stage.executions.cancel(child_id, reason=reason, parent_id=parent_id)

@@ -114,12 +114,35 @@ class Player:
             if await self._go_on(count) or await self._play_next(count):
                 continue
             by = await self._next()
+            if await self._part(count, by):
+                continue
             if by is None or (at_most is not None and count.passed + by > at_most):
+                if await self._part(count, None):
+                    continue
                 break
             self._stage.advance(by)
             count.passed += by
+            for one in self._resting:
+                one.sentry.linger -= by
             await self._stage.orchestrators.heartbeat(await self._registered())
+        await self._part(count, None)
         return await self._report(count)
+
+    async def _part(self, count: _Count, by: timedelta | None) -> bool:
+        """Have those leave memory that stay for what may come soon; whether any does.
+
+        Args:
+            count: What was done.
+            by: Only those that do not stay for so long; None for all.
+        """
+        parting = [
+            one for one in self._resting if one.lingers and (by is None or by > one.sentry.linger)
+        ]
+        for one in parting:
+            self._resting.remove(one)
+            one.leave()
+            await self._play_on(one, count)
+        return bool(parting)
 
     async def _declare(self) -> None:
         tasks = self._conductor.tasks
@@ -258,6 +281,7 @@ class Player:
             await self._cut_off(played)
             raise
         if played.memory.dies(None, "before"):
+            await self._part(count, None)
             await self._cut_off(played, crashed=True)
             # Its look may have waited for the turn that the dead handler had.
             await played.sentry.aclose()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from pgconductor.domain.claims import Fetched
@@ -36,6 +36,9 @@ class RehearsedSentry:
         self.waits: Waits | None = None
         #: Whether looks are for the player to take: the test may be amid a statement.
         self.resting = False
+        #: Set while it stays in memory for what else may come, and for how long.
+        self.lingering = asyncio.Event()
+        self.linger = timedelta(0)
         self._steps = steps
         self._looking: asyncio.Task[None] | None = None
 
@@ -55,6 +58,12 @@ class RehearsedSentry:
         """See the protocol."""
         if self.waits is not None and not self.is_looking and not self.resting:
             self._looking = asyncio.create_task(self._look(self.waits))
+
+    def keeps(self, waits: Waits, seconds: float) -> bool:  # noqa: ARG002 - the protocol's
+        """See the protocol: it goes by the clock of the rehearsal."""
+        self.linger = timedelta(seconds=seconds)
+        self.lingering.set()
+        return True
 
     async def look_now(self) -> None:
         """Tell the attempt of what has come."""
@@ -109,6 +118,18 @@ class Played:
             return False
         return waits.stalled
 
+    @property
+    def lingers(self) -> bool:
+        """Whether it stays in memory only for what else may come soon."""
+        waits = self.sentry.waits
+        return not self.ended and waits is not None and waits.lingers
+
+    def leave(self) -> None:
+        """Have it stay no longer."""
+        self.rest(resting=False)
+        if self.sentry.waits is not None:
+            self.sentry.waits.leave()
+
     async def until_calm(self, stage: Stage, patience: timedelta) -> None:
         """Wait until it has ended, or has stalled for some moments.
 
@@ -117,21 +138,26 @@ class Played:
         Raises:
             TimeoutError: It does neither.
         """
+        self.sentry.lingering.clear()
         crashed = asyncio.create_task(self.memory.crashed.wait())
+        lingering = asyncio.create_task(self.sentry.lingering.wait())
         calm = 0
         try:
             async with asyncio.timeout(patience.total_seconds()):
                 while not self.ended:
-                    awaited = {self.task, crashed}
+                    awaited: set[asyncio.Task[Any]] = {self.task, crashed}
+                    if not lingering.done():
+                        awaited.add(lingering)
                     await asyncio.wait(awaited, timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED)
                     calm = calm + 1 if self.stalled else 0
-                    if calm >= _LOOKS:
+                    if calm >= _LOOKS or self.lingers:
                         # Whoever has a turn keeps the others from going on.
                         await stage.quiet(())
                         if self.stalled:
                             return
         finally:
             crashed.cancel()
+            lingering.cancel()
 
     def rest(self, *, resting: bool) -> None:
         """Have it stay where it is while others are executed, or go on."""

@@ -21,7 +21,7 @@ from pgconductor.domain.events import Emitted
 from pgconductor.domain.limits import check_delay
 from pgconductor.domain.payloads import decode
 from pgconductor.domain.snapshots import ExecutionFilter, ExecutionSnapshot
-from pgconductor.domain.steps import StepKind
+from pgconductor.domain.steps import Recorded, StepKind
 from pgconductor.events import EventRef
 from pgconductor.exceptions import ConfigurationError
 from pgconductor.handles import ExecutionHandle
@@ -46,6 +46,8 @@ Database = FakeDatabase | AsyncEngine | AsyncSession | async_sessionmaker[Any] |
 
 _ANYTHING: Final[Any] = object()
 _LAST: Final = 10**9
+#: How the wait of one has ended that was not first.
+_LOST: Final = "(lost)"
 
 
 class Rehearsal:
@@ -292,10 +294,15 @@ class Rehearsal:
         return {
             one.key: StepError(one.error_type, one.error or "")
             if one.error_type is not None
-            else decode(one.result)
+            else _shown(one)
             for one in sorted(found, key=lambda one: one.place or _LAST)
-            if not one.pending and one.kind is not StepKind.TRY
+            if not one.pending and one.kind is not StepKind.TRY and one.error_type != _LOST
         }
+
+
+def _shown(one: Recorded) -> Any:
+    value = decode(one.result)
+    return value["first"] if one.kind is StepKind.FIRST else value
 
 
 class _Watch:

@@ -207,6 +207,7 @@ class StepRow:
     child_id: UUID | None = None
     event_id: UUID | None = None
     woke: int | None = None
+    turn: int | None = None
     created_at: datetime
     ended_at: datetime | None = None
     # The clock of a test may stand still. What comes first is told by that of the process then.
@@ -269,6 +270,8 @@ class StepRow:
             detail=self.detail,
             child_id=self.child_id,
             remaining=None if self.wake_at is None else self.wake_at - now,
+            woke=self.woke,
+            turn=self.turn,
         )
 
 

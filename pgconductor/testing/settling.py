@@ -63,6 +63,7 @@ def _since(tables: Tables, row: ExecutionRow, known: int) -> tuple[Recorded, ...
             error=step.error,
             detail=step.detail,
             child_id=step.child_id,
+            woke=step.woke,
         )
         for step in tables.steps_of(row.id)
         if step.woke is not None and step.woke > known

@@ -13,6 +13,7 @@ from pgconductor.domain.ids import new_id
 from pgconductor.domain.invocations import Invocation
 from pgconductor.domain.limits import check_task_key
 from pgconductor.domain.steps import (
+    Decision,
     Due,
     EventPlace,
     History,
@@ -82,10 +83,37 @@ class FakeStepRepository:
             error=step.failure.message if step.failure else None,
             created_at=now,
             ended_at=now,
+            woke=step.woke,
+            turn=step.turn,
             _began=step.began,
             _ended=time.monotonic(),
         )
         return tables.steps.setdefault((step.execution_id, step.key), row)
+
+    async def decide(self, decision: Decision) -> str | None:
+        """See the protocol."""
+        tables = await self._transaction.write()
+        step = decision.step
+        before = tables.steps.get((step.execution_id, step.key))
+        row = self._record(tables, replace(step, kind=StepKind.FIRST, failure=None))
+        if before is None:
+            for key in decision.lost:
+                self._lose(tables, row, key)
+        return row.result
+
+    def _lose(self, tables: Tables, first: StepRow, key: str) -> None:
+        lost = tables.steps.get((first.execution_id, key))
+        if lost is not None and lost.kind.waits:
+            tables.steps[lost.execution_id, key] = replace(
+                lost,
+                pending=False,
+                result=None,
+                error_type="(lost)",
+                error=f"{first.key} was decided by another",
+                event_id=None,
+                ended_at=lost.ended_at or self._transaction.now(),
+                _ended=time.monotonic(),
+            )
 
     async def start_many(self, starts: Sequence[StepStart]) -> list[Started]:
         """See the protocol."""
@@ -122,13 +150,17 @@ class FakeStepRepository:
         """See the protocol."""
         tables = self._transaction.read()
         now = self._transaction.now()
+        there = {one: list[StepRow]() for one in execution_ids if one in tables.executions}
+        # One pass, for however many.
+        for row in tables.steps.values():
+            if row.execution_id in there:
+                there[row.execution_id].append(row)
         return {
             one: History(
-                {step.key: step.recorded(now) for step in tables.steps_of(one)},
+                {step.key: step.recorded(now) for step in sorted(steps, key=lambda row: row.order)},
                 tables.executions[one].wakes,
             )
-            for one in execution_ids
-            if one in tables.executions
+            for one, steps in there.items()
         }
 
     async def settle(
@@ -206,6 +238,8 @@ def _step_row(start: StepStart, now: datetime) -> StepRow:
         wake_at=None if start.kind is StepKind.SPAWN else wake_at,
         match=start.text if start.kind is StepKind.EVENT else None,
         child_id=start.child.id if start.child else None,
+        woke=start.woke,
+        turn=start.turn,
         created_at=now,
     )
 

@@ -153,7 +153,7 @@ def _watch_waits() -> None:
             _SUSPENDED_AT[self.execution_id] = self.suspended_by
         return done
 
-    Waits.settled = told  # type: ignore[method-assign]
+    Waits.settled = told  # type: ignore[assignment, method-assign]
     Waits.suspend = suspended  # type: ignore[method-assign]
 
 

@@ -88,7 +88,7 @@ class Ended:
         self.child: Task[None, None] = self.conductor.task("child", queue="nobody")(_nothing)
         # Long enough for the step before it, on a machine that is busy.
         timeout = timedelta(seconds=2) if end == "timed out" else None
-        handler = self.asynchronous if kind == "async" else self.plain
+        handler: Callable[..., Any] = self.asynchronous if kind == "async" else self.plain
         self.task: Task[None, None] = self.conductor.task("task", max_attempts=1, timeout=timeout)(
             handler
         )

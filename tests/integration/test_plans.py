@@ -20,7 +20,7 @@ from pgconductor.domain.invocations import DedupeScope, Invocation
 from pgconductor.domain.outcomes import Completed
 from pgconductor.domain.retention import Retention
 from pgconductor.domain.snapshots import ExecutionFilter
-from pgconductor.domain.steps import ChildSpec, StepKind, StepRecord, StepStart
+from pgconductor.domain.steps import ChildSpec, Decision, StepKind, StepRecord, StepStart
 from pgconductor.domain.waiting import WaitingPlace
 from pgconductor.exceptions import OwnershipLost
 from pgconductor.repositories import Repositories, SqlSchemaRepository
@@ -192,6 +192,19 @@ async def test_complete_goes_through_the_primary_key(explainer: Explainer) -> No
     for plan in plans:
         assert not plan.whole_reads(EXECUTIONS)
         assert plan.indexes() == {"executions_pkey"}
+
+
+async def test_which_was_first_is_recorded_by_keys(explainer: Explainer) -> None:
+    def decide(all_: Repositories, running: list[UUID]) -> Awaitable[Any]:
+        step = StepRecord(running[0], Claim(OWNER, 1), "first", "{}", kind=StepKind.FIRST)
+        return ignore_ownership(all_.steps.decide(Decision(step, ("step", "b"))))
+
+    plans = await explainer.plans(decide)
+    assert plans
+    for plan in plans:
+        assert not plan.whole_reads(EXECUTIONS, "steps")
+        assert plan.indexes() == {"executions_pkey"}
+        assert plan.indexes("steps") == {"steps_pkey"}
 
 
 async def test_a_step_is_recorded_by_keys(explainer: Explainer) -> None:

@@ -54,7 +54,11 @@ async def completed(world: World, load: Load) -> None:
     deadline=None,
     max_examples=10,
     phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.function_scoped_fixture,
+    ],
 )
 @given(loads)
 def test_all_that_is_due_is_completed(database_url: str, load: Load) -> None:

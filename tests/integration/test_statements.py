@@ -34,7 +34,7 @@ from pgconductor.domain.outcomes import (
 from pgconductor.domain.retention import Retention
 from pgconductor.domain.revisions import KNOWN_REVISION
 from pgconductor.domain.snapshots import ExecutionFilter
-from pgconductor.domain.steps import ChildSpec, StepKind, StepRecord, StepStart
+from pgconductor.domain.steps import ChildSpec, Decision, StepKind, StepRecord, StepStart
 from pgconductor.domain.tasks import TaskOptions
 from pgconductor.domain.waiting import WaitingPlace
 from pgconductor.exceptions import OwnershipLost
@@ -92,6 +92,12 @@ EVERYTHING = ExecutionFilter(
 async def recorded(repositories: Repositories) -> None:
     with pytest.raises(OwnershipLost):
         await repositories.steps.record(StepRecord(uuid4(), CLAIM, "step", "{}"))
+
+
+async def decided(repositories: Repositories) -> None:
+    step = StepRecord(uuid4(), CLAIM, "first", "{}", kind=StepKind.FIRST)
+    with pytest.raises(OwnershipLost):
+        await repositories.steps.decide(Decision(step, ("a", "b")))
 
 
 async def added(repositories: Repositories) -> None:
@@ -157,6 +163,7 @@ CALLS: dict[str, Callable[[Repositories], Awaitable[Any]]] = {
     "queues.declare_many": lambda all_: all_.queues.declare_many(["q"]),
     "queues.names": lambda all_: all_.queues.names(),
     "steps.record": recorded,
+    "steps.decide": decided,
     "steps.record_many": lambda all_: all_.steps.record_many(
         [StepRecord(uuid4(), CLAIM, "a", "1"), StepRecord(uuid4(), CLAIM, "b")]
     ),

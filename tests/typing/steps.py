@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from functools import partial
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 from uuid import UUID
 
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pgconductor import Conductor, TaskContext
+from pgconductor.types import First
 
 conductor = Conductor()
 
@@ -91,6 +93,30 @@ async def waits(ctx: TaskContext, order: Order) -> None:
     assert_type(await ctx.wait_for("order", "ordered"), Any)
     await ctx.emit(ordered, order)
     await ctx.emit(ordered, 1)  # type: ignore[misc]  # no Order
+
+
+async def races(ctx: TaskContext, order: Order) -> None:
+    two = await ctx.first("two", ctx.wait_for("a", ordered), ctx.sleep("b", timedelta(days=1)))
+    if two.index == 0:
+        assert_type(two.value, Order)
+    else:
+        assert_type(two.index, Literal[1])
+        assert_type(two.value, None)
+    three = await ctx.first(
+        "three", ctx.invoke("s", ship, order), ctx.step("w", weigh, order), ctx.invoke("c", count)
+    )
+    if three.index == 1:
+        assert_type(three.value, float)
+    elif three.index == 2:
+        assert_type(three.value, int)
+    else:
+        assert_type(three.value, list[UUID])
+    many = await ctx.first("many", *(ctx.invoke(str(i), count) for i in range(9)))
+    assert_type(many, First[int, int])
+    task = asyncio.create_task(ctx.invoke("c", count))
+    mine = await ctx.first("mine", task, ctx.sleep("d", timedelta(days=1)))
+    assert_type(mine.value, int | None)
+    await ctx.first("none", 1, 2)  # type: ignore[call-overload]  # nothing to wait for
 
 
 def plain(ctx: TaskContext, order: Order) -> None:

@@ -143,10 +143,10 @@ async def test_a_late_child_is_cancelled_when_the_database_is_back(
     """The handler must not be told of it: a lost connection is no failure of the attempt."""
     child, other = uuid4(), uuid4()
     somewhere.completing.errors = [Lost(), Lost()]
-    await journal.cancel_child(child, uuid4())
+    await journal.cancel_child(child, uuid4(), "late")
     somewhere.completing.errors = [ValueError("a mistake")]
     with pytest.raises(ValueError, match="a mistake"):
-        await journal.cancel_child(other, uuid4())
+        await journal.cancel_child(other, uuid4(), "late")
     assert somewhere.completing.cancelled == [child]
 
 

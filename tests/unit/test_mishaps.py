@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from pgconductor import Conductor, RetryPolicy, Settings, TaskContext
 from pgconductor.domain.claims import Claim, Fetched
+from pgconductor.domain.migrations import StartupPolicy
 from pgconductor.domain.outcomes import Failure
 from pgconductor.domain.steps import History
 from pgconductor.runtime import attempt, machine, waits, worker
@@ -49,9 +50,9 @@ class World:
         self.conductor = Conductor(
             Settings(
                 database_url=SecretStr("postgresql://nowhere/nothing"),
-                poll_interval=0.05,
-                sweep_interval=0.05,
-                startup_policy="refuse",
+                poll_interval=timedelta(seconds=0.05),
+                sweep_interval=timedelta(seconds=0.05),
+                startup_policy=StartupPolicy.REFUSE,
             )
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Final
 
 import pytest
@@ -34,7 +35,9 @@ async def drained(load: Load) -> FakeDatabase:
     """Execute all to the end."""
     database = FakeDatabase(RealClock())
     chosen = Settings(
-        **_SETTINGS, suspend_after=load.suspend_after, give_back_after=load.give_back_after
+        **_SETTINGS,
+        suspend_after=timedelta(seconds=load.suspend_after),
+        give_back_after=timedelta(seconds=load.give_back_after),
     )
     conductor = Conductor(chosen)
     tasks = Programs(conductor, load.pool)

@@ -12,9 +12,10 @@ import pytest
 from pgconductor.domain.claims import Fetched
 from pgconductor.domain.steps import Recorded, Settled, StepKind
 from pgconductor.runtime.lookout import Lookout
+from pgconductor.runtime.sentry import Sentry
 from pgconductor.runtime.slots import AttemptDesk
 from pgconductor.runtime.suspension import Suspension
-from pgconductor.runtime.waits import Sentry, Waits
+from pgconductor.runtime.waits import Waits
 from pgconductor.services.backend import Backend
 from tests.support.waiting import eventually
 
@@ -36,6 +37,9 @@ class Silent:
 
     def look(self, execution_id: UUID) -> None:
         self.looks += 1
+
+    def keeps(self, waits: Waits, seconds: float) -> bool:
+        return False
 
 
 class Handler:

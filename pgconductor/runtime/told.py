@@ -1,0 +1,307 @@
+"""What an attempt waits for while it is in memory, and how it is told of what has come."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast
+from uuid import UUID
+
+from pgconductor.domain.steps import Recorded, Settled, StepKind
+from pgconductor.exceptions import RaceNotRecorded
+from pgconductor.runtime.branches import Joints, joints
+from pgconductor.runtime.order import Order
+from pgconductor.runtime.reasons import LATE
+from pgconductor.runtime.sentry import Sentry
+from pgconductor.runtime.suspension import Interrupted
+from pgconductor.runtime.threads import Call
+from pgconductor.runtime.turns import Desk, Turns
+from pgconductor.runtime.waited import End, Wait
+
+if TYPE_CHECKING:
+    from pgconductor.runtime.waits import Waits
+
+__all__ = ["Told"]
+
+logger = logging.getLogger("pgconductor.waits")
+
+#: Seconds after which a wait is looked at again whose time should have come by our clock.
+_AGAIN: Final = 0.05
+#: Seconds that other branches have to go on, before a handler that waits for long is suspended.
+_MOMENT: Final = 0.01
+#: Seconds after which steps at work are looked at, whether they only wait.
+_SOON: Final = 0.05
+#: Seconds for each step on record, and at most, that a handler that was replayed stays in memory
+#: for what else may come: another replay would go through all of them again.
+_LINGER: Final = 0.1
+_LONGEST_LINGER: Final = 60.0
+#: A timer of the event loop that is set further ahead is of no use.
+_LONGEST: Final = 86_400.0
+
+
+class Told:
+    """The waits of one attempt, as they begin and as they are told.
+
+    While nothing but waits is left of an attempt, it takes up no slot. If nothing comes for a
+    while, everything that waits is ended by :class:`Suspension`, and so the handler. So it is if
+    something has come, and there is no slot for a while to go on in: whoever has the slots may wait
+    for what this handler holds, a lock for instance.
+
+    Args:
+        execution_id: The execution.
+        sentry: Who looks whether what is waited for has come.
+        desk: Who gives and takes the attempt's slot.
+        patience: Seconds to stay in memory.
+        known: The asyncio tasks of the handler that are known: it is suspended if all of them wait.
+        branched: Whether the handler has branches.
+        may_linger: Whether it may stay longer if it was replayed.
+        limit: The attempt's own time limit.
+    """
+
+    def __init__(
+        self,
+        execution_id: UUID,
+        sentry: Sentry,
+        *,
+        desk: Desk,
+        patience: float,
+        known: Callable[[], Iterable[asyncio.Task[Any]]],
+        branched: Callable[[], bool] = lambda: True,
+        may_linger: bool = True,
+        limit: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.execution_id = execution_id
+        #: How many ends of waits the handler has seen.
+        self.wakes = 0
+        self._sentry = sentry
+        self._desk = desk
+        self.turns = Turns(desk, self._guarded, leave=self._leave_overdue, on_go_on=self._gone_on)
+        self._patience = patience
+        self._may_linger = may_linger
+        self._limit = limit
+        #: The error that the handler was ended by instead of being suspended.
+        self.refused: RaceNotRecorded | None = None
+        #: How many steps were on record when the attempt began.
+        self.replayed = 0
+        #: Whether somebody else says when it leaves memory.
+        self.lingers = False
+        self._known = known
+        self._waiting: dict[str, Wait] = {}
+        # Ended before anybody waited for them: a settling tells of all at once.
+        self._ended: dict[str, Recorded] = {}
+        # Waits for an event that no look was sent for by now, and that none was answered for.
+        self._unsought: set[Wait] = set()
+        self._unanswered: set[Wait] = set()
+        self._events = 0
+        self._begun = 0
+        self._busy = 0
+        # Of those that wait, how many have not been told of their end.
+        self._open = 0
+        self._resting = False
+        self._closed = False
+        self._patient: asyncio.TimerHandle | None = None
+        self._inner: asyncio.TimerHandle | None = None
+        #: Calls of steps in threads, which may wait by the handler's context.
+        self.calls: dict[asyncio.Future[Any], Call] = {}
+        #: The wait because of which the attempt was suspended.
+        self.suspended_by: str | None = None
+        #: Whether it was suspended though a wait is over: it is to go on as soon as it can.
+        self.overdue = False
+        #: In which order the handler is told of what has ended.
+        self.order = Order(
+            wakes=lambda: self.wakes, branched=branched, held=lambda: bool(self.turns.waiting)
+        )
+
+    @contextmanager
+    def at_work(self) -> Generator[None]:
+        """While inside, the attempt has something to do."""
+        self._busy += 1
+        self._stay()
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            self._rest()
+
+    async def active(self) -> None:
+        """Come back to a slot, if it was given up."""
+        if self.turns.parked:
+            await self.turns.wait()
+
+    def _gone_on(self) -> None:
+        self.order.settle()
+        self._rest()
+
+    def _leave_overdue(self) -> bool:
+        """Suspend a handler of which a wait is over; whether it was.
+
+        One wait more is over in the next attempt, so there is an end to it. Nobody who is at work,
+        or comes from work, is cut off.
+        """
+        ended = list(self.turns.waiting.values())
+        if self._closed or self._busy != len(ended) or None in ended:
+            return False
+        waiting = self._futures
+        joined = joints(self._known(), waiting.__contains__)
+        if joined is None:
+            return False
+        self.overdue = True
+        self._end_all(ended[0] or "", joined, waiting)
+        return True
+
+    async def until_ended(self, recorded: Recorded, *, cancel_late: bool = True) -> Recorded:
+        """Wait for the end of something that is on record as pending.
+
+        Args:
+            recorded: What is on record.
+            cancel_late: Whether a child is to be cancelled that is not waited for any more.
+
+        Raises:
+            Suspension: It did not come soon enough; raise it on.
+            Interrupted: The attempt has ended.
+            RaceNotRecorded: It was given up because of a clock of this process.
+        """
+        if (early := self._ended.pop(recorded.key, None)) is not None:
+            with self.at_work():
+                await self.order.asked(early)
+            return early
+        if self._closed:
+            # A branch that nobody awaited has put it on record meanwhile.
+            raise Interrupted(LATE)
+        self._begun += 1
+        wait = Wait(recorded, End(self._limit), self._begun, cancel_late=cancel_late)
+        self._waiting[recorded.key] = wait
+        self._open += 1
+        if recorded.kind is StepKind.EVENT:
+            self._events += 1
+            self._unsought.add(wait)
+        self._sentry.watch(cast("Waits", self), recorded.child_id)
+        self._set_timer(wait)
+        if recorded.kind in (StepKind.EVENT, StepKind.CHILD):
+            # It may have come before the wait was on record, or before this attempt.
+            self._sentry.look(self.execution_id)
+        self._rest()
+        try:
+            ended = await wait.ended
+        except asyncio.CancelledError:
+            if wait.ended.by_clock:
+                raise RaceNotRecorded(recorded.key) from None
+            raise
+        finally:
+            self._drop(wait)
+        with self.at_work():
+            if self.turns.parked:
+                await self.turns.wait(recorded.key)
+        return ended
+
+    def _drop(self, wait: Wait) -> None:
+        if wait.timer is not None:
+            wait.timer.cancel()
+        self._close(wait)
+        self.order.drop(wait.turn)
+        if self._waiting.get(wait.recorded.key) is wait:
+            del self._waiting[wait.recorded.key]
+            self._events -= wait.recorded.kind is StepKind.EVENT
+        self._unsought.discard(wait)
+        self._unanswered.discard(wait)
+        if not self._waiting:
+            self._sentry.forget(cast("Waits", self))
+            self._stay()
+
+    def _close(self, wait: Wait) -> None:
+        if wait.open:
+            wait.open = False
+            self._open -= 1
+
+    def _set_timer(self, wait: Wait) -> None:
+        if wait.recorded.remaining is not None:
+            seconds = max(wait.recorded.remaining.total_seconds(), 0.0)
+            wait.timer = self._later(min(seconds, _LONGEST), self._time_has_come, wait)
+
+    def _time_has_come(self, wait: Wait) -> None:
+        """By our clock; the database's decides."""
+        self._sentry.look(self.execution_id)
+        wait.looks += 1
+        pause = min(_AGAIN * 2.0 ** min(wait.looks, 6), 1.0)
+        wait.timer = self._later(pause, self._time_has_come, wait)
+
+    def seen(self) -> int:
+        """How many ends of waits were seen, by somebody who is about to look for more."""
+        self._unanswered |= self._unsought
+        self._unsought.clear()
+        return self.wakes
+
+    def settled(self, settled: Settled) -> None:
+        """Hear how far the waits are."""
+        self._guarded(self._hear, settled)
+
+    def _hear(self, settled: Settled) -> None:
+        if self.suspended_by is not None or settled.wakes is None:
+            # The handler does not see it: it must count as not seen, or nobody would be woken.
+            return
+        self.wakes = max(self.wakes, settled.wakes)
+        self._unanswered.clear()
+        there: list[tuple[Wait, Recorded]] = []
+        for ended in settled.ended:
+            wait = self._waiting.get(ended.key)
+            if wait is None:
+                self._ended[ended.key] = ended
+            elif wait.open and not wait.ended.done():
+                there.append((wait, ended))
+        for wait, ended in sorted(there, key=lambda one: one[0].number):
+            woke = self.wakes if ended.woke is None else ended.woke
+            wait.turn = self.order.ended(woke, partial(wait.tell, ended))
+            self._close(wait)
+            self._stay()
+        if settled.ended and self._events:
+            # Of two waits for an event only one takes it: there may be another event.
+            self._sentry.look(self.execution_id)
+        self.order.go()
+        self._rest()
+
+    # Those that were not first.
+
+    def lose(self, keys: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Which of these are waited for, and which of them are children to be cancelled."""
+        lost = [key for key in keys if key in self._waiting]
+        there = (self._waiting[key] for key in lost)
+        return lost, [
+            one.recorded.key
+            for one in there
+            if one.recorded.kind is StepKind.CHILD and one.cancel_late
+        ]
+
+    def end_lost(self, keys: Iterable[str]) -> None:
+        """Whatever comes for these changes nothing any more."""
+        for wait in [self._waiting[key] for key in keys if key in self._waiting]:
+            self.order.drop(wait.turn)
+            wait.ended.cancel()
+
+    def look(self) -> None:
+        """An event that one has given up may be for another that is waited for."""
+        if self._events:
+            self._sentry.look(self.execution_id)
+
+    # How it gives its slot up, and leaves.
+
+    def _rest(self) -> None:
+        raise NotImplementedError
+
+    def _stay(self) -> None:
+        raise NotImplementedError
+
+    def _end_all(self, why: str, joined: Joints, waiting: Iterable[asyncio.Future[Any]]) -> None:
+        raise NotImplementedError
+
+    @property
+    def _futures(self) -> set[asyncio.Future[Any]]:
+        raise NotImplementedError
+
+    def _later(self, pause: float, call: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
+        raise NotImplementedError
+
+    def _guarded(self, call: Callable[..., None], *args: Any) -> None:
+        raise NotImplementedError
