@@ -25,7 +25,6 @@ from pgconductor.repositories.health import (
     wanted_indexes,
     wanted_parameters,
 )
-from pgconductor.schema.catalog import wanted_catalog
 
 __all__ = ["HealthService"]
 
@@ -120,6 +119,9 @@ class HealthService:
         return diagnosis_schema.search_path(await self._read(lambda all_: all_.search_path()))
 
     async def _definitions(self) -> list[Finding]:
+        # Whoever asks no doctor has no need of Alembic, which comes with it.
+        from pgconductor.schema.catalog import wanted_catalog
+
         seen = await self._read(lambda all_: all_.catalog())
         return diagnosis_schema.definitions(seen, wanted_catalog())
 

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from pgconductor.domain.ids import new_id
 from pgconductor.domain.migrations import History
 from pgconductor.repositories import SqlGateRepository
+from pgconductor.repositories.autocommit import OWN
 from pgconductor.services import ExecutionService, OrchestratorService
 from tests.support.waiting import eventually
 
@@ -26,7 +27,7 @@ async def migrator(engine: AsyncEngine) -> AsyncIterator[tuple[UUID, AsyncConnec
     """A session that bears a lease in its name, as migrations do."""
     lease = new_id()
     async with engine.connect() as made:
-        connection = await made.execution_options(isolation_level="AUTOCOMMIT")
+        connection = await made.execution_options(isolation_level="AUTOCOMMIT", **{OWN: True})
         await connection.execute(text(f"SET application_name = 'pgconductor-migrate/{lease}'"))
         yield lease, connection
         await connection.invalidate()

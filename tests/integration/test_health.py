@@ -233,7 +233,7 @@ async def test_autovacuum_turned_off_for_a_table(engine: AsyncEngine, database_u
 
 def test_every_table_with_parameters_is_known() -> None:
     assert set(wanted_parameters()) == {"executions", "steps", "events", "orchestrators"}
-    assert len(wanted_indexes()) == len(Base.metadata.tables) + 13
+    assert len(wanted_indexes()) == len(Base.metadata.tables) + 14
 
 
 # --- the session ---------------------------------------------------------------------------------

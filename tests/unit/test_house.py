@@ -71,6 +71,16 @@ def test_the_alembic_folder_is_no_package() -> None:
     assert not list((ROOT / "alembic").rglob("__init__.py"))
 
 
+def test_a_service_and_a_worker_import_no_alembic() -> None:
+    """It takes a fifth of the start, and logs whatever it registers."""
+    found = python(
+        "-c",
+        "import sys, pgconductor.cli.worker, pgconductor.conductor, pgconductor.runtime.orchestrator;"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'alembic', 'mako'}))",
+    )
+    assert (found.returncode, found.stdout.strip()) == (0, "[]"), found.stderr
+
+
 def test_import_alembic_finds_the_library_from_the_root() -> None:
     found = python("-c", "import alembic, alembic.op; print(alembic.__file__)")
     assert found.returncode == 0, found.stderr
