@@ -238,13 +238,13 @@ async def test_the_connection_is_lost_inside_a_revision(deploys: Deploys) -> Non
     """Rolled back by the server; it looks how far it came, and applies it again."""
     slow_once = """
 def change():
-    if op.get_bind().exec_driver_sql("SELECT to_regclass('told') IS NULL").scalar():
+    if op.get_bind().exec_driver_sql("SELECT to_regclass('public.told') IS NULL").scalar():
         op.execute("SELECT pg_sleep(600)")
 """
     deploys.add(2, breaking=False, change=slow_once)
     child = await deploys.start()
     await eventually(lambda: deploys.rows(ASLEEP) == [(1,)], timeout=20)
-    deploys.execute("CREATE TABLE told ()")
+    deploys.execute("CREATE TABLE public.told ()")
     deploys.execute(ASLEEP.replace("count(*)", "pg_terminate_backend(pid)"))
     assert await child.wait() == 0, told(child)
     assert "the connection was lost" in told(child)

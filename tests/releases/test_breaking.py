@@ -175,7 +175,7 @@ async def test_evicting_who_does_not_leave(deployment: Deployment, tmp_path: Pat
     # It does not know yet, and has a result to write. Unless it was slow to look when it was last
     # asked to leave, a moment before.
     await eventually(
-        lambda: knows() or "completing failed" in "\n".join(stuck.errors), timeout=PATIENCE
+        lambda: knows() or "not taken, and kept" in "\n".join(stuck.errors), timeout=PATIENCE
     )
     if not knows():
         assert stuck.returncode is None
