@@ -166,13 +166,18 @@ def test_a_section_that_is_not_there(project: Project) -> None:
     assert project.untouched
 
 
-@pytest.mark.parametrize("toml", [*ELSEWHERE.values(), EVERYTHING, "[project]\nname = 'x'\n"])
-def test_the_documented_section_is_right_beside_any_pyproject(
-    project: Project, toml: str, untouched: set[Path]
-) -> None:
-    (project.folder / "source").mkdir()
+@pytest.mark.parametrize("toml", [*ELSEWHERE.values(), "[project]\nname = 'x'\n"])
+def test_the_documented_section_is_right_beside_any_pyproject(project: Project, toml: str) -> None:
     project.write("alembic.ini", DOCUMENTED)
     project.write("pyproject.toml", toml)
+    succeeded(project.ours("upgrade", "head"))
+    assert (current(project.url), gate(project.url)) == ([("0001",)], [(1, 0)])
+
+
+def test_every_command_with_the_documented_section(project: Project, untouched: set[Path]) -> None:
+    (project.folder / "source").mkdir()
+    project.write("alembic.ini", DOCUMENTED)
+    project.write("pyproject.toml", EVERYTHING)
     for _ in range(2):
         succeeded(project.ours("upgrade", "head"))
         assert (current(project.url), gate(project.url)) == ([("0001",)], [(1, 0)])
@@ -237,6 +242,11 @@ def test_no_revision_is_written_into_the_package(
     assert done.returncode != 0
     assert "no new revision was written" in done.stderr
     assert set(installed.rglob("*.py")) == before
+
+
+def test_an_installed_package_can_be_checked(project: Project, installed: Path) -> None:
+    """It writes no revision, though Alembic makes one for it in memory."""
+    project.write("alembic.ini", DOCUMENTED.replace("{location}", str(installed)))
     succeeded(project.ours("upgrade", "head"))
     assert "No new upgrade operations" in succeeded(project.ours("check"))
 
