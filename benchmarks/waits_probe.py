@@ -51,9 +51,9 @@ _ORDER_WAITS = """
     FROM (SELECT id, row_number() OVER (ORDER BY id) AS n FROM pgconductor.executions) AS e
 """
 _EMIT = """
-    SELECT count(
-        pgconductor.emit_event('paid', jsonb_build_object('order', n, 'kind', 'vote'))
-    ) FROM generate_series($1::integer, $2::integer) n
+    SELECT count(*)
+    FROM generate_series($1::integer, $2::integer) n,
+        LATERAL pgconductor.emit_event('paid', jsonb_build_object('order', n, 'kind', 'vote')) e
 """
 # Payments of other orders, which everybody has looked at.
 _OTHERS = """
