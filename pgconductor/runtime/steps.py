@@ -30,6 +30,7 @@ from pgconductor.runtime.hints import is_async
 from pgconductor.runtime.order import Place
 from pgconductor.runtime.record import Record
 from pgconductor.runtime.results import codec_of
+from pgconductor.runtime.scopes import Scope
 from pgconductor.runtime.threads import DaemonThreads, current_call, in_thread
 from pgconductor.runtime.waits import Waits
 
@@ -214,7 +215,7 @@ class Steps:
                 delay=delay,
                 failure=failure,
             )
-            with self._record.unbroken():
+            with self._record.unbroken(), Scope.beginning(start.key):
                 started = await self._record.memory.start(start)
             self._tries[_try(key, number)] = started.recorded
             return None
@@ -233,6 +234,7 @@ class Steps:
         found = self._tries.get(name) or (await self._record.history()).records.get(name)
         if found is None:
             return False
+        Scope.note(name)
         if found.pending:
             await self._waits.until_ended(found)
         return True

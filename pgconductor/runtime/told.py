@@ -15,6 +15,7 @@ from pgconductor.exceptions import RaceNotRecorded
 from pgconductor.runtime.branches import Joints, joints
 from pgconductor.runtime.order import Order
 from pgconductor.runtime.reasons import LATE
+from pgconductor.runtime.scopes import Scope
 from pgconductor.runtime.sentry import Sentry
 from pgconductor.runtime.suspension import Interrupted
 from pgconductor.runtime.threads import Call
@@ -78,7 +79,7 @@ class Told:
         self.wakes = 0
         self._sentry = sentry
         self._desk = desk
-        self.turns = Turns(desk, self._guarded, leave=self._leave_overdue, on_go_on=self._gone_on)
+        self.turns = Turns(desk, self._guarded, leave=self._leave_overdue, on_calm=self._calmed)
         self._patience = patience
         self._may_linger = may_linger
         self._limit = limit
@@ -127,11 +128,16 @@ class Told:
             self._rest()
 
     async def active(self) -> None:
-        """Come back to a slot, if it was given up."""
+        """Come back to a slot, if it was given up.
+
+        Raises:
+            CancelledError: Another contender of a race was first meanwhile.
+        """
         if self.turns.parked:
             await self.turns.wait()
+            Scope.check()
 
-    def _gone_on(self) -> None:
+    def _calmed(self) -> None:
         self.order.settle()
         self._rest()
 
@@ -164,9 +170,12 @@ class Told:
             Interrupted: The attempt has ended.
             RaceNotRecorded: It was given up because of a clock of this process.
         """
-        if (early := self._ended.pop(recorded.key, None)) is not None:
-            with self.at_work():
-                await self.order.asked(early)
+        if (early := self._ended.get(recorded.key)) is not None:
+            try:
+                with self.at_work():
+                    await self.order.asked(early)
+            finally:
+                del self._ended[recorded.key]
             return early
         if self._closed:
             # A branch that nobody awaited has put it on record meanwhile.
@@ -265,9 +274,10 @@ class Told:
     # Those that were not first.
 
     def lose(self, keys: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Which of these are waited for, and which of them are children to be cancelled."""
-        lost = [key for key in keys if key in self._waiting]
-        there = (self._waiting[key] for key in lost)
+        """Whose ends were not seen by now, and which of them are children to be cancelled."""
+        unseen = {*self._waiting, *self._ended, *self.turns.waiting.values()}
+        lost = [key for key in keys if key in unseen]
+        there = (self._waiting[key] for key in lost if key in self._waiting)
         return lost, [
             one.recorded.key
             for one in there
