@@ -297,8 +297,9 @@ class Steps:
 
             async def work(session: Any) -> StepRecord | None:
                 nonlocal text, turn
-                # If an earlier call completed the execution, that was rolled back with it.
+                # An earlier call was rolled back: with it, that it completed the execution.
                 self._record.completed = False
+                turns.drop(turn)
                 with self._record.inside(key), self._record.contained(key):
                     answer = function(session, *args, **kwargs)
                     if not inspect.isawaitable(answer):
@@ -306,10 +307,9 @@ class Steps:
                     result = await answer
                 step = self._ended(key, codec, result, (place, began), undone=True)
                 text = step.result
-                # What ends with the execution needs no record.
-                turns.drop(turn)
                 turn = turns.reserve()
                 if self._record.completed:
+                    # What ends with the execution needs no record.
                     return None
                 return replace(step, woke=turn.woke, turn=turn.number)
 
