@@ -205,10 +205,9 @@ class Programs:
                 await ctx.transact(key, _use)
             case "child":
                 await ctx.invoke(key, self._tasks[one["plain"]], one["ops"])
-            case "gather":
-                await self._gather(ctx, one["branches"], key)
-            case "race":
-                await self._race(ctx, one["branches"], key)
+            case "gather" | "race" as how:
+                join = self._gather if how == "gather" else self._race
+                await join(ctx, one["branches"], key)
             case "beside":
                 await asyncio.gather(self._gather(ctx, one["branches"], key), asyncio.sleep(0.02))
             case "inside":
