@@ -50,10 +50,12 @@ class _Contender:
             self.scope = Scope()
             loop = asyncio.get_running_loop()
             self.task = loop.create_task(_awaited(self._given), context=self.scope.context())
+            # It may be cancelled before it has begun.
+            self.task.add_done_callback(lambda _: self.close())
         return self.task
 
     def close(self) -> None:
-        """It does not race."""
+        """If it has not begun, it does not any more."""
         _close(self._given)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from pgconductor import Conductor, Settings, TaskContext
 from pgconductor.domain.steps import Settled, Started, StepStart
 from pgconductor.runtime.attempt import Runnable
 from pgconductor.runtime.orchestrator import Orchestrator
+from pgconductor.runtime.races import _Contender
 from pgconductor.runtime.scopes import Scope
 from pgconductor.runtime.waits import Waits
 from pgconductor.services.backend import Backend
@@ -164,6 +166,20 @@ async def test_nothing_begins_for_one_that_waited_for_a_slot_when_another_was_fi
     with pytest.raises(asyncio.CancelledError):
         await going_on
     handler.waits.close()
+
+
+async def test_a_contender_that_is_cancelled_before_it_has_begun_is_closed() -> None:
+    """Python would warn that it was never awaited."""
+
+    async def contend() -> None: ...
+
+    given = contend()
+    task = _Contender(given).start()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(0)
+    assert inspect.getcoroutinestate(given) == inspect.CORO_CLOSED
 
 
 async def test_a_beginning_is_waited_for_and_none_follows() -> None:
