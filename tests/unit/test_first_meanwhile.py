@@ -15,6 +15,7 @@ import pytest
 from pydantic import SecretStr
 
 from pgconductor import Conductor, Settings, TaskContext
+from pgconductor.domain.migrations import StartupPolicy
 from pgconductor.domain.steps import Settled, Started, StepStart
 from pgconductor.runtime.attempt import Runnable
 from pgconductor.runtime.orchestrator import Orchestrator
@@ -37,8 +38,8 @@ class World:
     def __init__(self) -> None:
         self.settings = Settings(
             database_url=SecretStr("postgresql://nowhere/nothing"),
-            poll_interval=0.05,
-            startup_policy="refuse",
+            poll_interval=timedelta(milliseconds=50),
+            startup_policy=StartupPolicy.REFUSE,
             suspend_after=HOUR,
             give_back_after=timedelta(milliseconds=20),
         )
