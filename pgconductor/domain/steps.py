@@ -99,10 +99,12 @@ class Decision:
     Attributes:
         step: Which one.
         lost: The keys of the waits that end with it.
+        begun: The keys of all that was begun for any of them.
     """
 
     step: StepRecord
     lost: tuple[str, ...] = ()
+    begun: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

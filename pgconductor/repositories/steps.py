@@ -128,6 +128,7 @@ class SqlStepRepository(SqlRepository):
             "woke": step.woke,
             "turn": step.turn,
             "lost": list(decision.lost),
+            "begun": list(decision.begun),
         }
         rows = await self._rows(sql.DECIDE_FIRST, parameters)
         if not rows:

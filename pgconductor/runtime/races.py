@@ -50,10 +50,12 @@ class _Contender:
             self.scope = Scope()
             loop = asyncio.get_running_loop()
             self.task = loop.create_task(_awaited(self._given), context=self.scope.context())
+            # It may be cancelled before it has begun.
+            self.task.add_done_callback(lambda _: self.close())
         return self.task
 
     def close(self) -> None:
-        """It does not race."""
+        """If it has not begun, it does not any more."""
         _close(self._given)
 
 
@@ -138,7 +140,7 @@ class Races:
                     await _end(others)
                 raise error
             with self._waits.at_work():
-                children = await self._record_first(key, at, index, others, turn)
+                children = await self._record_first(key, at, index, contenders, turn)
             await _end(others)
             await self._cancel(children)
         finally:
@@ -151,14 +153,15 @@ class Races:
         key: str,
         at: tuple[int | None, float],
         index: int,
-        others: list[_Contender],
+        contenders: list[_Contender],
         turn: Place,
     ) -> list[str]:
         """Record it, and end what the others wait for; the children that are to be cancelled."""
-        scopes = [one.scope for one in others if one.scope is not None]
-        for scope in scopes:
-            await scope.lose()
-        keys = sorted({one for scope in scopes for one in scope.keys})
+        others = [one for one in contenders if one is not contenders[index]]
+        for one in others:
+            if one.scope is not None:
+                await one.scope.lose()
+        keys = _begun(others)
         lost, children = self._waits.lose(keys)
         lost += [one for one in keys if one in self._record.untold]
         known = {"first": index, "lost": keys, "children": children}
@@ -172,7 +175,11 @@ class Races:
         )
         with self._record.unbroken():
             await self._record.memory.decide(
-                Decision(replace(step, woke=turn.woke, turn=turn.number), tuple(lost))
+                Decision(
+                    replace(step, woke=turn.woke, turn=turn.number),
+                    lost=tuple(lost),
+                    begun=tuple(_begun(contenders)),
+                )
             )
         self._record.pass_by(keys)
         await self._waits.order.happened(turn)
@@ -187,6 +194,11 @@ class Races:
                 child = record.children.get(key) or (await record.history()).records.get(key)
                 if child is not None and child.child_id is not None:
                     await record.memory.cancel_child(child.child_id, record.fetched.id, _LOST)
+
+
+def _begun(contenders: Sequence[_Contender]) -> list[str]:
+    """The keys of all that was begun for these."""
+    return sorted({key for one in contenders if one.scope is not None for key in one.scope.keys})
 
 
 def _check(given: Sequence[Awaitable[Any]]) -> None:

@@ -241,15 +241,12 @@ class Record:
         """
         await self.never_if_hopeless()
         self.check_open()
-        if Scope.is_lost():
-            # It was cancelled, and goes on: nothing that it does is on record any more.
-            raise asyncio.CancelledError
+        Scope.check()
         key = check_step_key(key)
         if key in self._keys:
             raise DuplicateStep(self.fetched.id, key)
         self._keys.add(key)
-        for scope in Scope.all_current():
-            scope.keys.add(key)
+        Scope.note(key)
         place = self._next_place(key, kind)
         history = await self.history()
         found = history.records.get(key)
@@ -354,7 +351,7 @@ class Record:
         memory = self.memory
         with self.unbroken():
             if start.kind.waits or self.waits is None:
-                with Scope.beginning():
+                with Scope.beginning(start.key):
                     started = await memory.start(start)
                 if start.child is not None and started.recorded is not None:
                     self.children[start.key] = started.recorded

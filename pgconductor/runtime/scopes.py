@@ -40,9 +40,34 @@ class Scope:
         return any(scope._lost for scope in Scope.all_current())
 
     @staticmethod
+    def note(key: str) -> None:
+        """Something goes on here that is on record, or is to be."""
+        for scope in Scope.all_current():
+            scope.keys.add(key)
+
+    @staticmethod
+    def check() -> None:
+        """Nothing begins any more for a contender that was not first.
+
+        Raises:
+            CancelledError: This goes on for one. It was cancelled, or is about to be.
+        """
+        if Scope.is_lost():
+            raise asyncio.CancelledError
+
+    @staticmethod
     @contextmanager
-    def beginning() -> Generator[None]:
-        """Inside, something is about to be on record as begun."""
+    def beginning(key: str) -> Generator[None]:
+        """Inside, something is about to be on record as begun.
+
+        Args:
+            key: Its key.
+
+        Raises:
+            CancelledError: See :meth:`check`.
+        """
+        Scope.check()
+        Scope.note(key)
         scopes = list(Scope.all_current())
         for scope in scopes:
             scope._beginning += 1

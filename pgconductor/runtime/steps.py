@@ -30,6 +30,7 @@ from pgconductor.runtime.hints import is_async
 from pgconductor.runtime.order import Place
 from pgconductor.runtime.record import Record
 from pgconductor.runtime.results import codec_of
+from pgconductor.runtime.scopes import Scope
 from pgconductor.runtime.threads import DaemonThreads, current_call, in_thread
 from pgconductor.runtime.waits import Waits
 
@@ -214,7 +215,7 @@ class Steps:
                 delay=delay,
                 failure=failure,
             )
-            with self._record.unbroken():
+            with self._record.unbroken(), Scope.beginning(start.key):
                 started = await self._record.memory.start(start)
             self._tries[_try(key, number)] = started.recorded
             return None
@@ -233,6 +234,7 @@ class Steps:
         found = self._tries.get(name) or (await self._record.history()).records.get(name)
         if found is None:
             return False
+        Scope.note(name)
         if found.pending:
             await self._waits.until_ended(found)
         return True
@@ -295,8 +297,9 @@ class Steps:
 
             async def work(session: Any) -> StepRecord | None:
                 nonlocal text, turn
-                # If an earlier call completed the execution, that was rolled back with it.
+                # An earlier call was rolled back: with it, that it completed the execution.
                 self._record.completed = False
+                turns.drop(turn)
                 with self._record.inside(key), self._record.contained(key):
                     answer = function(session, *args, **kwargs)
                     if not inspect.isawaitable(answer):
@@ -304,10 +307,9 @@ class Steps:
                     result = await answer
                 step = self._ended(key, codec, result, (place, began), undone=True)
                 text = step.result
-                # What ends with the execution needs no record.
-                turns.drop(turn)
                 turn = turns.reserve()
                 if self._record.completed:
+                    # What ends with the execution needs no record.
                     return None
                 return replace(step, woke=turn.woke, turn=turn.number)
 

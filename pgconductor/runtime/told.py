@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final
 from uuid import UUID
 
 from pgconductor.domain.steps import Recorded, Settled, StepKind
 from pgconductor.exceptions import RaceNotRecorded
-from pgconductor.runtime.branches import Joints, joints
 from pgconductor.runtime.order import Order
 from pgconductor.runtime.reasons import LATE
+from pgconductor.runtime.scopes import Scope
 from pgconductor.runtime.sentry import Sentry
 from pgconductor.runtime.suspension import Interrupted
 from pgconductor.runtime.threads import Call
 from pgconductor.runtime.turns import Desk, Turns
 from pgconductor.runtime.waited import End, Wait
-
-if TYPE_CHECKING:
-    from pgconductor.runtime.waits import Waits
 
 __all__ = ["Told"]
 
@@ -30,19 +28,11 @@ logger = logging.getLogger("pgconductor.waits")
 
 #: Seconds after which a wait is looked at again whose time should have come by our clock.
 _AGAIN: Final = 0.05
-#: Seconds that other branches have to go on, before a handler that waits for long is suspended.
-_MOMENT: Final = 0.01
-#: Seconds after which steps at work are looked at, whether they only wait.
-_SOON: Final = 0.05
-#: Seconds for each step on record, and at most, that a handler that was replayed stays in memory
-#: for what else may come: another replay would go through all of them again.
-_LINGER: Final = 0.1
-_LONGEST_LINGER: Final = 60.0
 #: A timer of the event loop that is set further ahead is of no use.
 _LONGEST: Final = 86_400.0
 
 
-class Told:
+class Told(ABC):
     """The waits of one attempt, as they begin and as they are told.
 
     While nothing but waits is left of an attempt, it takes up no slot. If nothing comes for a
@@ -78,7 +68,7 @@ class Told:
         self.wakes = 0
         self._sentry = sentry
         self._desk = desk
-        self.turns = Turns(desk, self._guarded, leave=self._leave_overdue, on_go_on=self._gone_on)
+        self.turns = Turns(desk, self._guarded, leave=self._leave_overdue, on_calm=self._calmed)
         self._patience = patience
         self._may_linger = may_linger
         self._limit = limit
@@ -127,30 +117,18 @@ class Told:
             self._rest()
 
     async def active(self) -> None:
-        """Come back to a slot, if it was given up."""
+        """Come back to a slot, if it was given up.
+
+        Raises:
+            CancelledError: Another contender of a race was first meanwhile.
+        """
         if self.turns.parked:
             await self.turns.wait()
+            Scope.check()
 
-    def _gone_on(self) -> None:
+    def _calmed(self) -> None:
         self.order.settle()
         self._rest()
-
-    def _leave_overdue(self) -> bool:
-        """Suspend a handler of which a wait is over; whether it was.
-
-        One wait more is over in the next attempt, so there is an end to it. Nobody who is at work,
-        or comes from work, is cut off.
-        """
-        ended = list(self.turns.waiting.values())
-        if self._closed or self._busy != len(ended) or None in ended:
-            return False
-        waiting = self._futures
-        joined = joints(self._known(), waiting.__contains__)
-        if joined is None:
-            return False
-        self.overdue = True
-        self._end_all(ended[0] or "", joined, waiting)
-        return True
 
     async def until_ended(self, recorded: Recorded, *, cancel_late: bool = True) -> Recorded:
         """Wait for the end of something that is on record as pending.
@@ -164,9 +142,12 @@ class Told:
             Interrupted: The attempt has ended.
             RaceNotRecorded: It was given up because of a clock of this process.
         """
-        if (early := self._ended.pop(recorded.key, None)) is not None:
-            with self.at_work():
-                await self.order.asked(early)
+        if (early := self._ended.get(recorded.key)) is not None:
+            try:
+                with self.at_work():
+                    await self.order.asked(early)
+            finally:
+                del self._ended[recorded.key]
             return early
         if self._closed:
             # A branch that nobody awaited has put it on record meanwhile.
@@ -178,7 +159,7 @@ class Told:
         if recorded.kind is StepKind.EVENT:
             self._events += 1
             self._unsought.add(wait)
-        self._sentry.watch(cast("Waits", self), recorded.child_id)
+        self._watch(recorded.child_id)
         self._set_timer(wait)
         if recorded.kind in (StepKind.EVENT, StepKind.CHILD):
             # It may have come before the wait was on record, or before this attempt.
@@ -208,7 +189,7 @@ class Told:
         self._unsought.discard(wait)
         self._unanswered.discard(wait)
         if not self._waiting:
-            self._sentry.forget(cast("Waits", self))
+            self._forget()
             self._stay()
 
     def _close(self, wait: Wait) -> None:
@@ -265,9 +246,10 @@ class Told:
     # Those that were not first.
 
     def lose(self, keys: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Which of these are waited for, and which of them are children to be cancelled."""
-        lost = [key for key in keys if key in self._waiting]
-        there = (self._waiting[key] for key in lost)
+        """Whose ends were not seen by now, and which of them are children to be cancelled."""
+        unseen = {*self._waiting, *self._ended, *self.turns.waiting.values()}
+        lost = [key for key in keys if key in unseen]
+        there = (self._waiting[key] for key in lost if key in self._waiting)
         return lost, [
             one.recorded.key
             for one in there
@@ -285,23 +267,44 @@ class Told:
         if self._events:
             self._sentry.look(self.execution_id)
 
-    # How it gives its slot up, and leaves.
-
-    def _rest(self) -> None:
-        raise NotImplementedError
-
-    def _stay(self) -> None:
-        raise NotImplementedError
-
-    def _end_all(self, why: str, joined: Joints, waiting: Iterable[asyncio.Future[Any]]) -> None:
-        raise NotImplementedError
+    # What both go by.
 
     @property
     def _futures(self) -> set[asyncio.Future[Any]]:
-        raise NotImplementedError
+        return {*(wait.ended for wait in self._waiting.values()), *self.turns.waiting}
 
     def _later(self, pause: float, call: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
-        raise NotImplementedError
+        return asyncio.get_running_loop().call_later(pause, self._guarded, call, *args)
 
     def _guarded(self, call: Callable[..., None], *args: Any) -> None:
-        raise NotImplementedError
+        """Nobody waits for what is called: if it fails, the handler is not to wait for ever."""
+        try:
+            call(*args)
+        except Exception as error:
+            extra = {"execution_id": str(self.execution_id)}
+            logger.exception("the engine failed as %s waited", self.execution_id, extra=extra)
+            for future in self._futures:
+                if not future.done():
+                    future.set_exception(error)
+
+    # When it gives its slot up, and leaves.
+
+    @abstractmethod
+    def _rest(self) -> None:
+        """Nothing may be left but waits."""
+
+    @abstractmethod
+    def _stay(self) -> None:
+        """Something has come, or is to be done: it does not leave for now."""
+
+    @abstractmethod
+    def _leave_overdue(self) -> bool:
+        """Suspend a handler of which a wait is over; whether it was."""
+
+    @abstractmethod
+    def _watch(self, child_id: UUID | None) -> None:
+        """Be told when something has come, for instance a child."""
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Nothing is waited for any more."""

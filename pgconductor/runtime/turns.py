@@ -47,7 +47,7 @@ class Turns:
         desk: Who gives and takes the slot.
         guarded: Calls what nobody waits for.
         leave: Suspends the attempt if it can be, and says whether it was.
-        on_go_on: Called when it has a slot again.
+        on_calm: Called when nobody waits for a slot any more.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Turns:
         guarded: Callable[[Callable[[], None]], None],
         *,
         leave: Callable[[], bool],
-        on_go_on: Callable[[], None],
+        on_calm: Callable[[], None],
     ) -> None:
         self._desk = desk
         self._guarded = guarded
         self._leave = leave
-        self._on_go_on = on_go_on
+        self._on_calm = on_calm
         #: Whether the attempt has no slot.
         self.parked = False
         self._may_stay = True
@@ -98,7 +98,9 @@ class Turns:
         finally:
             del self.waiting[turn]
             if not self.waiting:
+                # Perhaps it was cancelled: others need not wait until it has gone on.
                 self.calm()
+                self._on_calm()
 
     def go_on(self) -> None:
         """There is a slot again."""
@@ -107,7 +109,8 @@ class Turns:
         for turn in self.waiting:
             if not turn.done():
                 turn.set_result(None)
-        self._on_go_on()
+        if not self.waiting:
+            self._on_calm()
 
     def _insist(self) -> None:
         """There was no slot for a while: leave, or else go on beside those that have one."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final
+from uuid import UUID
 
 from pgconductor.domain.steps import StepKind
 from pgconductor.exceptions import RaceNotRecorded
@@ -16,10 +16,6 @@ from pgconductor.runtime.told import Told
 
 __all__ = ["Waits"]
 
-logger = logging.getLogger("pgconductor.waits")
-
-#: Seconds after which a wait is looked at again whose time should have come by our clock.
-_AGAIN: Final = 0.05
 #: Seconds that other branches have to go on, before a handler that waits for long is suspended.
 _MOMENT: Final = 0.01
 #: Seconds after which steps at work are looked at, whether they only wait.
@@ -28,8 +24,6 @@ _SOON: Final = 0.05
 #: for what else may come: another replay would go through all of them again.
 _LINGER: Final = 0.1
 _LONGEST_LINGER: Final = 60.0
-#: A timer of the event loop that is set further ahead is of no use.
-_LONGEST: Final = 86_400.0
 
 
 class Waits(Told):
@@ -88,6 +82,12 @@ class Waits(Told):
         if self._patient is not None:
             self._patient.cancel()
             self._patient = None
+
+    def _watch(self, child_id: UUID | None) -> None:
+        self._sentry.watch(self, child_id)
+
+    def _forget(self) -> None:
+        self._sentry.forget(self)
 
     def _wait_patiently(self, patience: float) -> None:
         all_long = all(
@@ -154,6 +154,23 @@ class Waits(Told):
         self._end_all(next(iter(self._waiting)), joined, waiting)
         return True
 
+    def _leave_overdue(self) -> bool:
+        """Suspend a handler of which a wait is over; whether it was.
+
+        One wait more is over in the next attempt, so there is an end to it. Nobody who is at work,
+        or comes from work, is cut off.
+        """
+        ended = list(self.turns.waiting.values())
+        if self._closed or self._busy != len(ended) or None in ended:
+            return False
+        waiting = self._futures
+        joined = joints(self._known(), waiting.__contains__)
+        if joined is None:
+            return False
+        self.overdue = True
+        self._end_all(ended[0] or "", joined, waiting)
+        return True
+
     def _end_all(self, why: str, joined: Joints, waiting: Iterable[asyncio.Future[Any]]) -> None:
         self._stay()
         self.turns.calm()
@@ -163,24 +180,6 @@ class Waits(Told):
             if not future.done():
                 future.set_exception(Suspension())
                 future.exception()
-
-    @property
-    def _futures(self) -> set[asyncio.Future[Any]]:
-        return {*(wait.ended for wait in self._waiting.values()), *self.turns.waiting}
-
-    def _later(self, pause: float, call: Callable[..., None], *args: Any) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(pause, self._guarded, call, *args)
-
-    def _guarded(self, call: Callable[..., None], *args: Any) -> None:
-        """Nobody waits for what is called: if it fails, the handler is not to wait for ever."""
-        try:
-            call(*args)
-        except Exception as error:
-            extra = {"execution_id": str(self.execution_id)}
-            logger.exception("the engine failed as %s waited", self.execution_id, extra=extra)
-            for future in self._futures:
-                if not future.done():
-                    future.set_exception(error)
 
     @property
     def _is_unsought(self) -> bool:
@@ -223,4 +222,4 @@ class Waits(Told):
                 # Of a branch that nobody awaited: it would wait for ever.
                 wait.ended.set_exception(Interrupted(LATE))
                 wait.ended.exception()
-        self._sentry.forget(self)
+        self._forget()

@@ -31,17 +31,23 @@ class _Aside:
     Attributes:
         until: When it may be tried again, by the process's clock.
         pause: How long it is left alone.
+        settled: How many statements had settled something when it failed.
+        suspected: Whether something was settled between its last two failures, and it was not.
     """
 
     until: float
     pause: float
+    settled: int
+    suspected: bool = True
 
 
 class Settling:
     """Settles executions, many in one statement; a batch that fails is halved down to the one.
 
     Halves of a batch come after everything else. The one is named in the log and left alone for a
-    while, each time for longer.
+    while, each time for longer. If nothing could be settled between its failures, it is tried again
+    as soon as something can: that may have been everybody's trouble, a lock on the table for
+    instance.
 
     Args:
         work: The database.
@@ -52,6 +58,7 @@ class Settling:
         self._work = work
         self._clock = clock
         self._aside: dict[UUID, _Aside] = {}
+        self._settled = 0
 
     @property
     def aside(self) -> Collection[UUID]:
@@ -94,9 +101,16 @@ class Settling:
                     raise
                 batches += self._halves(batch, error)
             else:
-                for one in batch:
-                    self._aside.pop(one, None)
+                self._went_well(batch)
         return answers
+
+    def _went_well(self, batch: Mapping[UUID, int | None]) -> None:
+        self._settled += 1
+        for one in batch:
+            self._aside.pop(one, None)
+        for one, it in self._aside.items():
+            if not it.suspected:
+                self._aside[one] = _Aside(self._clock(), _FIRST, self._settled)
 
     def _halves(
         self, batch: Mapping[UUID, int | None], error: Exception
@@ -108,7 +122,8 @@ class Settling:
         (one,) = batch
         before = self._aside.get(one)
         pause = _FIRST if before is None else min(before.pause * 2.0, _LONGEST)
-        self._aside[one] = _Aside(self._clock() + pause, pause)
+        suspected = before is None or before.settled < self._settled
+        self._aside[one] = _Aside(self._clock() + pause, pause, self._settled, suspected)
         logger.warning(
             "the waits of execution %s are delayed, the others go on; %s: %s",
             one,

@@ -24,7 +24,7 @@ made AS (
             (
                 SELECT min(s.created_at)
                 FROM pgconductor.steps s
-                WHERE s.execution_id = f.id AND s.key = ANY (CAST(:lost AS text[]))
+                WHERE s.execution_id = f.id AND s.key = ANY (CAST(:begun AS text[]))
             )
         ),
         now.it

@@ -52,7 +52,8 @@ dropped AS (
                 AND coalesce(
                     r.place > s.place, r.created_at > coalesce(s.ended_at, s.created_at)
                 )
-                AND r.kind <> 'try'
+                -- Nor has it been by a race that it was the first in.
+                AND r.kind NOT IN ('try', 'first')
                 -- What is dropped has dealt with nothing.
                 AND NOT EXISTS (
                     SELECT 1

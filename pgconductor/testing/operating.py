@@ -119,7 +119,8 @@ def retry_in(
 def _ended_by(kept: Sequence[StepRow], step: StepRow) -> bool:
     """Whether it has an error after which nothing began, of what is kept."""
     return step.error is not None and not any(
-        one.began_after_end_of(step) and one.kind is not StepKind.TRY for one in kept
+        one.began_after_end_of(step) and one.kind not in (StepKind.TRY, StepKind.FIRST)
+        for one in kept
     )
 
 

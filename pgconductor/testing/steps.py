@@ -97,6 +97,10 @@ class FakeStepRepository:
         before = tables.steps.get((step.execution_id, step.key))
         row = self._record(tables, replace(step, kind=StepKind.FIRST, failure=None))
         if before is None:
+            there = (tables.steps.get((step.execution_id, key)) for key in decision.begun)
+            created, began = min([row.begun, *(one.begun for one in there if one is not None)])
+            row = replace(row, created_at=created, _began=began)
+            tables.steps[step.execution_id, step.key] = row
             for key in decision.lost:
                 self._lose(tables, row, key)
         return row.result

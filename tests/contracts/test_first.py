@@ -20,6 +20,7 @@ from tests.contracts.waits import (
     ended,
     event,
     history,
+    parent_and_child,
     retry_from,
     settle,
     sleep,
@@ -27,9 +28,11 @@ from tests.contracts.waits import (
 )
 
 
-def decision(held: Fetched, *lost: str, result: str = '{"first": 0}', key: str = "f") -> Decision:
-    step = StepRecord(held.id, held.claim, key, result, kind=StepKind.FIRST, place=3, turn=1)
-    return Decision(step, lost)
+def decision(
+    held: Fetched, *lost: str, result: str = '{"first": 0}', begun: tuple[str, ...] = ()
+) -> Decision:
+    step = StepRecord(held.id, held.claim, "f", result, kind=StepKind.FIRST, place=3, turn=1)
+    return Decision(step, lost, (*begun, *lost))
 
 
 async def test_waits_that_were_not_first_end(db: Harness) -> None:
@@ -114,3 +117,26 @@ async def test_a_retry_from_a_race_drops_all_of_it(db: Harness) -> None:
     await db.fail(held)
     assert await retry_from(db, held.id, "f")
     assert await history(db, held) == {}
+
+
+async def test_a_retry_from_a_race_drops_what_was_first_as_well(db: Harness) -> None:
+    """It may have begun long before the others, and in another attempt."""
+    _, held = await db.running()
+    await begin(db, sleep(held, "a"))
+    db.advance(2 * HOUR)
+    await settle(db, held)
+    await begin(db, event(held, "b"))
+    await db.steps.decide(decision(held, "b", begun=("a",)))
+    await db.fail(held)
+    assert await retry_from(db, held.id, "f")
+    assert await history(db, held) == {}
+
+
+async def test_a_retry_after_the_first_has_failed_invokes_it_anew(db: Harness) -> None:
+    parent, fetched = await parent_and_child(db)
+    await db.fail(fetched)
+    assert set(await ended(db, parent)) == {"child"}
+    await db.steps.decide(decision(parent))
+    await db.fail(parent)
+    assert await db.executions.retry(parent.id)
+    assert set(await history(db, parent)) == {"f"}

@@ -86,7 +86,7 @@ def kept_by_retry(
     kept = [
         it
         for it in steps.values()
-        if it["kind"] != "try" and (bound is None or _began_before(it, bound))
+        if it["kind"] not in ("try", "first") and (bound is None or _began_before(it, bound))
     ]
 
     def in_vain(step: Step) -> bool:

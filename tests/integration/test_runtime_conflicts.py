@@ -237,3 +237,45 @@ GERMAN = "Prozess 1 wartet auf ShareRowExclusiveLock-Sperre auf Relation 16400 d
 def test_whose_deadlock_it_is_stands_in_its_detail(detail: str, ddl: bool) -> None:
     assert Conflicts.met(Deadlock(detail), by_us=False) is ddl
     assert Conflicts.met(Deadlock(detail), by_us=True) is True
+
+
+async def test_a_conflict_at_the_commit_does_not_hold_back_the_other_branches(world: World) -> None:
+    """The function may wait for one of them when it is called again."""
+    world.rows("CREATE SEQUENCE public.commits")
+    world.rows(
+        "CREATE FUNCTION public.once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF nextval('public.commits') = 1 THEN RAISE 'conflict' USING ERRCODE = '40001'; END IF;"
+        " RETURN NULL; END $$"
+    )
+    world.rows(
+        "CREATE CONSTRAINT TRIGGER once AFTER INSERT ON public.bookings DEFERRABLE"
+        " INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.once()"
+    )
+    conductor = world.conductor()
+
+    @conductor.task(max_attempts=1)
+    async def handler(ctx: TaskContext) -> int:
+        calls = 0
+        again, gone_on = asyncio.Event(), asyncio.Event()
+
+        async def book(session: AsyncSession) -> int:
+            nonlocal calls
+            calls += 1
+            await session.execute(ADD)
+            if calls == 2:
+                again.set()
+                await gone_on.wait()
+            return calls
+
+        async def beside() -> None:
+            await again.wait()
+            await ctx.step("beside", str)
+            gone_on.set()
+
+        found, _ = await asyncio.gather(ctx.transact("book", book), beside())
+        return found
+
+    async with world.serving(conductor):
+        handle = await handler.invoke()
+        assert await handle.result(SOON) == 2
+    assert booked(world) == 1

@@ -34,6 +34,8 @@ _child: Final = st.fixed_dictionaries(
 )
 _inner: Final = st.one_of(_leaf, _child)
 _branches: Final = st.lists(st.lists(_inner, min_size=1, max_size=2), min_size=1, max_size=3)
+# Without children, which would be cancelled.
+_contenders: Final = st.lists(st.lists(_leaf, min_size=1, max_size=3), min_size=1, max_size=3)
 _op: Final = st.one_of(
     _leaf,
     _child,
@@ -41,6 +43,7 @@ _op: Final = st.one_of(
     st.fixed_dictionaries({"do": st.just("lock"), "ops": st.lists(_inner, max_size=2)}),
     st.fixed_dictionaries({"do": st.just("pool"), "ops": st.lists(_inner, max_size=2)}),
     st.fixed_dictionaries({"do": st.just("gather"), "branches": _branches}),
+    st.fixed_dictionaries({"do": st.just("race"), "branches": _contenders}),
     # What cannot be suspended for a while, or for as long as it waits.
     st.fixed_dictionaries({"do": st.just("beside"), "branches": _branches}),
     st.fixed_dictionaries({"do": st.just("inside"), "how": st.sampled_from(["nap", "child"])}),
@@ -202,8 +205,9 @@ class Programs:
                 await ctx.transact(key, _use)
             case "child":
                 await ctx.invoke(key, self._tasks[one["plain"]], one["ops"])
-            case "gather":
-                await self._gather(ctx, one["branches"], key)
+            case "gather" | "race" as how:
+                join = self._gather if how == "gather" else self._race
+                await join(ctx, one["branches"], key)
             case "beside":
                 await asyncio.gather(self._gather(ctx, one["branches"], key), asyncio.sleep(0.02))
             case "inside":
@@ -221,6 +225,13 @@ class Programs:
         await asyncio.gather(
             *(self._execute(ctx, branch, f"{key}.{n}") for n, branch in enumerate(branches))
         )
+
+    async def _race(self, ctx: TaskContext, branches: list[Program], key: str) -> None:
+        """Whoever is first, each attempt goes on with its number."""
+        won = await ctx.first(
+            key, *(self._execute(ctx, branch, f"{key}.{n}") for n, branch in enumerate(branches))
+        )
+        await ctx.step(f"{key}: {won.index}", int)
 
     async def _wait(self, ctx: TaskContext, how: str, key: str) -> None:
         """Wait inside of a step, which keeps its handler in memory."""

@@ -247,6 +247,28 @@ async def test_a_step_against_the_clock(conductor: Conductor, rehearsal: Rehears
     assert len(calls) == 3
 
 
+async def test_a_try_of_one_that_was_not_first_wakes_nobody(
+    conductor: Conductor, rehearsal: Rehearsal
+) -> None:
+    attempts: list[int] = []
+
+    async def fail() -> None:
+        raise ValueError("not yet")
+
+    @conductor.task
+    async def handler(ctx: TaskContext) -> None:
+        attempts.append(ctx.attempt)
+        patient = ctx.options(max_attempts=9, retry=RetryPolicy.constant(HOUR))
+        await ctx.first("b", patient.step("slow", fail), ctx.sleep("short", 150 * MINUTE))
+        await ctx.wait_for("end", "end")
+
+    await handler.invoke()
+    await rehearsal.pass_time(151 * MINUTE)
+    before = len(attempts)
+    await rehearsal.pass_time(DAY)
+    assert len(attempts) == before
+
+
 async def test_tasks_of_the_handler_are_left_to_it(
     conductor: Conductor, rehearsal: Rehearsal
 ) -> None:

@@ -110,6 +110,31 @@ async def test_the_one_is_left_alone_for_longer_each_time() -> None:
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
+async def test_after_trouble_that_all_had_nobody_is_left_alone() -> None:
+    """A lock on the table, for a minute: whoever met it is not to blame."""
+    locked = set(IDS)
+    settling, database, clock = of(lambda ids: ServerError("55P03") if ids & locked else None)
+    for _ in range(7):
+        await settling.settle(dict.fromkeys(IDS[:3]))
+        clock.time += settling.next_in or 0.0
+    await settling.settle(dict.fromkeys(IDS[:3]))
+    assert settling.next_in == 60
+    locked = {BAD}
+    await settling.settle(dict.fromkeys(IDS[3:6]))
+    assert settling.again == IDS[:3]
+    assert len(await settling.settle(dict.fromkeys(settling.again))) == 3
+    # One that goes on to fail while others are settled is left alone.
+    for _ in range(7):
+        await settling.settle(dict.fromkeys(IDS[17:20]))
+        clock.time += settling.next_in or 0.0
+        await settling.settle(dict.fromkeys(IDS[18:20]))
+    await settling.settle({BAD: None})
+    asked = len(database.asked)
+    await settling.settle(dict.fromkeys(IDS))
+    assert settling.aside == {BAD}
+    assert len(database.asked) == asked + 1
+
+
 async def test_it_fails_alone_when_it_is_tried_again() -> None:
     settling, database, clock = of(lambda ids: StatementTimeout("late") if BAD in ids else None)
     await settling.settle({BAD: None})
