@@ -190,7 +190,8 @@ class Completer:
     async def _write_alone(self, outcome: Outcome, error: Exception, cause: Cause) -> None:
         """What the database does not take, though it was alone: it fails, or is kept."""
         if cause is not Cause.VALUE:
-            self._refused += 1
+            # A lock is somebody's: however many he has, it says nothing of the others.
+            self._refused += cause is not Cause.LOCKED
             many = self._refused > _FEW or len(self._apart) >= _MOST_APART
             if many or outcome.execution_id in self._apart:
                 raise error
@@ -219,7 +220,8 @@ class Completer:
         try:
             while True:
                 self.on_error(error)
-                logger.error(
+                logger.log(
+                    logging.WARNING if self.backend.is_transient(error) else logging.ERROR,
                     "the outcome of an execution is not taken, and kept: %s",
                     describe(error),
                     extra={"execution_id": str(execution_id)},

@@ -114,6 +114,9 @@ class Lane(Generic[T, A]):
             if error is not None:
                 kept.append((one, error))
             if len(kept) > _FEW:
+                # Next time they come last, for some of the others may be taken.
+                refused = {id(it) for it, _ in kept}
+                batch.sort(key=lambda it: id(it) in refused)
                 raise kept[0][1]
         self._set_apart(kept)
 
