@@ -21,7 +21,7 @@ A = TypeVar("A")
 _MOST: Final = 500
 #: If more of one batch are refused, and more of all, it is none of theirs.
 _FEW: Final = 3
-_MOST_APART: Final = 20
+_MOST_APART: Final = 500
 
 logger = logging.getLogger("pgconductor.journal")
 
