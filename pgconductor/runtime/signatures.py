@@ -118,7 +118,8 @@ def _check_context(function: Callable[..., Any], name: str) -> None:
 
 def _is_of_payloads(cls: type) -> bool:
     plain = cls.__module__ in ("builtins", "datetime", "decimal", "uuid") and cls is not object
-    return plain or issubclass(cls, BaseModel) or is_dataclass(cls) or is_typeddict(cls)
+    known: Any = cls
+    return plain or issubclass(cls, BaseModel) or is_dataclass(known) or is_typeddict(known)
 
 
 def _trouble(signature: inspect.Signature) -> str | None:

@@ -287,8 +287,8 @@ def test_a_mutated_model_is_read_back_before_it_is_stored() -> None:
 
 def test_what_a_serializer_complains_of_is_not_quoted() -> None:
     """It may be secret, and the message is logged."""
-    changed = Login(name=1, pin=2)
-    changed.__dict__ |= {"name": "hunter2, input_type=x\n", "pin": "hunter2"}
+    changed: Any = Login(name=1, pin=2)
+    changed.name, changed.pin = "hunter2, input_type=x\n", "hunter2"
     with pytest.raises(InvalidPayload) as refused:
         Codec.of(Login, "f").encode(changed, max_bytes=1000)
     assert "cannot be made JSON" in str(refused.value)
