@@ -18,8 +18,8 @@ class Cause(StrEnum):
     Attributes:
         VALUE: Something that was sent cannot be stored: it never will be.
         RULE: A constraint or a trigger refused some row, perhaps because of other rows.
-        SLOW: It took too long, waited too long for a lock, or took too much memory: a smaller one
-            may pass.
+        SLOW: It took too long, or took too much memory: a smaller one may pass.
+        LOCKED: It waited too long for a lock, of a row above all: what is about other rows passes.
         CONFLICT: Another transaction was in the way: the same one may pass if it is made again.
         AWAY: The server is out of reach, stops, starts, has no connection left, or is a standby.
         FULL: A disk is full, or the queue of notifications.
@@ -30,6 +30,7 @@ class Cause(StrEnum):
     VALUE = "value"
     RULE = "rule"
     SLOW = "slow"
+    LOCKED = "locked"
     CONFLICT = "conflict"
     AWAY = "away"
     FULL = "full"
@@ -66,7 +67,7 @@ CAUSES: Final[Mapping[str, Cause]] = {
     "53300": Cause.AWAY,  # too many connections
     "53400": Cause.AWAY,  # configuration limit exceeded
     "54": Cause.VALUE,  # program limit exceeded: nested too deeply, too many columns
-    "55P03": Cause.SLOW,  # lock not available
+    "55P03": Cause.LOCKED,  # lock not available
     "57014": Cause.SLOW,  # query canceled: a statement time-out
     "57P01": Cause.AWAY,  # admin shutdown
     "57P02": Cause.AWAY,  # crash shutdown

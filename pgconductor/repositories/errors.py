@@ -115,7 +115,13 @@ def is_of_the_statement(error: BaseException) -> bool:
     """Whether a smaller statement might have passed: it took too long, met a lock, or a bad row."""
     if isinstance(error, StatementTimeout):
         return True
-    return cause(error) in {Cause.VALUE, Cause.RULE, Cause.SLOW, Cause.CONFLICT}
+    return cause(error) in {
+        Cause.VALUE,
+        Cause.RULE,
+        Cause.SLOW,
+        Cause.LOCKED,
+        Cause.CONFLICT,
+    }
 
 
 def trouble(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, Final, cast
@@ -23,6 +24,10 @@ __all__ = ["Codec"]
 
 _CONFIG: Final = cast("ConfigDict", BASE64)
 _MOST_FINDINGS: Final = 500
+#: The value in a warning of pydantic's serialiser, which may be secret.
+_QUOTED: Final = re.compile(
+    r", input_value=(?:(?!\n  PydanticSerialization).)*(?=, input_type=)", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,11 @@ class Codec:
                 if at_once is not None:
                     return at_once
             text, quick = self._written(self.adapter, valid, max_bytes, field)
-        except (PydanticSerializationError, UnicodeError, ValueError) as error:
+        except PydanticSerializationError as error:
+            # Not its cause: pydantic's message quotes the value, and tracebacks are logged.
+            told = _QUOTED.sub("", message_of(error))
+            raise InvalidPayload(f"{self.name} cannot be made JSON: {told}", field) from None
+        except (UnicodeError, ValueError) as error:
             if isinstance(error, InvalidPayload):
                 raise
             raise InvalidPayload(

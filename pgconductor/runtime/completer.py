@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -28,9 +29,9 @@ _MAX_BATCH: Final = 1_000
 _MAX_BYTES: Final = 8 * 1024 * 1024
 #: Bytes of results that may be waiting before nothing more is fetched.
 _MOST_WAITING: Final = 64 * 1024 * 1024
-#: If more outcomes are refused, of one batch and of all, it is none of theirs.
+#: If more outcomes are refused one after the other, it may be none of theirs.
 _FEW: Final = 3
-_MOST_APART: Final = 20
+_MOST_APART: Final = 500
 
 logger = logging.getLogger("pgconductor.completer")
 
@@ -58,6 +59,7 @@ class Completer:
     _writing: dict[UUID, Outcome] = field(default_factory=dict[UUID, Outcome])
     _apart: dict[UUID, asyncio.Task[None]] = field(default_factory=dict[UUID, asyncio.Task[None]])
     _refused: int = 0
+    _some_written: bool = False
     _bytes: int = 0
     _limit: int = _MAX_BATCH
     _more: asyncio.Event = field(default_factory=asyncio.Event)
@@ -120,6 +122,7 @@ class Completer:
             await self._more.wait()
         self._writing = self._take()
         self._refused = 0
+        self._some_written = False
         try:
             await self._write(list(self._writing.values()))
             backoff.reset()
@@ -128,7 +131,7 @@ class Completer:
             if isinstance(error, TimeoutError):
                 self._limit = max(1, len(self._writing) // 2)
             # Nothing is lost: what may have been written is recognised when it comes again.
-            for outcome in self._writing.values():
+            for outcome in self._in_another_order():
                 if self._pending.setdefault(outcome.execution_id, outcome) is not outcome:
                     self._bytes -= _size(outcome)
             if self.backend.is_transient(error):
@@ -136,10 +139,19 @@ class Completer:
             else:
                 logger.exception("completing failed; it will be tried again")
             self._writing = {}
+            if self._some_written:
+                backoff.reset()
             await asyncio.sleep(backoff.next())
         else:
             self._bytes -= sum(map(_size, self._writing.values()))
         self._writing = {}
+
+    def _in_another_order(self) -> list[Outcome]:
+        """What comes again; where many are refused, the others must not stay behind them."""
+        again = list(self._writing.values())
+        if self._refused:
+            random.shuffle(again)
+        return again
 
     def _look_if_idle(self) -> None:
         if not (self._pending or self._writing or self._apart):
@@ -172,6 +184,8 @@ class Completer:
                 await self._write_alone(batch[0], error, cause)
             return
         self._limit = min(self._limit * 2, _MAX_BATCH)
+        self._refused = 0
+        self._some_written = True
         for verdict in verdicts:
             if verdict.disposition is Disposition.LOST:
                 logger.warning(
@@ -190,9 +204,11 @@ class Completer:
     async def _write_alone(self, outcome: Outcome, error: Exception, cause: Cause) -> None:
         """What the database does not take, though it was alone: it fails, or is kept."""
         if cause is not Cause.VALUE:
-            self._refused += 1
-            many = self._refused > _FEW or len(self._apart) >= _MOST_APART
-            if many or outcome.execution_id in self._apart:
+            if outcome.execution_id in self._apart:
+                raise error
+            # A lock is somebody's: however many he has, it says nothing of the others.
+            self._refused += cause is not Cause.LOCKED
+            if self._refused > _FEW or len(self._apart) >= _MOST_APART:
                 raise error
             self._writing.pop(outcome.execution_id, None)
             self._apart[outcome.execution_id] = asyncio.create_task(
@@ -219,7 +235,8 @@ class Completer:
         try:
             while True:
                 self.on_error(error)
-                logger.error(
+                logger.log(
+                    logging.WARNING if self.backend.is_transient(error) else logging.ERROR,
                     "the outcome of an execution is not taken, and kept: %s",
                     describe(error),
                     extra={"execution_id": str(execution_id)},

@@ -10,6 +10,7 @@ from typing import Final, Generic, TypeVar
 
 from pgconductor.domain.backoff import Backoff
 from pgconductor.domain.sqlstates import Cause
+from pgconductor.domain.steps import StepRecord, StepStart
 from pgconductor.runtime.wording import describe
 from pgconductor.services.backend import Backend
 
@@ -19,9 +20,10 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 _MOST: Final = 500
+_MAX_BYTES: Final = 8 * 1024 * 1024
 #: If more of one batch are refused, and more of all, it is none of theirs.
 _FEW: Final = 3
-_MOST_APART: Final = 20
+_MOST_APART: Final = 500
 
 logger = logging.getLogger("pgconductor.journal")
 
@@ -44,6 +46,8 @@ class _Request(Generic[T, A]):
 class Lane(Generic[T, A]):
     """Requests of one kind; what gathers while a batch is under way is the next.
 
+    A batch whose answer took too long comes again as smaller ones.
+
     Args:
         send: Sends a batch, and returns an answer or an error for each.
         backend: Knows what an error means.
@@ -56,6 +60,7 @@ class Lane(Generic[T, A]):
         self._backend = backend
         self._waiting: list[_Request[T, A]] = []
         self._apart: set[asyncio.Task[None]] = set()
+        self._limit = _MOST
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -74,10 +79,12 @@ class Lane(Generic[T, A]):
         """
         # Whoever has gone meanwhile is left out.
         there = [one for one in self._waiting if not one.answer.done()]
-        batch, self._waiting = there[:_MOST], there[_MOST:]
+        number = self._number(there)
+        batch, self._waiting = there[:number], there[number:]
         try:
             if batch:
                 await self._answer(batch)
+            self._limit = min(self._limit * 2, _MOST)
         except asyncio.CancelledError:
             _forget(batch)
             raise
@@ -87,9 +94,20 @@ class Lane(Generic[T, A]):
                 logger.exception("steps could not be recorded or read")
                 _refuse(batch, error)
                 return
+            if isinstance(error, TimeoutError):
+                self._limit = max(1, len(batch) // 2)
             # What may have been written is recognised when it comes again.
             self._waiting[:0] = [one for one in batch if not one.answer.done()]
             raise
+
+    def _number(self, there: list[_Request[T, A]]) -> int:
+        """How many are sent at once, for the statement has to end in time."""
+        size = 0
+        for number, one in enumerate(there[: self._limit], start=1):
+            size += _size(one.about)
+            if size >= _MAX_BYTES:
+                return number
+        return self._limit
 
     async def _answer(self, batch: list[_Request[T, A]]) -> None:
         try:
@@ -114,6 +132,9 @@ class Lane(Generic[T, A]):
             if error is not None:
                 kept.append((one, error))
             if len(kept) > _FEW:
+                # Next time they come last, for some of the others may be taken.
+                refused = {id(it) for it, _ in kept}
+                batch.sort(key=lambda it: id(it) in refused)
                 raise kept[0][1]
         self._set_apart(kept)
 
@@ -173,6 +194,18 @@ class Lane(Generic[T, A]):
         for task in self._apart:
             task.cancel()
         _forget(self._waiting)
+
+
+def _size(about: object) -> int:
+    """About how many bytes of JSON go with it."""
+    text = (
+        about.result
+        if isinstance(about, StepRecord)
+        else about.text
+        if isinstance(about, StepStart)
+        else None
+    )
+    return len(text or "")
 
 
 def _forget(batch: list[_Request[T, A]]) -> None:

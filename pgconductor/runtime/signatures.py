@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Final
+from dataclasses import is_dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin, is_typeddict
+
+from pydantic import BaseModel
 
 from pgconductor.exceptions import ConfigurationError
-from pgconductor.runtime.hints import bare
+from pgconductor.runtime.hints import bare, hints_of
 
 __all__ = ["checked", "generates", "name_of", "payload_of"]
 
@@ -82,6 +86,8 @@ def payload_of(function: Callable[..., Any]) -> inspect.Parameter | None:
     if trouble is not None:
         raise ConfigurationError(f"{name} must take (ctx) or (ctx, payload): {trouble}")
     positional = [one for one in signature.parameters.values() if one.kind in _POSITIONAL]
+    if signature == own and not hasattr(function, "__wrapped__"):
+        _check_context(function, positional[0].name)
     payload = positional[1] if len(positional) > 1 else None
     try:
         own.bind(*(None for _ in positional[:2]))
@@ -91,6 +97,29 @@ def payload_of(function: Callable[..., Any]) -> inspect.Parameter | None:
             f"{error}"
         ) from error
     return payload
+
+
+def _check_context(function: Callable[..., Any], name: str) -> None:
+    """Raise if the first parameter is the payload, by its type: it would get the context."""
+    try:
+        hint = hints_of(bare(function), [name]).get(name)
+    except Exception:  # noqa: BLE001 - the context's type is often imported for type checkers only
+        return
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = [get_origin(one) or one for one in members if one is not NoneType]
+    if kinds and all(isinstance(one, type) and _is_of_payloads(one) for one in kinds):
+        raise ConfigurationError(
+            f"{name_of(function)} must take (ctx) or (ctx, payload): its first parameter, "
+            f"{name!r}, would get the context, which is none of its type; put ctx before it"
+        )
+
+
+def _is_of_payloads(cls: type) -> bool:
+    plain = cls.__module__ in ("builtins", "datetime", "decimal", "uuid") and cls is not object
+    known: Any = cls
+    return plain or issubclass(cls, BaseModel) or is_dataclass(known) or is_typeddict(known)
 
 
 def _trouble(signature: inspect.Signature) -> str | None:

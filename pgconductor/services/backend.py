@@ -28,6 +28,9 @@ from pgconductor.types import ExecutionState
 __all__ = ["Backend", "HeartbeatLink"]
 
 _BEAT_TIMEOUT: Final = timedelta(seconds=3)
+#: Outcomes and steps of many executions share a statement. Where somebody's open transaction holds
+#: the row of one, that one is told apart, and the others do not wait for it.
+_LOCK_TIMEOUT: Final = timedelta(milliseconds=250)
 
 
 class HeartbeatLink:
@@ -91,8 +94,12 @@ class Backend:
         self._fetching = PinnedUnitOfWork(
             self._engine, timeout=command_timeout, role="fetch", durable=False
         )
-        self._completing = PinnedUnitOfWork(self._engine, timeout=command_timeout, role="complete")
-        self._stepping = PinnedUnitOfWork(self._engine, timeout=command_timeout, role="steps")
+        self._completing, self._stepping = (
+            PinnedUnitOfWork(
+                self._engine, timeout=command_timeout, role=role, lock_timeout=_LOCK_TIMEOUT
+            )
+            for role in ("complete", "steps")
+        )
         self.steps: Final = StepService(self._stepping)
         self.transactions: Final = TransactionService(
             sessions or async_sessionmaker(engine, expire_on_commit=False)

@@ -22,7 +22,7 @@ from pgconductor.services.unit_of_work import UnitOfWork
 __all__ = ["Intake"]
 
 #: What may be about some of a batch only: one of them is at fault, the others must not pay for it.
-_OF_SOME: Final = frozenset({Cause.VALUE, Cause.RULE, Cause.SLOW})
+_OF_SOME: Final = frozenset({Cause.VALUE, Cause.RULE, Cause.SLOW, Cause.LOCKED})
 #: More than these in one call go another way, so that nobody waits behind them.
 _FEW: Final = 20
 _MOST_GATHERED: Final = 1_000

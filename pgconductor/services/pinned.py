@@ -37,7 +37,9 @@ _PREPARE = text(
     " pg_catalog.set_config('jit', 'off', false),"
     " pg_catalog.set_config('synchronous_commit', "
     " CASE WHEN CAST(:durable AS boolean) THEN pg_catalog.current_setting('synchronous_commit')"
-    " ELSE 'off' END, false)"
+    " ELSE 'off' END, false),"
+    " pg_catalog.set_config('lock_timeout', "
+    " coalesce(CAST(:lock_timeout AS text), pg_catalog.current_setting('lock_timeout')), false)"
 )
 
 
@@ -117,12 +119,23 @@ class PinnedUnitOfWork:
         role: What it is for, shown as ``application_name`` in ``pg_stat_activity``.
         durable: Whether a commit waits until it is on disk. Without, what was answered may be
             undone by a crash of the server, the last fraction of a second of it.
+        lock_timeout: How long a statement may wait for a lock; None for what the role has. Not set
+            through a pooler.
     """
 
     def __init__(
-        self, engine: AsyncEngine, *, timeout: timedelta, role: str, durable: bool = True
+        self,
+        engine: AsyncEngine,
+        *,
+        timeout: timedelta,
+        role: str,
+        durable: bool = True,
+        lock_timeout: timedelta | None = None,
     ) -> None:
         self._engine = engine
+        self._lock_timeout = (
+            None if lock_timeout is None else f"{lock_timeout // timedelta(milliseconds=1)}ms"
+        )
         self._durable = durable
         self._timeout = timeout.total_seconds()
         self._role = role
@@ -160,7 +173,12 @@ class PinnedUnitOfWork:
             # Statements that are planned anew each time need no settings for the planner.
             if not pooled:
                 await connection.execute(
-                    _PREPARE, {"name": f"pgconductor {self._role}", "durable": self._durable}
+                    _PREPARE,
+                    {
+                        "name": f"pgconductor {self._role}",
+                        "durable": self._durable,
+                        "lock_timeout": self._lock_timeout,
+                    },
                 )
             raw = await connection.get_raw_connection()
             driver = cast("asyncpg.Connection[Any]", raw.driver_connection)

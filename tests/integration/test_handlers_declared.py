@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -260,6 +261,20 @@ def hinted(payload: str, result: str) -> Declared:
     return handler
 
 
+def taking(first: Any) -> Declared:
+    async def handler(first: Any) -> None: ...
+
+    handler.__annotations__ = {"first": first}
+    return handler
+
+
+@pytest.mark.parametrize(
+    "hint", [TaskContext, "TaskContext | None", "Missing", Any, object, "Any | int", None, Callable]
+)
+def test_a_context_may_have_any_type_that_it_may_be(hint: Any) -> None:
+    Conductor().task(taking(hint))
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "generator": (generator, "is a generator"),
     "generating object": (Generates(), "is a generator"),
@@ -275,6 +290,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "keyword": (keyword, "'number' is keyword-only; take the '\\*' away"),
     "wrapped keyword": (traced(keyword), "keyword-only"),
     "keywords": (keywords, "takes no payload"),
+    "payload alone": (taking("int"), "its first parameter, 'first', would get the context"),
+    "payload alone, or none": (taking(UUID | list[int] | None), "put ctx before it"),
     "several": (several, r"of \*args nobody can tell"),
     "more": (more, "nothing is given for 'session', 'other'; bind a value by functools.partial"),
     "more keywords": (more_keywords, "nothing is given for 'session'"),

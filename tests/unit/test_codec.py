@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import traceback
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,6 +94,11 @@ class Open(BaseModel):
 
 class Nested(BaseModel):
     x: int = Field(validation_alias=AliasPath("a", "x"))  # type: ignore[pydantic-alias]
+
+
+class Login(BaseModel):
+    name: int
+    pin: int
 
 
 class Called(BaseModel):
@@ -277,6 +283,17 @@ def test_a_mutated_model_is_read_back_before_it_is_stored() -> None:
     value.n = -1
     with pytest.raises(InvalidPayload, match=r"cannot be read back: .*greater than 0"):
         Codec.of(Positive, "here").encode(value, max_bytes=100)
+
+
+def test_what_a_serializer_complains_of_is_not_quoted() -> None:
+    """It may be secret, and the message is logged."""
+    changed: Any = Login(name=1, pin=2)
+    changed.name, changed.pin = "hunter2, input_type=x\n", "hunter2"
+    with pytest.raises(InvalidPayload) as refused:
+        Codec.of(Login, "f").encode(changed, max_bytes=1000)
+    assert "cannot be made JSON" in str(refused.value)
+    assert all(name in str(refused.value) for name in ("'name'", "'pin'"))
+    assert "hunter2" not in "".join(traceback.format_exception(refused.value))
 
 
 def test_a_subclass_of_text_is_text() -> None:

@@ -114,6 +114,25 @@ async def test_one_that_is_not_taken_is_kept_apart_from_the_others(sqlstate: str
     assert not completer.full
 
 
+@pytest.mark.parametrize("sqlstate", ["23503", "42501"])
+@pytest.mark.parametrize("together", [True, False])
+async def test_many_that_are_not_taken_hold_up_no_others(sqlstate: str, *, together: bool) -> None:
+    """All outcomes of one task may be refused, by a trigger for instance."""
+    bad, good = some(60), some(100)
+    backend = Picky(sqlstate, *bad)
+    completer = Completer(cast("Backend", backend), lambda _: None)
+    for one in [*bad, *good] if together else [*bad[::2], *good, *bad[1::2]]:
+        completer.add(one)
+    running = asyncio.create_task(completer.run())
+    await eventually(lambda: len(backend.taken) == len(good))
+    (later,) = some(1)
+    completer.add(later)
+    await eventually(lambda: later.execution_id in backend.taken)
+    backend.refused.clear()
+    running.cancel()
+    await asyncio.wait([running])
+
+
 async def test_trouble_with_all_is_not_looked_for_in_each() -> None:
     outcomes = some(500)
     backend = Picky("42501", *outcomes)

@@ -36,12 +36,15 @@ class Steps:
         self.refused: set[str] = set()
         self.refusal: Exception = ValueError("it cannot be stored")
         self.stolen: set[str] = set()
+        self.most = 500
 
     async def record_many(self, steps: Sequence[StepRecord]) -> list[Recorded | OwnershipLost]:
         self.batches.append([one.key for one in steps])
         await self.may_go.wait()
         if self.errors:
             raise self.errors.pop(0)
+        if len(steps) > self.most:
+            raise TimeoutError
         if self.refused & {one.key for one in steps}:
             raise self.refusal
         return [
@@ -112,6 +115,23 @@ async def test_what_gathers_meanwhile_is_one_batch(journal: Journal, somewhere: 
     somewhere.steps.may_go.set()
     assert await asyncio.gather(*first, *others) == ['"alone"', '"a"', '"b"', '"c"']
     assert somewhere.steps.batches == [["alone"], ["a", "b", "c"]]
+
+
+async def test_a_batch_is_bounded_by_its_size_too(journal: Journal, somewhere: Somewhere) -> None:
+    somewhere.steps.may_go.clear()
+    large = [StepRecord(uuid4(), CLAIM, str(n), '"' + "x" * 1024 * 1024 + '"') for n in range(20)]
+    tasks = [asyncio.create_task(journal.record(one)) for one in large]
+    somewhere.steps.may_go.set()
+    await asyncio.wait_for(asyncio.gather(*tasks), 20)
+    assert [len(batch) for batch in somewhere.steps.batches] == [8, 8, 4]
+
+
+async def test_a_batch_that_takes_too_long_comes_again_in_parts(
+    journal: Journal, somewhere: Somewhere
+) -> None:
+    somewhere.steps.most = 5
+    tasks = await begun(journal, *map(str, range(40)))
+    assert len(await asyncio.wait_for(asyncio.gather(*tasks), 30)) == 40
 
 
 async def test_one_that_cannot_be_stored_is_the_only_one_to_fail(

@@ -58,7 +58,7 @@ EXPECTED = {
     "54001": Cause.VALUE,
     "54011": Cause.VALUE,
     "55006": Cause.OTHER,
-    "55P03": Cause.SLOW,
+    "55P03": Cause.LOCKED,
     "57000": Cause.OTHER,
     "57014": Cause.SLOW,
     "57P01": Cause.AWAY,
