@@ -5,16 +5,17 @@
 CREATE FUNCTION pgconductor.emit_event(
     p_name text,
     p_payload jsonb DEFAULT NULL,
-    p_dedupe_key text DEFAULT NULL
-) RETURNS TABLE (id uuid, created boolean)
+    p_dedupe_key text DEFAULT NULL,
+    OUT id uuid,
+    OUT created boolean
+)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
-DECLARE
-    v_id constant uuid := pgconductor.uuidv7();
-    v_there uuid;
 BEGIN
+    id := pgconductor.uuidv7();
+    created := true;
     IF p_name IS NULL OR p_name !~ '^[A-Za-z_][A-Za-z0-9_.:/-]*$' OR octet_length(p_name) > 128 THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_parameter_value',
@@ -24,17 +25,18 @@ BEGIN
     IF p_dedupe_key IS NOT NULL THEN
         FOR v_try IN 1..101 LOOP
             INSERT INTO pgconductor.events (id, name, payload, dedupe_key)
-            VALUES (v_id, p_name, nullif(p_payload, 'null'), p_dedupe_key)
+            VALUES (emit_event.id, p_name, nullif(p_payload, 'null'), p_dedupe_key)
             ON CONFLICT (name, dedupe_key) WHERE dedupe_key IS NOT NULL DO NOTHING;
             EXIT WHEN FOUND;
-            SELECT e.id INTO v_there
+            SELECT e.id, false INTO id, created
             FROM pgconductor.events e
             WHERE e.name = p_name AND e.dedupe_key = p_dedupe_key;
             IF FOUND THEN
-                RETURN QUERY SELECT v_there, false;
                 RETURN;
             END IF;
             -- Retention has removed it in between.
+            id := pgconductor.uuidv7();
+            created := true;
             IF v_try > 100 THEN
                 RAISE EXCEPTION USING
                     ERRCODE = 'serialization_failure',
@@ -43,12 +45,10 @@ BEGIN
             END IF;
         END LOOP;
         PERFORM pgconductor.notify('pgconductor_waits', '');
-        RETURN QUERY SELECT v_id, true;
         RETURN;
     END IF;
     INSERT INTO pgconductor.events (id, name, payload)
-    VALUES (v_id, p_name, nullif(p_payload, 'null'));
+    VALUES (emit_event.id, p_name, nullif(p_payload, 'null'));
     PERFORM pgconductor.notify('pgconductor_waits', '');
-    RETURN QUERY SELECT v_id, true;
 END
 $$

@@ -49,8 +49,9 @@ SIGNATURES = {
         "boolean",
     ),
     "emit_event": (
-        "p_name text, p_payload jsonb DEFAULT NULL::jsonb, p_dedupe_key text DEFAULT NULL::text",
-        "TABLE(id uuid, created boolean)",
+        "p_name text, p_payload jsonb DEFAULT NULL::jsonb, p_dedupe_key text DEFAULT NULL::text,"
+        " OUT id uuid, OUT created boolean",
+        "record",
     ),
 }
 SPEC = [
@@ -175,6 +176,15 @@ async def test_emit_event(db: Connection) -> None:
     assert {row["id"]: (row["name"], row["payload"]) for row in rows} == dict(
         zip(made, [("payment/paid", '{"a": 1}'), ("paid", None), ("paid", None)], strict=True)
     )
+
+
+async def test_many_events_by_one_statement(db: Connection) -> None:
+    """It gives one row and no set of them, so that it may stand wherever a value may."""
+    many = "SELECT count(pgconductor.emit_event('paid', to_jsonb(n))) FROM generate_series(1, 30) n"
+    assert await db.fetchval(many) == 30
+    taken = "SELECT (pgconductor.emit_event('paid', NULL, 'once')).created"
+    assert [await db.fetchval(taken) for _ in range(2)] == [True, False]
+    assert await db.fetchval("SELECT count(*) FROM pgconductor.events") == 31
 
 
 @pytest.mark.parametrize("name", [None, "", "1st", "a b", "a\n", "a" * 129, "ä"])
