@@ -49,8 +49,10 @@ SIGNATURES = {
         "boolean",
     ),
     "emit_event": (
-        "p_name text, p_payload jsonb DEFAULT NULL::jsonb, p_dedupe_key text DEFAULT NULL::text,"
-        " OUT id uuid, OUT created boolean",
+        (
+            "p_name text, p_payload jsonb DEFAULT NULL::jsonb, "
+            "p_dedupe_key text DEFAULT NULL::text, OUT id uuid, OUT created boolean"
+        ),
         "record",
     ),
 }
